@@ -1,0 +1,66 @@
+"""The one list of what is compiled, for setup.py and for BUILD: Starlark that Python can run."""
+
+# libtf_symgrad.so: mathematics, engine and runtime. Rules include no TensorFlow header.
+RULES = [
+    "csrc/rules/array.cc",
+    "csrc/rules/collective.cc",
+    "csrc/rules/ctc.cc",
+    "csrc/rules/data_flow.cc",
+    "csrc/rules/image.cc",
+    "csrc/rules/linalg.cc",
+    "csrc/rules/list.cc",
+    "csrc/rules/math.cc",
+    "csrc/rules/nn.cc",
+    "csrc/rules/random.cc",
+    "csrc/rules/signal.cc",
+    "csrc/rules/sparse.cc",
+]
+
+ENGINE = [
+    "csrc/engine/body.cc",
+    "csrc/engine/branch.cc",
+    "csrc/engine/builder.cc",
+    "csrc/engine/cache.cc",
+    "csrc/engine/differentiator.cc",
+    "csrc/engine/export.cc",
+    "csrc/engine/facts.cc",
+    "csrc/engine/fold.cc",
+    "csrc/engine/fold_math.cc",
+    "csrc/engine/functions.cc",
+    "csrc/engine/gradient.cc",
+    "csrc/engine/import.cc",
+    "csrc/engine/literal.cc",
+    "csrc/engine/loop.cc",
+    "csrc/engine/node_check.cc",
+    "csrc/engine/op.cc",
+    "csrc/engine/registry.cc",
+    "csrc/engine/sweep.cc",
+    "csrc/engine/vocabulary.cc",
+    "csrc/runtime/call.cc",
+    "csrc/runtime/kernel.cc",
+    "csrc/runtime/op.cc",
+    "csrc/runtime/pass.cc",
+]
+
+# tf_symgrad/_native: the Python module.
+MODULE = ["csrc/python/module.cc"]
+
+# Headers that other op libraries may include; shipped under tf_symgrad.get_include() at these paths.
+PUBLIC_HEADERS = ["csrc/rules/rule.h"]
+
+# TensorFlow headers that cost seconds a file to parse, precompiled once for ENGINE.
+PRECOMPILED_HEADERS = [
+    "absl/container/flat_hash_map.h",
+    "absl/container/inlined_vector.h",
+    "absl/status/statusor.h",
+    "absl/strings/str_cat.h",
+    "absl/strings/str_join.h",
+    "absl/synchronization/mutex.h",
+    "tensorflow/core/common_runtime/optimization_registry.h",
+    "tensorflow/core/framework/common_shape_fns.h",
+    "tensorflow/core/framework/function.h",
+    "tensorflow/core/framework/node_def_util.h",
+    "tensorflow/core/framework/op.h",
+    "tensorflow/core/framework/op_kernel.h",
+    "tensorflow/core/framework/shape_inference.h",
+]
