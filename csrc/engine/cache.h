@@ -1,0 +1,41 @@
+// Gradients that were built before.
+#pragma once
+
+#include <list>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "csrc/engine/functions.h"
+#include "csrc/engine/gradient.h"
+
+namespace symgrad {
+
+// A hash of all that decides what the derivatives of f are: f, all functions that it reaches, and what is asked
+// (`request`). The same in every process.
+std::string Fingerprint(const Functions& functions, const tensorflow::NameAttrList& f, absl::string_view request);
+
+// The gradients that were used last, up to a bound on their size.
+class GradientCache {
+ public:
+  static GradientCache& Global();
+  std::optional<GradientFunction> Find(const std::string& key);
+  void Insert(const std::string& key, GradientFunction gradient);
+
+ private:
+  static constexpr int kMaxNodes = 1 << 20;
+  struct Entry {
+    std::string key;
+    GradientFunction gradient;
+    int nodes;
+  };
+  absl::Mutex mutex_;
+  std::list<Entry> entries_;  // latest first
+  absl::flat_hash_map<std::string, std::list<Entry>::iterator> by_key_;
+  int nodes_ = 0;
+};
+
+}  // namespace symgrad

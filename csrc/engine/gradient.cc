@@ -1,0 +1,28 @@
+#include "csrc/engine/gradient.h"
+
+#include <utility>
+
+#include "csrc/engine/cache.h"
+#include "csrc/engine/differentiator.h"
+#include "csrc/engine/registry.h"
+
+namespace symgrad {
+
+absl::StatusOr<GradientFunction> BuildGradient(const tf::FunctionLibraryDefinition& library,
+                                               const GradientRequest& request) {
+  TF_RETURN_IF_ERROR(CheckRegistry());
+  Differentiator differentiator(library);
+  std::string mask;
+  for (const bool wanted : request.wrt) mask += wanted ? '1' : '0';
+  const std::string key = Fingerprint(differentiator, request.f, mask);
+  if (std::optional<GradientFunction> cached = GradientCache::Global().Find(key)) return *std::move(cached);
+
+  GradientFunction gradient;
+  TF_ASSIGN_OR_RETURN(gradient.name, differentiator.Gradient(request.f, request.wrt));
+  gradient.stateful = differentiator.Find(gradient.name)->fdef().signature().is_stateful();
+  gradient.functions = std::make_shared<tf::FunctionDefLibrary>(differentiator.Generated(gradient.name));
+  GradientCache::Global().Insert(key, gradient);
+  return gradient;
+}
+
+}  // namespace symgrad
