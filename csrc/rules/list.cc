@@ -1,0 +1,99 @@
+// Lists of tensors and optional tensors, held in variants. The cotangent of a list is a list of the same length; an
+// element that was never set stands for zeros.
+#include <algorithm>
+
+#include "csrc/rules/rule.h"
+
+namespace symgrad {
+namespace {
+
+V Length(const V& list) { return op("TensorListLength", list); }
+
+// Zeros that take no memory, but for lists of lists, which have no shape to make them of later.
+V ZeroList(const V& list, DType dtype) {
+  if (dtype == DType::kVariant) return zeros_like(list);
+  return op("TensorListReserve", op("TensorListElementShape", list, Attr("shape_type", DType::kInt32)), Length(list),
+            Attr("element_dtype", dtype));
+}
+
+// The shape of the elements that are the rows of x.
+V RowShape(const V& x) { return slice(shape(x), ints({1}), ints({-1})); }
+
+// The shape of the elements that x is a concatenation of.
+V PieceShape(const V& x) { return concat({ints({-1}), RowShape(x)}, 0); }
+
+bool AreDistinct(const V& indices) {
+  std::optional<std::vector<int64_t>> elements = known(indices);
+  if (!elements) return false;
+  std::sort(elements->begin(), elements->end());
+  return std::adjacent_find(elements->begin(), elements->end()) == elements->end();
+}
+
+// A list's cotangent where several rows may have been gathered from one element: each row scattered is the sum of
+// them.
+Grads GatherGrad(const Op& o) {
+  const V list = o.in(0), indices = o.in(1), dy = o.dy();
+  const V total = AreDistinct(indices) ? dy : gather(op("UnsortedSegmentSum", dy, indices, Length(list)), indices);
+  return {op("TensorListScatterIntoExistingList", ZeroList(list, dy.dtype()), total, indices)};
+}
+
+// The rows' cotangents, where the last one of several rows for one element is in the list and the others are lost.
+V ScatteredGrad(const V& dlist, const V& rows, const V& indices) {
+  const V dy = op("TensorListGather", dlist, indices, RowShape(rows), Attr("element_dtype", rows.dtype()));
+  if (AreDistinct(indices)) return dy;
+  const V numbers = range(0, size(indices));
+  const V last = op("UnsortedSegmentMax", numbers, indices, Length(dlist));
+  const V wins = equal(gather(last, indices), numbers);
+  const V ones = fill(expand_dims(rank(dy) - 1, 0), 1);
+  return select(reshape(wins, concat({shape(wins), ones}, 0)), dy, 0);
+}
+
+// Scattering, like setting an item, may have made the list longer.
+Grads ScatterIntoExistingListGrad(const Op& o) {
+  const V list = o.in(0), rows = o.in(1), indices = o.in(2), dy = o.dy();
+  const V others = op("TensorListScatterIntoExistingList", dy, zeros_like(rows), indices);
+  return {op("TensorListResize", others, Length(list)), o.wants(1) ? ScatteredGrad(dy, rows, indices) : none};
+}
+
+Grads SetItemGrad(const Op& o) {
+  const V list = o.in(0), index = o.in(1), item = o.in(2), dy = o.dy();
+  const V others = op("TensorListSetItem", dy, index, zeros_like(item));
+  return {o.flag("resize_if_index_out_of_bounds") ? op("TensorListResize", others, Length(list)) : others, none,
+          o.wants(2) ? o.like("TensorListGetItem", dy, index, shape(item)) : none};
+}
+
+Grads ConcatGrad(const Op& o) { return {op("TensorListSplit", o.dy(), PieceShape(o.out()), o.out(1))}; }
+
+// clang-format off
+constexpr Rule kRules[] = {
+    NO_GRAD(EmptyTensorList) NO_GRAD(OptionalHasValue) NO_GRAD(OptionalNone) NO_GRAD(TensorListConcatLists)
+    NO_GRAD(TensorListElementShape) NO_GRAD(TensorListLength) NO_GRAD(TensorListPushBackBatch)
+    NO_GRAD(TensorListReserve)
+
+    // One element.
+    RULE(TensorListPushBack, const V popped = o.like("TensorListPopBack", dy, shape(o.in(1)));
+         return {popped, popped.out(1)};)
+    RULE(TensorListPopBack, const DType dtype = o.type("element_dtype");
+         return {op("TensorListPushBack", o.has_dy(0) ? o.dy(0) : ZeroList(y, dtype), o.dy(1))};)
+    UNARY(TensorListGetItem, op("TensorListSetItem", ZeroList(x, dy.dtype()), o.in(1), dy))
+    {"TensorListSetItem", SetItemGrad},
+
+    // All elements.
+    UNARY(TensorListStack, op("TensorListFromTensor", dy, RowShape(y)))
+    UNARY(TensorListFromTensor, o.like("TensorListStack", dy, RowShape(x), Attr("num_elements", x.dim(0))))
+    {"TensorListConcat", ConcatGrad},
+    {"TensorListConcatV2", ConcatGrad},
+    UNARY(TensorListSplit, o.like("TensorListConcatV2", dy, PieceShape(x), o.in(2)))
+    UNARY(TensorListResize, op("TensorListResize", dy, Length(x)))
+
+    // Some elements.
+    {"TensorListGather", GatherGrad},
+    UNARY(TensorListScatter, ScatteredGrad(dy, x, o.in(1)))
+    UNARY(TensorListScatterV2, ScatteredGrad(dy, x, o.in(1)))
+    {"TensorListScatterIntoExistingList", ScatterIntoExistingListGrad},
+};
+// clang-format on
+SYMGRAD_REGISTER(kRules)
+
+}  // namespace
+}  // namespace symgrad

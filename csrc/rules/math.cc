@@ -1,0 +1,468 @@
+// Rules of elementwise mathematics, reductions, scans, products and segments.
+//
+// Cotangents of complex values follow TensorFlow's convention, dx = dy * conj(df/dx). Where a function is not
+// holomorphic the rule is the adjoint of its real-linear derivative.
+#include <algorithm>
+#include <string>
+
+#include "csrc/rules/rule.h"
+
+namespace symgrad {
+namespace {
+
+constexpr double kPi = 3.14159265358979323846;
+constexpr double kRootPi = 1.77245385090551602730;
+constexpr double kRootTwo = 1.41421356237309504880;
+
+// ---- Elementwise ----
+
+// x with its imaginary part dropped, in x's own dtype.
+V RealOf(const V& x) { return IsComplex(x.dtype()) ? cast(real(x), x.dtype()) : x; }
+
+// 1 where x is not zero. It stands for d(x f)/df of the functions that are zero at x = 0 whatever f is there.
+V NotZero(const V& x) { return cast_like(not_equal(x, 0), x); }
+
+// y / x for an odd function y of x with y'(0) = 1/2.
+V HalfAtZero(const V& y, const V& x) { return div_no_nan(y, x) + 0.5 * cast_like(equal(x, 0), x); }
+
+V Polygamma(const V& n, const V& x) {
+  if (x.dtype() != DType::kHalf && x.dtype() != DType::kBFloat16) return op("Polygamma", n, x);
+  return cast_like(op("Polygamma", n, cast(x, DType::kFloat)), x);  // no kernel below single precision
+}
+
+// x^(a-1) e^-x / Γ(a), in logarithms because Γ soon overflows; MulNoNan for a = 1 at x = 0.
+V GammaDensity(const V& a, const V& x) { return exp(mul_no_nan(log(x), a - 1) - x - lgamma(a)); }
+
+// x^(a-1) (1-x)^(b-1) / B(a, b), likewise.
+V BetaDensity(const V& a, const V& b, const V& x) {
+  return exp(mul_no_nan(log(x), a - 1) + mul_no_nan(log1p(-x), b - 1) - lgamma(a) - lgamma(b) + lgamma(a + b));
+}
+
+// y = x / |x| turns with a complex x: the part of dy along y is lost, the rest is scaled by 1 / |x|.
+Grads SignGrad(const Op& o) {
+  const V x = o.in(0), y = o.out(), dy = o.dy();
+  if (!IsComplex(x.dtype())) return {none};  // constant almost everywhere
+  const V size = cast_like(op("ComplexAbs", x, Attr("Tout", RealPart(x.dtype()))), x);
+  return {div_no_nan(dy - y * RealOf(conj(y) * dy), size)};
+}
+
+// y = a / b, by the division that the op itself uses.
+Grads DivGrad(const Op& o, V (*divide)(const V&, const V&)) {
+  const V a = o.in(0), b = o.in(1), da = divide(o.dy(), conj(b));
+  return {sum_to(da, a), o.wants(1) ? sum_to(-conj(o.out()) * da, b) : none};
+}
+V Quotient(const V& a, const V& b) { return a / b; }
+
+// da = b a^(b-1) dy: MulNoNan because at a = 0 and b = 0 (for the next derivative b = 1, and so on) a zero meets an
+// infinity. db = dy y log a: by definition zero where a real a has no logarithm.
+Grads PowGrad(const Op& o) {
+  const V a = conj(o.in(0)), b = conj(o.in(1)), y = conj(o.out()), dy = o.dy();
+  auto da = [&] { return mul_no_nan(mul_no_nan(pow(a, b - 1), b), dy); };
+  auto db = [&] { return dy * y * log(select(IsComplex(a.dtype()) ? not_equal(a, 0) : a > 0, a, 1)); };
+  return {o.wants(0) ? sum_to(da(), o.in(0)) : none, o.wants(1) ? sum_to(db(), o.in(1)) : none};
+}
+
+// The whole cotangent goes to a where it was chosen, ties included, else to b.
+Grads ChosenGrad(const Op& o, const V& a_chosen) {
+  const V dy = o.dy();
+  return {sum_to(select(a_chosen, dy, 0), o.in(0)), sum_to(select(a_chosen, 0, dy), o.in(1))};
+}
+
+Grads Atan2Grad(const Op& o) {
+  const V a = o.in(0), b = o.in(1), g = o.dy() / (square(a) + square(b));
+  return {sum_to(b * g, a), sum_to(-a * g, b)};
+}
+
+// y = |a - b|^2.
+Grads SquaredDifferenceGrad(const Op& o) {
+  const V a = o.in(0), b = o.in(1), da = 2 * RealOf(o.dy()) * (a - b);
+  return {sum_to(da, a), o.wants(1) ? -sum_to(da, b) : none};
+}
+
+// ---- Reductions ----
+
+// The axes of a reduction, none negative, where they are known.
+std::optional<std::vector<int64_t>> KnownAxes(const Op& o) {
+  const int64_t rank = o.in(0).rank();
+  std::optional<std::vector<int64_t>> axes = known(o.in(1));
+  if (rank < 0 || !axes || (rank == 0 && !axes->empty())) return std::nullopt;
+  for (int64_t& axis : *axes) axis = (axis % rank + rank) % rank;
+  return axes;
+}
+
+bool OneAxis(const V& axes) { return axes.rank() == 0 || (axes.rank() == 1 && axes.dim(0) == 1); }
+
+// A reduction's result, or its cotangent, so that it broadcasts against the operand: as keep_dims would have it.
+V Kept(const Op& o, const V& y) {
+  const V x = o.in(0), axes = o.in(1);
+  if (o.flag("keep_dims") || y.rank() == 0) return y;
+  if (auto known_axes = KnownAxes(o)) {
+    const auto leading = [&](int64_t axis) { return axis < static_cast<int64_t>(known_axes->size()); };
+    if (std::all_of(known_axes->begin(), known_axes->end(), leading)) return y;  // broadcasting adds these itself
+    std::vector<int64_t> kept;
+    for (int i = 0; i < x.rank(); ++i) kept.push_back(x.dim(i));
+    for (int64_t axis : *known_axes) kept[axis] = 1;
+    const auto unknown = std::count(kept.begin(), kept.end(), -1), empty = std::count(kept.begin(), kept.end(), 0);
+    if (unknown == 0 || (unknown == 1 && empty == 0)) return reshape(y, ints(kept));
+  }
+  if (OneAxis(axes)) return expand_dims(y, axes);
+  const V n = rank(x), reduced = cast(axes, DType::kInt32) % n;
+  return reshape(y, op("DynamicStitch", list({range(0, n), reduced}), list({shape(x), ones_like(reduced)})));
+}
+
+// The share that each element has in its mean: one divided by their number.
+V Share(const Op& o) {
+  const V x = o.in(0), dy = o.dy();
+  auto axes = KnownAxes(o);
+  if (!axes || std::any_of(axes->begin(), axes->end(), [&](int64_t axis) { return x.dim(axis) < 0; })) {
+    auto count = [](const V& v) { return cast(size(v, DType::kInt64), DType::kDouble); };  // half ends at 65504
+    return cast_like(count(dy) / count(x), dy);
+  }
+  double share = 1;
+  for (int64_t axis : *axes) share /= x.dim(axis);
+  return share;
+}
+
+// Elements that tie share the cotangent.
+Grads ExtremumGrad(const Op& o) {
+  const V x = o.in(0), dy = o.dy(), hit = cast_like(equal(x, Kept(o, o.out())), dy);
+  return {hit * Kept(o, dy / o.like("Sum", hit, o.in(1)))};
+}
+
+// The product of all other elements along an axis. No division, so zeros are no exception.
+V ProductOfOthers(const V& x, const V& axis) {
+  auto up_to = [&](bool reverse) { return op("Cumprod", x, axis, Attr("exclusive", true), Attr("reverse", reverse)); };
+  return up_to(false) * up_to(true);
+}
+
+Grads ProdGrad(const Op& o) {
+  const V x = o.in(0), axes = o.in(1), first = constant(0, DType::kInt32);
+  V others;
+  if (OneAxis(axes)) {
+    others = ProductOfOthers(x, reshape(axes, ints({})));
+  } else if (o.out().rank() == 0) {
+    others = reshape_like(ProductOfOthers(flatten(x), first), x);
+  } else {  // the reduced axes brought to the front and made one
+    const V n = rank(x), reduced = flatten(cast(axes, DType::kInt32)) % n, kept = op("ListDiff", range(0, n), reduced);
+    const V order = concat({reduced, kept}, 0), front = transpose(x, order);
+    const V merged = concat({pack({prod(gather(shape(x), reduced))}), gather(shape(x), kept)}, 0);
+    others =
+        transpose(reshape(ProductOfOthers(reshape(front, merged), first), shape(front)), invert_permutation(order));
+  }
+  return {Kept(o, o.dy()) * conj(others)};
+}
+
+// ---- Scans ----
+
+// The running sum that passes back what the forward scan passed on.
+V SumBack(const Op& o, const V& g) {
+  return op("Cumsum", g, o.in(1), Attr("exclusive", o.flag("exclusive")), Attr("reverse", !o.flag("reverse")));
+}
+
+// Each x_k divides all products that it is in: dx_k = sum_i dy_i y_i / x_k. That fails for zeros. Beyond the first zero
+// of a line all products vanish, so later elements are right all the same; for the first itself, sum the products
+// without it.
+Grads CumprodGrad(const Op& o) {
+  const V x = o.in(0), zero = equal(x, 0);
+  const V zeros = op("Cumsum", cast_like(zero, x), o.in(1), Attr("reverse", o.flag("reverse")));
+  const V first = logical_and(zero, equal(zeros, 1)), without = o.like("Cumprod", select(first, 1, x), o.in(1));
+  auto back = [&](const V& y) { return SumBack(o, o.dy() * conj(y)); };
+  return {select(first, back(without), div_no_nan(back(o.out()), conj(x)))};
+}
+
+// dx_k = sum_i dy_i exp(x_k - y_i), as exp(x_k + log sum_i exp(log dy_i - y_i)) for positive and negative dy apart: the
+// logarithm of a sum does not overflow where the sum of exponentials would.
+Grads CumulativeLogsumexpGrad(const Op& o) {
+  const V x = o.in(0), dy = o.dy();
+  // As good as log 0, yet far enough from the lowest number to be subtracted from.
+  const V never = constant(x.dtype() == DType::kHalf ? -6e4 : -1e30, x.dtype());
+  const V y = o.flag("exclusive") ? maximum(o.out(), never) : o.out();
+  auto part = [&](const V& g) {
+    const V positive = g > 0, log_g = select(positive, log(select(positive, g, 1)), never);
+    return exp(x + op("CumulativeLogsumexp", log_g - y, o.in(1), Attr("exclusive", o.flag("exclusive")),
+                      Attr("reverse", !o.flag("reverse"))));
+  };
+  return {part(dy) - part(-dy)};
+}
+
+// ---- Products ----
+
+// y = a' b', where a prime transposes (in a batched product: takes the adjoint) or not, as the flags say:
+// da' = dy b'^H and db' = a'^H dy, with the primes taken off again.
+template <typename Product>
+Grads ProductGrad(const Op& o, bool prime_a, bool prime_b, const V& a, const V& b, const Product& product) {
+  const V dy = o.dy();
+  auto da = [&] { return prime_a ? product(b, dy, prime_b, true, 0) : product(dy, b, false, !prime_b, 0); };
+  auto db = [&] { return prime_b ? product(dy, a, true, prime_a, 1) : product(a, dy, !prime_a, false, 1); };
+  return {o.wants(0) ? da() : none, o.wants(1) ? db() : none};
+}
+
+Grads MatMulGrad(const Op& o) {
+  return ProductGrad(o, o.flag("transpose_a"), o.flag("transpose_b"), conj(o.in(0)), conj(o.in(1)),
+                     [](const V& a, const V& b, bool transpose_a, bool transpose_b, int wrt) {
+                       return op("MatMul", a, b, Attr("transpose_a", transpose_a), Attr("transpose_b", transpose_b),
+                                 Attr(wrt == 0 ? "grad_a" : "grad_b", true));
+                     });
+}
+
+// The result is float whatever the operands are; dy is taken to be dense.
+Grads SparseMatMulGrad(const Op& o) {
+  Grads grads =
+      ProductGrad(o, o.flag("transpose_a"), o.flag("transpose_b"), o.in(0), o.in(1),
+                  [&o](const V& a, const V& b, bool transpose_a, bool transpose_b, int wrt) {
+                    const bool sparse = o.flag(wrt == 0 ? "b_is_sparse" : "a_is_sparse");
+                    const bool first = wrt == 0 ? o.flag("transpose_a") : !o.flag("transpose_b");
+                    return op("SparseMatMul", a, b, Attr("transpose_a", transpose_a), Attr("transpose_b", transpose_b),
+                              Attr("a_is_sparse", sparse && first), Attr("b_is_sparse", sparse && !first));
+                  });
+  for (int i = 0; i < 2; ++i) grads[i] = grads[i] ? cast_like(grads[i], o.in(i)) : none;
+  return grads;
+}
+
+Grads BatchMatMulGrad(const Op& o) {
+  return ProductGrad(o, o.flag("adj_x"), o.flag("adj_y"), o.in(0), o.in(1),
+                     [](const V& a, const V& b, bool adjoint_a, bool adjoint_b, int wrt) {
+                       return op("BatchMatMulV2", a, b, Attr("adj_x", adjoint_a), Attr("adj_y", adjoint_b),
+                                 Attr(wrt == 0 ? "grad_x" : "grad_y", true));
+                     });
+}
+
+Grads BroadcastingBatchMatMulGrad(const Op& o) {
+  const Grads grads = BatchMatMulGrad(o);
+  return {sum_to(grads[0], o.in(0)), sum_to(grads[1], o.in(1))};
+}
+
+// y = einsum("left,right->result", a, b).
+Grads XlaEinsumGrad(const Op& o) {
+  const std::string equation = o.text("equation");
+  const size_t comma = equation.find(','), arrow = equation.find("->");
+  if (comma > arrow || arrow == std::string::npos)
+    return o.unsupported("its equation '" + equation + "' is not 'x,y->z'");
+  const std::string left = equation.substr(0, comma), right = equation.substr(comma + 1, arrow - comma - 1);
+  const std::string result = equation.substr(arrow + 2);
+  return {op("XlaEinsum", o.dy(), conj(o.in(1)), Attr("equation", result + "," + right + "->" + left)),
+          op("XlaEinsum", o.dy(), conj(o.in(0)), Attr("equation", result + "," + left + "->" + right))};
+}
+
+// ---- Segments ----
+
+// Rows to segments, as the forward op does it.
+V Reduce(const Op& o, const std::string& kind, const V& rows) {
+  if (o.num_in() == 2) return op(("Segment" + kind).c_str(), rows, o.in(1));
+  return op(("UnsortedSegment" + kind).c_str(), rows, o.in(1), o.in(2));
+}
+
+// The shape of the segment ids with as many ones behind as make the rank of the data.
+V ColumnShape(const Op& o) {
+  const V ids = o.in(1), behind = fill(pack({rank(o.in(0)) - rank(ids)}), constant(1, DType::kInt32));
+  return concat({shape(ids), behind}, 0);
+}
+
+// Segments to rows. A row with a negative id is in no segment and gets zero; only the unsorted ops allow that.
+V Spread(const Op& o, const V& segments) {
+  const V ids = o.in(1);
+  if (o.num_in() == 2) return gather(segments, ids);
+  return select(reshape(ids >= 0, ColumnShape(o)), gather(segments, maximum(ids, 0)), 0);
+}
+
+// Empty segments are divided by no zero: what an emitted op makes of them goes nowhere, its next derivative would.
+Grads SegmentMeanGrad(const Op& o) {
+  const V dy = o.dy(), ones = fill(ColumnShape(o), constant(1, dy.dtype()));
+  return {Spread(o, div_no_nan(dy, Reduce(o, "Sum", ones)))};
+}
+
+// Rows that tie share the cotangent.
+Grads SegmentExtremumGrad(const Op& o) {
+  const V dy = o.dy(), hit = cast_like(equal(o.in(0), Spread(o, o.out())), dy);
+  return {hit * Spread(o, div_no_nan(dy, Reduce(o, "Sum", hit)))};
+}
+
+// The product of the other rows is y / x; where x is the only zero of its segment, the product of what is not zero.
+Grads SegmentProdGrad(const Op& o) {
+  const V x = o.in(0), zero = equal(x, 0), zeros = Spread(o, Reduce(o, "Sum", cast_like(zero, x)));
+  const V rest = Spread(o, Reduce(o, "Prod", select(zero, 1, x)));
+  const V others = select(logical_and(zero, equal(zeros, 1)), rest, div_no_nan(Spread(o, o.out()), x));
+  return {Spread(o, o.dy()) * conj(others)};
+}
+
+// ---- Counts ----
+
+// Each weight is in the bin that its value numbers; beyond the last bin it is dropped. No weights stand for ones.
+V BinWeightsGrad(const Op& o, const V& values, const V& bins, const V& weights) {
+  const V last = cast(equal(range(0, rank(o.dy())), rank(o.dy()) - 1), DType::kInt32);
+  const V dropped = op("Pad", o.dy(), pack({zeros_like(last), last}, 1));
+  const V g = op("GatherV2", dropped, minimum(values, bins), -1, Attr{"batch_dims", -1});
+  return same_shape(g, weights) ? g : reshape(slice(flatten(g), ints({0}), pack({size(weights)})), shape(weights));
+}
+
+// clang-format off
+constexpr Rule kRules[] = {
+    // No gradient: integers, truth values, and what is constant almost everywhere.
+    NO_GRAD(ApproximateEqual) NO_GRAD(ArgMax) NO_GRAD(ArgMin) NO_GRAD(BitwiseAnd) NO_GRAD(BitwiseOr) NO_GRAD(BitwiseXor)
+    NO_GRAD(Ceil) NO_GRAD(Equal) NO_GRAD(Floor) NO_GRAD(FloorDiv) NO_GRAD(Greater) NO_GRAD(GreaterEqual) NO_GRAD(Invert)
+    NO_GRAD(LeftShift) NO_GRAD(Less) NO_GRAD(LessEqual) NO_GRAD(LogicalAnd) NO_GRAD(LogicalNot)
+    NO_GRAD(LogicalOr) NO_GRAD(NotEqual) NO_GRAD(PopulationCount) NO_GRAD(Range) NO_GRAD(RightShift) NO_GRAD(Rint)
+    NO_GRAD(Round) NO_GRAD(TruncateDiv)
+    NO_GRAD(All) NO_GRAD(Any) NO_GRAD(Bucketize) NO_GRAD(IsFinite) NO_GRAD(IsInf) NO_GRAD(IsNan)
+    NO_GRAD(XlaVariadicReduce)
+
+    // Powers, exponentials and logarithms.
+    UNARY(Neg, -dy)
+    UNARY(Square, dy * (2 * conj(x)))
+    UNARY(Sqrt, op("SqrtGrad", y, dy))
+    UNARY(Rsqrt, op("RsqrtGrad", y, dy))
+    UNARY(Inv, op("ReciprocalGrad", y, dy))
+    UNARY(Reciprocal, op("ReciprocalGrad", y, dy))
+    PARTIAL(Exp, y)
+    PARTIAL(Expm1, exp(x))   // not y + 1, which cancels
+    UNARY(Log, dy / conj(x))
+    UNARY(Log1p, dy / conj(1 + x))
+    UNARY(Sigmoid, op("SigmoidGrad", conj(y), dy))
+
+    // Trigonometric and hyperbolic functions. By y where that is right on every branch of the inverse.
+    PARTIAL(Sin, cos(x))
+    PARTIAL(Cos, -sin(x))
+    PARTIAL(Tan, 1 + square(y))
+    PARTIAL(Asin, rsqrt(1 - square(x)))
+    PARTIAL(Acos, -rsqrt(1 - square(x)))
+    UNARY(Atan, dy / conj(1 + square(x)))
+    PARTIAL(Sinh, cosh(x))
+    PARTIAL(Cosh, sinh(x))
+    UNARY(Tanh, op("TanhGrad", conj(y), dy))
+    UNARY(Asinh, dy / conj(cosh(y)))
+    UNARY(Acosh, dy / conj(sinh(y)))
+    UNARY(Atanh, dy / conj(1 - square(x)))
+    {"Atan2", Atan2Grad},
+
+    // The first derivatives that are ops. SqrtGrad, RsqrtGrad and ReciprocalGrad conjugate their first input themselves.
+    RULE(SigmoidGrad, V g = o.in(1); return {dy * conj(g * (1 - 2 * x)), op("SigmoidGrad", conj(x), dy)};)
+    RULE(TanhGrad, V g = o.in(1); return {dy * conj(-2 * g * x), op("TanhGrad", conj(x), dy)};)
+    RULE(SqrtGrad, V g = dy / x; return {-conj(g) * y, 0.5 * g};)
+    RULE(RsqrtGrad, V g = o.in(1); return {-1.5 * conj(dy) * g * square(conj(x)), op("RsqrtGrad", conj(x), dy)};)
+    RULE(ReciprocalGrad, V g = o.in(1); return {-2 * conj(dy) * g * conj(x), op("ReciprocalGrad", conj(x), dy)};)
+    RULE(InvGrad, V g = o.in(1); return {-2 * conj(dy) * g * conj(x), op("ReciprocalGrad", conj(x), dy)};)
+
+    // Special functions.
+    PARTIAL(Erf, 2 / kRootPi * exp(-square(x)))
+    PARTIAL(Erfc, -2 / kRootPi * exp(-square(x)))
+    PARTIAL(Erfinv, kRootPi / 2 * exp(square(y)))
+    PARTIAL(Ndtri, kRootTwo * kRootPi * exp(0.5 * square(y)))
+    PARTIAL(Lgamma, digamma(x))
+    PARTIAL(Digamma, Polygamma(1, x))
+    BINARY(Polygamma, none, dy * Polygamma(a + 1, b))        // d/da is no elementary function of the ops there are
+    BINARY(Zeta, none, dy * -a * op("Zeta", a + 1, b))       // nor here
+    BINARY(Igamma, dy * op("IgammaGradA", a, b), dy * GammaDensity(a, b))
+    BINARY(Igammac, -dy * op("IgammaGradA", a, b), -dy * GammaDensity(a, b))
+    RULE(IgammaGradA, V b = o.in(1);
+         if (o.wants(0)) return o.unsupported("TensorFlow has no second derivative of igamma by `a`: stop the gradient of `a`");
+         return {none, sum_to(dy * GammaDensity(x, b) * (log(b) - digamma(x)), b)};)
+    // d/da and d/db are hypergeometric, which no op is.
+    RULE(Betainc, V b = o.in(1), t = o.in(2); return {none, none, sum_to(dy * BetaDensity(x, b, t), t)};)
+    PARTIAL(Dawsn, 1 - 2 * x * y)
+    PARTIAL(Expint, exp(x) / x)
+    PARTIAL(FresnelCos, cos(kPi / 2 * square(x)))
+    PARTIAL(FresnelSin, sin(kPi / 2 * square(x)))
+    PARTIAL(Spence, div_no_nan(log(x), 1 - x) - cast_like(equal(x, 1), x))
+
+    // Bessel functions. The scaled ones are the plain ones times e^-|x| (I) or e^x (K).
+    PARTIAL(BesselI0, op("BesselI1", x))
+    PARTIAL(BesselI1, op("BesselI0", x) - HalfAtZero(y, x))
+    PARTIAL(BesselI0e, op("BesselI1e", x) - sign(x) * y)
+    PARTIAL(BesselI1e, op("BesselI0e", x) - sign(x) * y - HalfAtZero(y, x))
+    PARTIAL(BesselJ0, -op("BesselJ1", x))
+    PARTIAL(BesselJ1, op("BesselJ0", x) - HalfAtZero(y, x))
+    PARTIAL(BesselK0, -op("BesselK1", x))
+    PARTIAL(BesselK1, -op("BesselK0", x) - y / x)
+    PARTIAL(BesselK0e, y - op("BesselK1e", x))
+    PARTIAL(BesselK1e, y - op("BesselK0e", x) - y / x)
+    PARTIAL(BesselY0, -op("BesselY1", x))
+    PARTIAL(BesselY1, op("BesselY0", x) - y / x)
+
+    // Absolute values, complex numbers, dtypes.
+    UNARY(Abs, dy * sign(x))
+    {"Sign", SignGrad},
+    UNARY(ComplexAbs, x * cast_like(div_no_nan(dy, y), x))
+    UNARY(Angle, complex(0, dy) / conj(x))
+    UNARY(Real, cast_like(dy, x))
+    UNARY(Imag, complex(0, dy))
+    UNARY(Conj, conj(dy))
+    BINARY(Complex, real(dy), imag(dy))
+    UNARY(Cast, o.wants(0) ? cast_like(dy, x) : none)
+
+    // Arithmetic.
+    BINARY(Add, dy, dy)
+    BINARY(AddV2, dy, dy)
+    BINARY(Sub, dy, -dy)
+    BINARY(Mul, dy * conj(b), dy * conj(a))
+    BINARY(MulNoNan, mul_no_nan(dy, conj(b)), mul_no_nan(conj(a), dy))
+    RULE(Div, return DivGrad(o, Quotient);)
+    RULE(RealDiv, return DivGrad(o, Quotient);)
+    RULE(DivNoNan, return DivGrad(o, div_no_nan);)
+    BINARY(FloorMod, dy, -dy * op("FloorDiv", a, b))
+    BINARY(Mod, dy, -dy * op("TruncateDiv", a, b))
+    BINARY(TruncateMod, dy, -dy * op("TruncateDiv", a, b))
+    {"Pow", PowGrad},
+    BINARY(Xlogy, dy * conj(op("Xlogy", NotZero(a), b)), dy * conj(op("Xdivy", a, b)))
+    BINARY(Xlog1py, dy * conj(op("Xlog1py", NotZero(a), b)), dy * conj(op("Xdivy", a, 1 + b)))
+    BINARY(Xdivy, dy * conj(op("Xdivy", NotZero(a), b)), -dy * conj(op("Xdivy", y, b)))
+    {"SquaredDifference", SquaredDifferenceGrad},
+    RULE(AddN, return Grads(o.num_in(), o.raw_dy());)
+    RULE(AccumulateNV2, return Grads(o.num_in(), o.raw_dy());)
+    RULE(Cross, return {op("Cross", o.in(1), dy), op("Cross", dy, x)};)
+    BINARY(NextAfter, dy, none)   // b only says which way
+
+    // Choices.
+    RULE(Maximum, return ChosenGrad(o, x >= o.in(1));)
+    RULE(Minimum, return ChosenGrad(o, x <= o.in(1));)
+    RULE(ClipByValue, V low = o.in(1), high = o.in(2);
+         return {select(equal(x, y), dy, 0), sum_to(select(x < low, dy, 0), low), sum_to(select(x > high, dy, 0), high)};)
+    // Select's condition may be a vector that chooses rows: SelectV2 would broadcast it otherwise.
+    RULE(Select, V zero = zeros_like(dy); return {none, op("Select", x, dy, zero), op("Select", x, zero, dy)};)
+    RULE(SelectV2, return {none, sum_to(select(x, dy, 0), o.in(1)), sum_to(select(x, 0, dy), o.in(2))};)
+
+    // Reductions.
+    UNARY(Sum, broadcast_like(Kept(o, dy), x))
+    UNARY(Mean, broadcast_like(Kept(o, dy * Share(o)), x))
+    {"Max", ExtremumGrad},
+    {"Min", ExtremumGrad},
+    {"Prod", ProdGrad},
+    // sqrt(sum |x|^2): zero is a subgradient at x = 0.
+    UNARY(EuclideanNorm, x * Kept(o, div_no_nan(RealOf(dy), y)))
+
+    // Scans.
+    UNARY(Cumsum, SumBack(o, dy))
+    {"Cumprod", CumprodGrad},
+    {"CumulativeLogsumexp", CumulativeLogsumexpGrad},
+
+    // Sequences and counts.
+    RULE(LinSpace, const V total = sum(dy, 0), dstop = sum(dy * op("LinSpace", constant(0, dy.dtype()), 1, o.in(2)), 0);
+         return {total - dstop, dstop};)
+    RULE(Bincount, return {none, none, BinWeightsGrad(o, flatten(x), o.in(1), o.in(2))};)
+    RULE(DenseBincount, return {none, none, o.flag("binary_output") ? none : BinWeightsGrad(o, x, o.in(1), o.in(2))};)
+
+    // Products.
+    {"MatMul", MatMulGrad},
+    {"SparseMatMul", SparseMatMulGrad},
+    {"BatchMatMul", BatchMatMulGrad},
+    {"BatchMatMulV2", BroadcastingBatchMatMulGrad},
+    {"BatchMatMulV3", BroadcastingBatchMatMulGrad},
+    {"XlaEinsum", XlaEinsumGrad},
+
+    // Segments.
+    UNARY(SegmentSum, Spread(o, dy))
+    {"SegmentMean", SegmentMeanGrad},
+    {"SegmentMax", SegmentExtremumGrad},
+    {"SegmentMin", SegmentExtremumGrad},
+    {"SegmentProd", SegmentProdGrad},
+    UNARY(UnsortedSegmentSum, Spread(o, dy))
+    {"UnsortedSegmentMax", SegmentExtremumGrad},
+    {"UnsortedSegmentMin", SegmentExtremumGrad},
+    {"UnsortedSegmentProd", SegmentProdGrad},
+};
+// clang-format on
+
+}  // namespace
+
+SYMGRAD_REGISTER(kRules)
+
+}  // namespace symgrad
