@@ -1,0 +1,115 @@
+// tf_symgrad._native: the engine, over serialized protos. All conveniences are in Python, in tf_symgrad/.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <limits>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "csrc/engine/gradient.h"
+#include "csrc/engine/registry.h"
+#include "tensorflow/core/framework/attr_value.pb.h"
+#include "tensorflow/core/framework/function.h"
+#include "tensorflow/core/framework/function.pb.h"
+#include "tensorflow/core/framework/op.h"
+
+namespace symgrad {
+namespace {
+
+namespace py = pybind11;
+
+// What a failed call throws: becomes tf_symgrad._native.StatusError(code, message), which Python turns into the
+// tf.errors class of that code.
+struct StatusError {
+  absl::Status status;
+};
+
+void ThrowIfError(const absl::Status& status) {
+  if (!status.ok()) throw StatusError{status};
+}
+
+template <typename Proto>
+Proto Parse(std::string_view bytes, const char* what) {
+  Proto proto;
+  if (bytes.size() > static_cast<size_t>(std::numeric_limits<int>::max()) ||
+      !proto.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
+    throw StatusError{absl::InvalidArgumentError(
+        absl::StrCat("The ", bytes.size(), " bytes given as ", what, " are no serialized ", proto.GetTypeName(), "."))};
+  }
+  return proto;
+}
+
+std::pair<std::string, std::string> SerializedGradient(std::string_view library, std::string_view f,
+                                                       const std::optional<std::vector<bool>>& wrt) {
+  GradientRequest request;
+  request.f = Parse<tensorflow::NameAttrList>(f, "the function's name and attrs");
+  if (wrt.has_value()) request.wrt = *wrt;
+
+  tensorflow::FunctionLibraryDefinition functions(tensorflow::OpRegistry::Global(), tensorflow::FunctionDefLibrary());
+  ThrowIfError(functions.AddLibrary(Parse<tensorflow::FunctionDefLibrary>(library, "the library")));
+
+  absl::StatusOr<GradientFunction> gradient = BuildGradient(functions, request);
+  ThrowIfError(gradient.status());
+  std::string bytes;
+  if (!gradient->functions->SerializeToString(&bytes)) {
+    throw StatusError{absl::ResourceExhaustedError(absl::StrCat(
+        "The gradient of function '", request.f.name(),
+        "' is larger than 2 GiB, the largest protocol buffer. Differentiate smaller functions, one at a time."))};
+  }
+  return {std::move(gradient->name), std::move(bytes)};
+}
+
+PYBIND11_MODULE(_native, m) {
+  m.doc() = "The engine of tf_symgrad over serialized protos. tf_symgrad's own functions are what to call.";
+
+  // A plain RuntimeError with args (code, message): register_exception would carry what() alone.
+  PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> error;
+  error.call_once_and_store_result([&m]() { return py::exception<StatusError>(m, "StatusError", PyExc_RuntimeError); });
+  py::register_local_exception_translator([](std::exception_ptr thrown) {
+    try {
+      if (thrown) std::rethrow_exception(thrown);
+    } catch (const StatusError& e) {
+      // A message may quote names of a malformed function: bytes that are not UTF-8 must not hide the error.
+      const std::string_view message(e.status.message());
+      const py::object text = py::reinterpret_steal<py::object>(
+          PyUnicode_DecodeUTF8(message.data(), static_cast<Py_ssize_t>(message.size()), "backslashreplace"));
+      PyErr_SetObject(error.get_stored().ptr(), py::make_tuple(static_cast<int>(e.status.code()), text).ptr());
+    }
+  });
+
+  m.def(
+      "build_gradient",
+      [](const py::bytes& library, const py::bytes& f, const std::optional<std::vector<bool>>& wrt) {
+        const std::string_view library_view = library, f_view = f;  // bytes are immutable: safe without the GIL
+        std::pair<std::string, std::string> gradient;
+        {
+          py::gil_scoped_release release;
+          gradient = SerializedGradient(library_view, f_view, wrt);
+        }
+        return py::make_tuple(py::str(gradient.first), py::bytes(gradient.second));
+      },
+      py::arg("library"), py::arg("f"), py::arg("wrt") = py::none(),
+      "Builds the gradient function of f, a serialized NameAttrList, in a serialized FunctionDefLibrary.\n\n"
+      "Returns its name, and a serialized FunctionDefLibrary of it and of all it calls that `library` lacks. Its "
+      "inputs\n"
+      "are those of f, then a cotangent for each output of f; its outputs are the cotangents of f's inputs, or of "
+      "those\n"
+      "inputs alone for which `wrt` is true. Raises StatusError(code, message).");
+
+  m.def(
+      "rules",
+      []() {
+        const auto rules = RegisteredRules();
+        return std::map<std::string, bool>(rules.begin(), rules.end());
+      },
+      "The ops that have a rule; False: no gradient flows through the op.");
+}
+
+}  // namespace
+}  // namespace symgrad

@@ -1,0 +1,204 @@
+#include "csrc/runtime/call.h"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "csrc/engine/errors.h"
+#include "csrc/engine/functions.h"
+#include "tensorflow/core/framework/node_def_util.h"
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/platform/errors.h"
+#include "tensorflow/core/platform/statusor.h"
+
+namespace symgrad {
+namespace {
+
+using tensorflow::AttrValue;
+using tensorflow::DataType;
+using tensorflow::DataTypeString;
+using tensorflow::DataTypeVector;
+using tensorflow::FunctionDef;
+using tensorflow::FunctionLibraryDefinition;
+using tensorflow::NameAttrList;
+using tensorflow::NodeDef;
+using tensorflow::OpDef;
+
+// A tensor of a signature, after lists are written out.
+struct Slot {
+  std::string name;
+  DataType dtype;
+};
+using Slots = std::vector<Slot>;
+
+// The tensors that `args` stand for under the attrs of f. `limit` bounds what is written out: an absurd list length
+// must be an error, not an allocation.
+absl::StatusOr<Slots> Expand(const google::protobuf::RepeatedPtrField<OpDef::ArgDef>& args, const NameAttrList& f,
+                             int64_t limit) {
+  auto find = [&f](const std::string& name) -> absl::StatusOr<const AttrValue*> {
+    auto it = f.attr().find(name);
+    if (it != f.attr().end()) return &it->second;
+    return absl::InvalidArgumentError(
+        absl::StrCat("Function '", f.name(), "' is polymorphic: attr f must also give its attr '", name, "'."));
+  };
+  Slots slots;
+  for (const OpDef::ArgDef& arg : args) {
+    if (!arg.type_list_attr().empty()) {
+      TF_ASSIGN_OR_RETURN(const AttrValue* types, find(arg.type_list_attr()));
+      int i = 0;
+      for (int type : types->list().type()) slots.push_back({absl::StrCat(arg.name(), ":", i++), DataType(type)});
+      continue;
+    }
+    DataType dtype = arg.type();
+    if (!arg.type_attr().empty()) {
+      TF_ASSIGN_OR_RETURN(const AttrValue* type, find(arg.type_attr()));
+      dtype = type->type();
+    }
+    if (arg.number_attr().empty()) {
+      slots.push_back({arg.name(), dtype});
+      continue;
+    }
+    TF_ASSIGN_OR_RETURN(const AttrValue* number, find(arg.number_attr()));
+    if (number->i() < 0 || number->i() > limit) {
+      return absl::InvalidArgumentError(absl::StrCat("Attr '", arg.number_attr(), "' of function '", f.name(),
+                                                     "' makes a list of ", number->i(), " tensors of '", arg.name(),
+                                                     "', but input has only ", limit, " tensors in all."));
+    }
+    for (int64_t i = 0; i < number->i(); ++i) slots.push_back({absl::StrCat(arg.name(), ":", i), dtype});
+  }
+  return slots;
+}
+
+std::string Dtypes(const Slots& slots) {
+  return absl::StrCat(
+      "(",
+      absl::StrJoin(slots, ", ",
+                    [](std::string* out, const Slot& s) { absl::StrAppend(out, DataTypeString(s.dtype)); }),
+      ")");
+}
+
+// A slot of this dtype is checked against the built gradient function alone: only the engine knows a variable's dtype.
+bool DecidedByEngine(DataType dtype) { return dtype == tensorflow::DT_RESOURCE || dtype == tensorflow::DT_VARIANT; }
+
+void CheckLength(const char* list, size_t got, size_t want, const std::string& rule, Errors* errors) {
+  if (got != want) errors->Add(absl::StrCat(list, " has length ", got, ", needs ", want, ": ", rule));
+}
+
+void CheckDtype(const char* list, size_t i, const DataTypeVector& got, const Slot& want, const char* role,
+                Errors* errors) {
+  if (i >= got.size() || got[i] == want.dtype) return;  // the length is an error of its own
+  errors->Add(absl::StrCat(list, "[", i, "] is ", DataTypeString(got[i]), ", must be ", DataTypeString(want.dtype),
+                           ", as it is ", role, " '", want.name, "'"));
+}
+
+absl::Status ToStatus(const Errors& errors, const NameAttrList& f, const Slots& inputs, const Slots& outputs) {
+  if (errors.empty()) return absl::OkStatus();
+  return errors.ToStatus(
+      absl::StatusCode::kInvalidArgument,
+      absl::StrCat("Wrong call of ", kOpName, " for function '", f.name(), "', which maps N = ", inputs.size(),
+                   " inputs ", Dtypes(inputs), " to M = ", outputs.size(), " outputs ", Dtypes(outputs)));
+}
+
+// What the signature of f alone tells.
+absl::Status CheckAgainstCallee(const Call& call, const Slots& inputs, const Slots& outputs) {
+  const size_t n = inputs.size(), m = outputs.size();
+  Errors errors;
+  CheckLength("input", call.tin.size(), n + m,
+              "the N inputs of the function, then a gradient for each of its M outputs", &errors);
+  CheckLength("Tout", call.tout.size(), n, "a dtype for each of the N inputs of the function", &errors);
+  for (size_t i = 0; i < n; ++i) CheckDtype("input", i, call.tin, inputs[i], "input", &errors);
+  for (size_t i = 0; i < m; ++i) {
+    if (!DecidedByEngine(outputs[i].dtype))
+      CheckDtype("input", n + i, call.tin, outputs[i], "the gradient for output", &errors);
+  }
+  for (size_t i = 0; i < n; ++i) {
+    if (!DecidedByEngine(inputs[i].dtype))
+      CheckDtype("Tout", i, call.tout, inputs[i], "the gradient for input", &errors);
+  }
+  return ToStatus(errors, call.f, inputs, outputs);
+}
+
+// What only the built gradient function tells. A call that does not fit it would end the process when the graph is
+// changed.
+absl::Status CheckAgainstGradient(const FunctionLibraryDefinition& library, const Call& call,
+                                  const GradientFunction& gradient, const Slots& inputs, const Slots& outputs) {
+  auto record = library.FindRecord(gradient.name);
+  const FunctionDef* built = record == nullptr ? nullptr : &record->fdef();
+  for (const FunctionDef& fdef : gradient.functions->function()) {
+    if (fdef.signature().name() == gradient.name) built = &fdef;
+  }
+  if (built == nullptr)
+    return absl::InternalError(absl::StrCat("Gradient function '", gradient.name, "' was not built."));
+  const OpDef& signature = built->signature();
+  Errors errors;
+  CheckLength("input", call.tin.size(), signature.input_arg_size(), "the inputs of the gradient function", &errors);
+  CheckLength("Tout", call.tout.size(), signature.output_arg_size(), "the outputs of the gradient function", &errors);
+  for (int i = 0; i < signature.input_arg_size(); ++i) {
+    const OpDef::ArgDef& arg = signature.input_arg(i);
+    CheckDtype("input", i, call.tin, {arg.name(), arg.type()}, "input of the gradient function", &errors);
+  }
+  for (int i = 0; i < std::min<int>(signature.output_arg_size(), inputs.size()); ++i) {
+    CheckDtype("Tout", i, call.tout, {inputs[i].name, signature.output_arg(i).type()}, "the gradient for input",
+               &errors);
+  }
+  return ToStatus(errors, call.f, inputs, outputs);
+}
+
+}  // namespace
+
+absl::StatusOr<Call> Call::Parse(tensorflow::AttrSlice attrs) {
+  Call call;
+  const NameAttrList* f = nullptr;
+  TF_RETURN_IF_ERROR(tensorflow::GetNodeAttr(attrs, "f", &f));
+  TF_RETURN_IF_ERROR(tensorflow::GetNodeAttr(attrs, "Tin", &call.tin));
+  TF_RETURN_IF_ERROR(tensorflow::GetNodeAttr(attrs, "Tout", &call.tout));
+  call.f = *f;
+  return call;
+}
+
+absl::StatusOr<GradientFunction> PrepareCall(const FunctionLibraryDefinition& library, const Call& call) {
+  GradientRequest request = {call.f, {}};
+  auto record = library.FindRecord(call.f.name());
+  if (record == nullptr) return BuildGradient(library, request);  // the engine says what there is instead
+  const OpDef& signature = record->fdef().signature();
+  TF_ASSIGN_OR_RETURN(const Slots inputs, Expand(signature.input_arg(), call.f, call.tin.size()));
+  TF_ASSIGN_OR_RETURN(const Slots outputs, Expand(signature.output_arg(), call.f, call.tin.size()));
+  TF_RETURN_IF_ERROR(CheckAgainstCallee(call, inputs, outputs));
+  // Tout tells the dtypes of variables, which f does not where it does not read them.
+  auto& attrs = *request.f.mutable_attr();
+  const auto is_resource = [](tensorflow::DataType t) { return t == tensorflow::DT_RESOURCE; };
+  if (!attrs.contains(kInputDtypes) && std::any_of(call.tin.begin(), call.tin.end(), is_resource))
+    for (const tensorflow::DataType t : call.tout) attrs[kInputDtypes].mutable_list()->add_type(t);
+  TF_ASSIGN_OR_RETURN(GradientFunction gradient, BuildGradient(library, request));
+  TF_RETURN_IF_ERROR(CheckAgainstGradient(library, call, gradient, inputs, outputs));
+  return gradient;
+}
+
+absl::Status AddFunctions(const GradientFunction& gradient, FunctionLibraryDefinition* library) {
+  for (const FunctionDef& fdef : gradient.functions->function()) {
+    if (!library->Contains(fdef.signature().name())) TF_RETURN_IF_ERROR(library->AddFunctionDef(fdef));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RewriteToCall(const GradientFunction& gradient, NodeDef* node) {
+  node->set_op(gradient.stateful ? "StatefulPartitionedCall" : "PartitionedCall");
+  std::vector<std::string> dropped;
+  for (const auto& [name, value] : node->attr()) {
+    // Whoever asks for the gradient of the call wants that of the gradient function.
+    if (!absl::StartsWith(name, "_") || name == "_gradient_op_type") dropped.push_back(name);
+  }
+  for (const std::string& name : dropped) {
+    if (name != "Tin" && name != "Tout") node->mutable_attr()->erase(name);
+  }
+  (*node->mutable_attr())["f"].mutable_func()->set_name(gradient.name);
+  const OpDef* op_def = nullptr;
+  TF_RETURN_IF_ERROR(tensorflow::OpRegistry::Global()->LookUpOpDef(node->op(), &op_def));
+  tensorflow::AddDefaultsToNodeDef(*op_def, node);
+  return absl::OkStatus();
+}
+
+}  // namespace symgrad

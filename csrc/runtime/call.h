@@ -1,0 +1,38 @@
+// A call of the op: checked, and resolved to the function that computes it. Shared by the graph pass and the kernel, so
+// that a wrong call gets the same error through both doors.
+#pragma once
+
+#include "absl/status/statusor.h"
+#include "csrc/engine/gradient.h"
+#include "tensorflow/core/framework/function.h"
+#include "tensorflow/core/framework/node_def.pb.h"
+#include "tensorflow/core/framework/types.h"
+
+namespace symgrad {
+
+inline constexpr char kOpName[] = "TfSymgrad>SymbolicGradient";
+
+// A node's attrs Tin, Tout and f.
+struct Call {
+  tensorflow::NameAttrList f;
+  tensorflow::DataTypeVector tin;
+  tensorflow::DataTypeVector tout;
+
+  static absl::StatusOr<Call> Parse(tensorflow::AttrSlice attrs);
+};
+
+// Checks `call` against the signature of its f and builds the gradient function, whose inputs then are call.tin and
+// whose outputs are call.tout.
+//
+// Errors: InvalidArgument that lists everything that is wrong with Tin and Tout, and what BuildGradient returns.
+absl::StatusOr<GradientFunction> PrepareCall(const tensorflow::FunctionLibraryDefinition& library, const Call& call);
+
+// Adds the functions of `gradient` to `library`. Their names are hashes of their contents: what is there already is the
+// same function, perhaps expanded by an earlier run of the graph pass.
+absl::Status AddFunctions(const GradientFunction& gradient, tensorflow::FunctionLibraryDefinition* library);
+
+// Turns `node`, a node of the op, into a call of `gradient`. Name, device, inputs and outputs stay, and so do the attrs
+// that speak to the runtime (those that start with '_': colocation, XLA scopes).
+absl::Status RewriteToCall(const GradientFunction& gradient, tensorflow::NodeDef* node);
+
+}  // namespace symgrad

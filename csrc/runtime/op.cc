@@ -1,0 +1,72 @@
+// The op: its signature and its shapes.
+#include "tensorflow/core/framework/op.h"
+
+#include "csrc/runtime/call.h"
+#include "tensorflow/core/framework/common_shape_fns.h"
+#include "tensorflow/core/framework/shape_inference.h"
+
+namespace symgrad {
+namespace {
+
+using tensorflow::shape_inference::InferenceContext;
+
+absl::Status Shape(InferenceContext* c) {
+  if (c->num_outputs() > c->num_inputs()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(kOpName, ": Tout has ", c->num_outputs(), " dtypes and Tin only ", c->num_inputs(),
+                     ". Tin is the function's inputs, then a gradient for each of its outputs; Tout is "
+                     "a dtype for each of the function's inputs."));
+  }
+  tensorflow::DataTypeVector tin;
+  TF_RETURN_IF_ERROR(c->GetAttr("Tin", &tin));
+  for (int i = 0; i < c->num_outputs(); ++i) {
+    if (tin[i] != tensorflow::DT_RESOURCE) {
+      c->set_output(i, c->input(i));
+      continue;
+    }
+    const auto* variable = c->input_handle_shapes_and_types(i);
+    c->set_output(i, variable != nullptr && variable->size() == 1 ? (*variable)[0].shape : c->UnknownShape());
+  }
+  return absl::OkStatus();
+}
+
+// Stateful, unlike the stock op: the gradient of a function that draws random numbers or reads variables does so
+// itself, and two such calls must not be merged nor folded into a constant by whoever sees the op before it is
+// replaced. Where it is replaced (pass.cc), the call is stateful only if the gradient function is, so that unused
+// gradients are pruned there.
+REGISTER_OP("TfSymgrad>SymbolicGradient")
+    .Input("input: Tin")
+    .Output("output: Tout")
+    .Attr("Tin: list(type) >= 0")
+    .Attr("Tout: list(type) >= 0")
+    .Attr("f: func")
+    .SetIsStateful()
+    .SetShapeFn(Shape)
+    .Doc(R"doc(
+Computes the gradients of a function.
+
+For `f` that maps inputs `x_1 ... x_N` to outputs `y_1 ... y_M`, computes
+
+    dx_1 ... dx_N = g(x_1 ... x_N, dy_1 ... dy_M)
+
+where `dx_i` is the gradient of `sum_j <dy_j, y_j>` with respect to `x_i`. Complex gradients are, as
+everywhere in TensorFlow, the conjugate of the holomorphic derivative.
+
+`g` computes what the gradients need and nothing else: it evaluates the part of `f` that they depend on once more, so
+stateful random numbers in `f` are drawn again. It is made of stock TensorFlow ops, which replace this op when the graph
+runs.
+
+Fails with `InvalidArgument` if `Tin` or `Tout` do not fit `f`, or `f` is malformed, with `NotFound` if there is no
+function `f`, and with `Unimplemented`, which lists all of them, if ops in `f` have no gradient.
+
+input: The N inputs of `f`, then the M gradients `dy` with respect to its outputs, each with the dtype and shape of its
+  output. An output of integer, bool or string dtype has a `dy` as well, which is ignored.
+output: The gradient with respect to each input of `f`, with its dtype and shape; for a resource input, those of its
+  variable. Zeros where `f` does not depend on an input, or the input is of integer, bool or string dtype.
+Tin: The dtypes of `input`.
+Tout: The dtypes of `output`: those of the inputs of `f`, and of the variable for a resource input.
+f: The function to differentiate.
+)doc");
+
+}  // namespace
+}  // namespace symgrad
