@@ -1,0 +1,391 @@
+"""TensorFlow functions as the op takes them, from whatever a user has in hand."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+import re
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.core.framework import attr_value_pb2, function_pb2
+from tensorflow.core.function.polymorphism import function_type as function_type_lib
+from tensorflow.python.eager import context
+from tensorflow.python.eager.polymorphic_function import atomic_function
+from tensorflow.python.framework import errors_impl, ops
+from tensorflow.python.ops import handle_data_util
+from tensorflow.python.util import tf_stack
+
+from tf_symgrad import _loader
+
+# A function of a graph or a context: an AtomicFunction or, of a Defun, a _DefinedFunction. Both have a name, a
+# cached_definition and what Graph._add_function needs.
+LibraryFunction = Any
+
+
+class Function:
+    """A function, all that it calls, and what it captures.
+
+    Attributes:
+      name_attrs: its name and, where it is polymorphic, its attrs.
+      library: it and all that it calls, by name.
+      inputs: a TensorSpec for each input, captured ones at the end.
+      outputs: a TensorSpec for each output.
+      captures: the captured tensors.
+      variables: the variables among them, which a tape that records the op must watch.
+    """
+
+    def __init__(
+        self,
+        name_attrs: attr_value_pb2.NameAttrList,
+        library: dict[str, LibraryFunction],
+        inputs: Sequence[tf.TensorSpec],
+        outputs: Sequence[tf.TensorSpec],
+        captures: Sequence[Any] = (),
+        owner: Any = None,
+    ) -> None:
+        self.name_attrs = name_attrs
+        self.library = library
+        self.inputs = list(inputs)
+        self.outputs = list(outputs)
+        self.captures = list(captures)
+        self.variables: list[tf.Variable] = []
+        # The context forgets a function when its owner is gone; a tape may need it later.
+        self._owner = owner
+        # By which inputs' gradients are wanted.
+        self._built: dict[tuple[bool, ...], tuple[str, bytes]] = {}
+        self._gradients: dict[tuple[bool, ...], Function] = {}
+
+    @property
+    def name(self) -> str:
+        return str(self.name_attrs.name)
+
+    @property
+    def arguments(self) -> list[tf.TensorSpec]:
+        """The inputs that are not captured."""
+        return self.inputs[: len(self.inputs) - len(self.captures)]
+
+    def __str__(self) -> str:
+        return f"Function '{self.name}'"
+
+    # TensorFlow asks these two of the value of an attr that is a function.
+    @property
+    def _as_name_attr_list(self) -> attr_value_pb2.NameAttrList:
+        return self.name_attrs
+
+    def add_to_graph(self, graph: tf.Graph) -> None:
+        """Adds the function and all that it calls to a graph, as ops of that graph need it."""
+        for name, function in self.library.items():
+            if not graph._is_function(name):
+                graph._add_function(function)
+
+    def specialized(self, values: Sequence[Any]) -> Function:
+        """This function with what is known of its inputs beyond its signature, so that its gradient is smaller.
+
+        The engine reads attrs `_input_shapes` and `_input_dtypes` of the name; of a variable they tell the value's.
+        """
+        known = [
+            variable_spec(x) or spec if spec.dtype == tf.resource else x
+            for spec, x in zip(self.inputs, values, strict=False)
+        ]
+        told = [
+            spec.dtype != tf.resource and str(x.shape) == str(spec.shape)
+            for spec, x in zip(self.inputs, known, strict=True)
+        ]
+        if all(told):
+            return self
+        function = copy.copy(self)
+        function._built, function._gradients = {}, {}
+        function.name_attrs = attr_value_pb2.NameAttrList()
+        function.name_attrs.CopyFrom(self.name_attrs)
+        for x in known:
+            function.name_attrs.attr["_input_shapes"].list.shape.append(x.shape.as_proto())
+            dtype = tf.dtypes.as_dtype(x.dtype).as_datatype_enum if x.dtype != tf.resource else 0
+            function.name_attrs.attr["_input_dtypes"].list.type.append(dtype)
+        return function
+
+    def definitions(self) -> function_pb2.FunctionDefLibrary:
+        """The library as a proto; this function comes first."""
+        library = function_pb2.FunctionDefLibrary()
+        for name, function in self.library.items():
+            library.function.append(function.cached_definition)
+            if gradient_name := getattr(function, "grad_func_name", None):
+                library.gradient.add(function_name=name, gradient_func=gradient_name)
+        return library
+
+    def build_gradient(self, wrt: Sequence[bool]) -> tuple[str, bytes]:
+        """Builds the gradient function for those inputs for which `wrt` is true: its name and a serialized library.
+
+        Raises:
+          tf.errors.OpError: this function can't be differentiated.
+        """
+        key = tuple(wrt)
+        if key not in self._built:
+            native = _loader.native()
+            library, f = self.definitions().SerializeToString(), self.name_attrs.SerializeToString()
+            try:
+                self._built[key] = native.build_gradient(library, f, None if all(key) else list(key))
+            except native.StatusError as error:
+                code, message = error.args
+                raise errors_impl.exception_type_from_error_code(code)(None, None, _with_sources(message)) from None
+        return self._built[key]
+
+    def gradient(self, wrt: Sequence[bool]) -> Function:
+        """The function that `build_gradient` builds.
+
+        Its inputs are those of this function, then a cotangent for each output; it has an output for each true `wrt`.
+        """
+        key = tuple(wrt)
+        if key not in self._gradients:
+            name, serialized = self.build_gradient(wrt)
+            self._gradients[key] = self._import_gradient(name, function_pb2.FunctionDefLibrary.FromString(serialized))
+        return self._gradients[key]
+
+    def _import_gradient(self, name: str, library: function_pb2.FunctionDefLibrary) -> Function:
+        built = {f.signature.name: atomic(f) for f in library.function}
+        functions = reachable(built[name], {**self.library, **built}.get)
+        signature = functions[name].cached_definition.signature
+        return Function(
+            attr_value_pb2.NameAttrList(name=name),
+            functions,
+            _specs(name, signature.input_arg, {}),
+            _specs(name, signature.output_arg, {}),
+        )
+
+
+def invalid(message: str) -> tf.errors.InvalidArgumentError:
+    return tf.errors.InvalidArgumentError(None, None, message)
+
+
+# What is known of each ConcreteFunction, less what would keep it alive.
+_concrete_functions: weakref.WeakKeyDictionary[Any, Function] = weakref.WeakKeyDictionary()
+
+
+def from_concrete_function(concrete: Any) -> Function:
+    known = _concrete_functions.get(concrete)
+    if known is None:
+        root = concrete._inference_function
+        signature = root.cached_definition.signature
+        known = _concrete_functions[concrete] = Function(
+            attr_value_pb2.NameAttrList(name=tf.compat.as_str(root.name)),
+            reachable(root, _finder(ops.get_default_graph())),
+            # A tape that has been over the function added to the outputs of its graph, not to those of its definition.
+            [_spec(x) for x in concrete.inputs[: len(signature.input_arg)]],
+            [_spec(y) for y in concrete.outputs[: len(signature.output_arg)]],
+        )
+    function = copy.copy(known)
+    function.captures = list(concrete.captured_inputs)
+    function.variables = list(concrete.variables)
+    function._owner = concrete
+    return function
+
+
+def from_defun(defun: Any) -> Function:
+    """Of a `function.Defun`, whose inputs' dtypes are known."""
+    signature = defun.definition.signature
+    return Function(
+        attr_value_pb2.NameAttrList(name=signature.name),
+        reachable(defun, _finder(ops.get_default_graph())),
+        _specs(signature.name, signature.input_arg, {}),
+        _specs(signature.name, signature.output_arg, {}),
+        defun.captured_inputs,
+        owner=defun,
+    )
+
+
+def from_name(name_attrs: attr_value_pb2.NameAttrList, graph: tf.Graph) -> Function:
+    """Of the function of that name in a graph, in one that the graph is inside, or in the eager context.
+
+    Raises:
+      tf.errors.NotFoundError: none of them has it.
+      tf.errors.InvalidArgumentError: its signature makes no sense with the attrs given.
+    """
+    root = _finder(graph)(name_attrs.name)
+    if root is None:
+        raise tf.errors.NotFoundError(
+            None,
+            None,
+            f"There is no function '{name_attrs.name}' in the graph or in the eager context. Pass the ConcreteFunction "
+            "itself, or add the function first: concrete_function.add_to_graph(graph).",
+        )
+    return from_library_function(root, graph, name_attrs)
+
+
+def from_library_function(
+    root: LibraryFunction, graph: tf.Graph, name_attrs: attr_value_pb2.NameAttrList | None = None
+) -> Function:
+    """Of an AtomicFunction, or of another function of a graph."""
+    name_attrs = name_attrs or attr_value_pb2.NameAttrList(name=tf.compat.as_str(root.name))
+    traced = getattr(root, "_cached_graph", None)
+    signature = root.cached_definition.signature
+    return Function(
+        name_attrs,
+        reachable(root, _finder(graph)),
+        [_spec(x) for x in traced.inputs] if traced else _specs(signature.name, signature.input_arg, name_attrs.attr),
+        [_spec(y) for y in traced.outputs] if traced else _specs(signature.name, signature.output_arg, name_attrs.attr),
+        owner=root,
+    )
+
+
+def gradient_dtype(spec: tf.TensorSpec, value: Any) -> tf.DType:
+    """The dtype of the cotangent of an input: the variable's where the input is a resource.
+
+    Raises:
+      tf.errors.InvalidArgumentError: it is not known which variable a resource is.
+    """
+    if spec.dtype != tf.resource:
+        return spec.dtype
+    variable = variable_spec(value)
+    if variable is None:
+        raise invalid(
+            f"The dtype of the variable behind input {value!r} is not known. Pass the variable itself, or give Tout."
+        )
+    return variable.dtype
+
+
+def variable_spec(handle: Any) -> tf.TensorSpec | None:
+    """What is known of the variable that a resource tensor refers to."""
+    eager = isinstance(handle, ops.EagerTensor)
+    data = handle._handle_data if eager else handle_data_util.get_resource_handle_data(handle)
+    if data is None or not data.is_set or len(data.shape_and_type) != 1:
+        return None
+    known = data.shape_and_type[0]
+    return tf.TensorSpec(tf.TensorShape(known.shape), tf.as_dtype(known.dtype))
+
+
+def atomic(definition: function_pb2.FunctionDef) -> LibraryFunction:
+    """A counted reference to a function of the eager context, which is given the function if it lacks it."""
+    runtime = context.context()
+    name = tf.compat.as_bytes(definition.signature.name)
+    # AtomicFunctions count themselves and hold one reference of the context's together.
+    if (runtime.function_scope_id, name) not in atomic_function.RUNTIME_FUNCTION_REFS:
+        runtime.add_function_def(definition)
+    # Nothing calls it from Python: its type is never looked at.
+    function = atomic_function.AtomicFunction(name, runtime, function_type_lib.FunctionType([]))
+    function._cached_definition = definition
+    return function
+
+
+def _finder(graph: tf.Graph) -> Callable[[str], LibraryFunction | None]:
+    """Finds functions by name in a graph, in those that it is inside, and in the eager context."""
+
+    def find(name: str) -> LibraryFunction | None:
+        inner: tf.Graph | None = graph
+        while inner is not None:
+            function = inner._get_function(name)
+            if function is not None:
+                return function
+            inner = getattr(inner, "outer_graph", None)
+        runtime = context.context()
+        return atomic(runtime.get_function_def(name)) if runtime.has_function(name) else None
+
+    return find
+
+
+def reachable(
+    root: LibraryFunction, find: Callable[[str], LibraryFunction | None] | None = None
+) -> dict[str, LibraryFunction]:
+    """A function and all that it calls, by name. What can't be found is left out, for the engine to name."""
+    find = find or _finder(ops.get_default_graph())
+    library: dict[str, LibraryFunction] = {}
+    todo = [root]
+    while todo:
+        function = todo.pop()
+        name = tf.compat.as_str(function.name)
+        if name in library:
+            continue
+        library[name] = function
+        if getattr(function, "_cached_graph", None) is not None:
+            todo += function.children  # traced: complete, and far cheaper than reading the definition
+        else:
+            own = dict(getattr(function, "_sub_functions", {}))
+            names = set(callees(function.cached_definition)) - library.keys()
+            todo += filter(None, (own.get(callee) or find(callee) for callee in sorted(names)))
+        if gradient := getattr(function, "_grad_func", None):
+            todo.append(gradient)
+    return library
+
+
+def callees(definition: function_pb2.FunctionDef) -> Iterator[str]:
+    """Names of all functions that a function may call, and some that are not."""
+
+    def of_attrs(attrs: Any) -> Iterator[str]:
+        for value in attrs.values():
+            for function in [value.func] if value.HasField("func") else value.list.func:
+                yield function.name
+                yield from of_attrs(function.attr)
+
+    for node in definition.node_def:
+        yield node.op
+        yield from of_attrs(node.attr)
+
+
+_MAX_TENSORS = 1 << 16  # of one argument: what is beyond is no function, but an attempt to allocate
+
+
+def _spec(tensor: Any) -> tf.TensorSpec:
+    return tf.TensorSpec(tensor.shape, tensor.dtype, name=tensor.op.name)
+
+
+def _specs(function: str, args: Iterable[Any], attrs: Any) -> list[tf.TensorSpec]:
+    """The tensors that arguments in a function's signature stand for."""
+    specs = []
+    for arg in args:
+        if arg.type_list_attr:
+            dtypes = list(attrs[arg.type_list_attr].list.type) if arg.type_list_attr in attrs else [None]
+        else:
+            dtype = arg.type or (attrs[arg.type_attr].type if arg.type_attr in attrs else None)
+            count = attrs[arg.number_attr].i if arg.number_attr in attrs else 1
+            if not 0 <= count <= _MAX_TENSORS:
+                raise invalid(f"Function '{function}': argument '{arg.name}' is a list of {count} tensors.")
+            dtypes = [dtype] * count
+        for dtype in dtypes:
+            try:
+                specs.append(tf.TensorSpec(None, tf.as_dtype(dtype), name=arg.name or None))
+            except TypeError:
+                needs = arg.type_list_attr or arg.type_attr
+                raise invalid(
+                    f"Function '{function}': argument '{arg.name}' has no valid dtype"
+                    + (f". Give attr '{needs}' with the function's name, in a NameAttrList." if needs else "."),
+                ) from None
+    return specs
+
+
+# How the engine's messages name a function, and a node of the function that was named last.
+_NAMED = re.compile(r"function '(?P<function>[^'\n]+)'|node '(?P<node>[^'\n]+)' \(op [^)\n]+")
+
+
+def _with_sources(message: str) -> str:
+    """Adds to each node that a message names the source line that made it, where that is known."""
+    runtime = context.context()
+    function = ""
+
+    @functools.cache
+    def traces(function: str) -> Any:
+        if not runtime.has_function(function):
+            return {}
+        try:
+            return tf_stack.LoadTracesFromDebugInfo(runtime.get_graph_debug_info(function))
+        except tf.errors.OpError:
+            return {}
+
+    def locate(found: re.Match[str]) -> str:
+        nonlocal function
+        if found["function"]:
+            function = found["function"]
+            return found[0]
+        trace = traces(function)
+        frames = [f for f in trace[found["node"]] if not _is_internal(f.filename)] if found["node"] in trace else []
+        return found[0] + (f", made at {frames[-1].filename}:{frames[-1].lineno}" if frames else "")
+
+    return _NAMED.sub(locate, message)
+
+
+_INTERNAL = tuple(os.path.dirname(os.path.abspath(module)) + os.sep for module in (tf.__file__, __file__))
+
+
+def _is_internal(filename: str) -> bool:
+    return filename.startswith(_INTERNAL) or filename.startswith("<")

@@ -1,0 +1,119 @@
+"""Finds and loads the native libraries, once, after checking that they fit the installed TensorFlow."""
+
+import importlib
+import json
+import os
+import sys
+import sysconfig
+import threading
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+_PACKAGE = Path(__file__).resolve().parent
+_LIBRARY = "libtf_symgrad.so"
+_RECORD = "_build_info.json"
+
+_lock = threading.RLock()
+_ops: ModuleType | None = None
+
+
+def get_library_path() -> str:
+    """The path of the op library, for `tf.load_op_library` or `TF_LoadLibrary`.
+
+    The environment variable TF_SYMGRAD_LIBRARY overrides it.
+    """
+    return os.environ.get("TF_SYMGRAD_LIBRARY") or str(_PACKAGE / _LIBRARY)
+
+
+def get_include() -> str:
+    """The folder of the C++ headers, for op libraries that bring gradient rules for their own ops."""
+    return str(_PACKAGE / "include")
+
+
+def get_cmake_dir() -> str:
+    """The folder of the CMake config file: `find_package(tf_symgrad CONFIG PATHS ...)`."""
+    return str(_PACKAGE / "cmake")
+
+
+def load() -> ModuleType:
+    """Loads the op library into TensorFlow and returns the module of its generated op functions.
+
+    Raises:
+      ImportError: the library is missing, was built for another TensorFlow or Python, or does not load.
+    """
+    global _ops
+    with _lock:
+        if _ops is None:
+            import tensorflow as tf
+
+            path = Path(get_library_path())
+            record = read_record(path)
+            if record is not None:
+                check(record, installed())
+            try:
+                _ops = tf.load_op_library(str(path))
+            except (tf.errors.OpError, OSError, RuntimeError) as error:
+                raise ImportError(f"{path} does not load: {error}\nTo build it anew: {_rebuild()}") from error
+        return _ops
+
+
+def native() -> ModuleType:
+    """The extension module, which shares the op library that `load` loads."""
+    load()
+    return importlib.import_module("tf_symgrad._native")
+
+
+def read_record(library: Path) -> dict[str, Any] | None:
+    """What the build wrote down beside `library`; None for a library that another build made, which has no record."""
+    if not library.exists():
+        raise ImportError(f"{library} does not exist. To build it: {_rebuild()}")
+    path = library.with_name(_RECORD)
+    if not path.exists():
+        if library.parent != _PACKAGE:
+            return None
+        raise ImportError(f"{path} does not exist: the build was not completed. To repeat it: {_rebuild()}")
+    try:
+        record = json.loads(path.read_text())
+        return {name: record[name] for name in ("tensorflow", "compile_flags", "python")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ImportError(f"{path} is damaged: {error!r}. To build anew: {_rebuild()}") from error
+
+
+def installed() -> dict[str, Any]:
+    """What a build in this process would write down."""
+    import tensorflow as tf
+
+    return {
+        "tensorflow": tf.__version__,
+        "compile_flags": [flag for flag in tf.sysconfig.get_compile_flags() if not flag.startswith("-I")],
+        "python": sysconfig.get_config_var("SOABI"),
+    }
+
+
+def check(built: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raises ImportError where a library that was built for `built` would crash or misbehave in `now`."""
+    # TensorFlow's C++ ABI changes with each minor version, not with a patch.
+    minor = str(built["tensorflow"]).split(".")[:2]
+    if str(now["tensorflow"]).split(".")[:2] != minor:
+        _refuse(
+            f"TensorFlow {built['tensorflow']}",
+            f"TensorFlow {now['tensorflow']}",
+            f"{sys.executable} -m pip install 'tensorflow=={'.'.join(minor)}.*'",
+        )
+    if sorted(built["compile_flags"]) != sorted(now["compile_flags"]):
+        was, is_ = (f"TensorFlow {x['tensorflow']} ({' '.join(x['compile_flags'])})" for x in (built, now))
+        _refuse(was, is_, _rebuild())
+    if built["python"] != now["python"]:
+        _refuse(f"Python {built['python']}", f"Python {now['python']}", _rebuild())
+
+
+def _refuse(built: str, now: str, command: str) -> NoReturn:
+    raise ImportError(f"tf_symgrad was built for {built}, but {now} is installed. To mend it: {command}")
+
+
+def _rebuild() -> str:
+    """The command that builds the package for this Python and the TensorFlow it has."""
+    checkout = _PACKAGE.parent
+    what = f"-e {checkout}" if (checkout / "setup.py").exists() else "--no-binary tf_symgrad tf_symgrad"
+    return f"{sys.executable} -m pip install --force-reinstall --no-deps --no-build-isolation {what}"

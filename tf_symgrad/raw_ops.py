@@ -1,0 +1,37 @@
+"""The op as it is, by keywords only, as `tf.raw_ops` has its ops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tf_symgrad import _op
+
+__all__ = ["SymbolicGradient"]
+
+
+@_op.no_autograph
+def SymbolicGradient(*, input: Sequence[Any], Tout: Sequence[Any], f: Any, name: str | None = None) -> list[Any]:  # noqa: A002
+    """Computes the gradient of the function `f`; takes what `tf.raw_ops.SymbolicGradient` takes.
+
+    Nothing is inferred or checked early: `tf_symgrad.symbolic_gradient` is the op with its conveniences.
+
+    Args:
+      input: the `N` inputs of `f`, those that it captures among them, then a cotangent for each of its `M` outputs.
+      Tout: the dtype of each of the `N` results: that of the input, or the variable's for a resource.
+      f: a function that the graph (or, in eager mode, the context) has: its name, a `NameAttrList`, or an object with
+        `name` and `add_to_graph`, such as a `ConcreteFunction` or a `Defun`.
+      name: a name for the op.
+
+    Returns:
+      `N` tensors, the cotangents of the inputs of `f`.
+
+    Raises:
+      tf.errors.OpError: for a function that can't be differentiated, when the graph runs.
+
+    Example:
+      >>> f = tf.function(tf.math.tanh).get_concrete_function(tf.TensorSpec([], tf.float32))
+      >>> tf_symgrad.raw_ops.SymbolicGradient(input=[tf.constant(0.), tf.constant(1.)], Tout=[tf.float32], f=f)
+      [<tf.Tensor: shape=(), dtype=float32, numpy=1.0>]
+    """
+    return _op.run(list(input), list(Tout), f, name)
