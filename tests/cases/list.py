@@ -1,0 +1,229 @@
+"""Lists of tensors (csrc/rules/list.cc). Each function makes a list, uses it, and returns tensors."""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tests.harness import Case, case, rand
+
+RAW = tf.raw_ops
+LAST = "Python gives the rows that were overwritten a cotangent, too"
+EACH = "Python keeps the cotangent of one of several equal indices"
+GROWN = "Python's cotangent has the length of the longer list"
+LISTS = "Python's zeros among lists are numbers"
+SHORT = "Python's cotangent is a list of the popped elements alone"
+
+
+def of(op: str, tag: str, fn: Callable[..., Any], *shapes: tuple[int, ...], **options: Any) -> Case:
+    """A case of an op within a function of tensors x, y, ..."""
+    args = {name: rand(*shape) for name, shape in zip("xyz", shapes, strict=False)}
+    return case(op, args, fn=fn, tag=tag, **options)
+
+
+def dims(element_shape: Any) -> Any:
+    return tf.constant(element_shape, tf.int32)
+
+
+def listed(x: Any, element_shape: Any = -1) -> Any:
+    return RAW.TensorListFromTensor(tensor=x, element_shape=dims(element_shape))
+
+
+def stacked(elements: Any, x: Any, num_elements: int = -1) -> Any:
+    """The elements as a tensor; they have the shape of the rows of x."""
+    shape = tf.shape(x)[1:]
+    return RAW.TensorListStack(
+        input_handle=elements, element_shape=shape, element_dtype=x.dtype, num_elements=num_elements
+    )
+
+
+def push(elements: Any, x: Any) -> Any:
+    return RAW.TensorListPushBack(input_handle=elements, tensor=x)
+
+
+def pop(elements: Any, dtype: Any, element_shape: Any = -1) -> Any:
+    return RAW.TensorListPopBack(input_handle=elements, element_shape=dims(element_shape), element_dtype=dtype)
+
+
+def empty(dtype: Any, element_shape: Any = -1) -> Any:
+    return RAW.EmptyTensorList(element_shape=dims(element_shape), max_num_elements=-1, element_dtype=dtype)
+
+
+def reserved(dtype: Any, n: int, element_shape: Any = -1) -> Any:
+    return RAW.TensorListReserve(element_shape=dims(element_shape), num_elements=n, element_dtype=dtype)
+
+
+def get(elements: Any, i: Any, dtype: Any, element_shape: Any = -1) -> Any:
+    return RAW.TensorListGetItem(input_handle=elements, index=i, element_shape=dims(element_shape), element_dtype=dtype)
+
+
+def put(elements: Any, i: Any, x: Any, resize: bool = False) -> Any:
+    return RAW.TensorListSetItem(input_handle=elements, index=i, item=x, resize_if_index_out_of_bounds=resize)
+
+
+def resized(elements: Any, n: int) -> Any:
+    return RAW.TensorListResize(input_handle=elements, size=n)
+
+
+def gathered(elements: Any, indices: Any, dtype: Any, element_shape: Any = -1) -> Any:
+    return RAW.TensorListGather(
+        input_handle=elements, indices=indices, element_shape=dims(element_shape), element_dtype=dtype
+    )
+
+
+def runtime(value: Any, x: Any) -> Any:
+    """A constant that nobody knows before x is known."""
+    return tf.constant(value) + tf.cast(tf.reduce_sum(tf.math.abs(x)) < 0, tf.int32)
+
+
+def pushed_and_popped(x: Any, y: Any) -> Any:
+    rest, top = pop(push(push(empty(x.dtype), x * x), y * x[0]), x.dtype)
+    rest, below = pop(rest, x.dtype)
+    return top * below, below
+
+
+def popped_alone(x: Any, y: Any) -> Any:
+    return pop(push(push(empty(x.dtype), x * x), y * y), x.dtype)[1]
+
+
+def popped_rest(x: Any) -> Any:
+    rest, _ = pop(listed(x * x), x.dtype)
+    return stacked(rest, x)
+
+
+def ragged(x: Any, y: Any) -> Any:
+    rest, top = pop(push(push(empty(x.dtype), x * x), y * y), x.dtype)
+    return top * top, pop(rest, x.dtype)[1]
+
+
+def nested(x: Any, y: Any) -> Any:
+    inner = push(push(empty(x.dtype), x * x), y)
+    outer = push(push(empty(tf.variant, []), inner), push(empty(x.dtype), y * y))
+    outer, last = pop(outer, tf.variant, [])
+    outer, first = pop(outer, tf.variant, [])
+    first, top = pop(first, x.dtype)
+    return top * pop(last, x.dtype)[1], pop(first, x.dtype)[1]
+
+
+def nested_item(x: Any) -> Any:
+    outer = push(push(empty(tf.variant, []), listed(x * x)), listed(x))
+    return stacked(get(outer, 0, tf.variant, []), x)
+
+
+def shared(x: Any) -> Any:
+    elements = listed(x * x)
+    return get(elements, 0, x.dtype) * get(elements, 2, x.dtype), stacked(elements, x)
+
+
+def items(i: Any) -> Callable[..., Any]:
+    def fn(x: Any, y: Any) -> Any:
+        elements = put(listed(x * x), i, y * y)
+        return get(elements, 1, x.dtype) * get(elements, 2, x.dtype), stacked(elements, x)
+
+    return fn
+
+
+def grown_item(x: Any, y: Any) -> Any:
+    elements = put(resized(listed(x * x), 2), 3, y * y, resize=True)
+    return get(elements, 3, x.dtype) * get(elements, 1, x.dtype)
+
+
+def concatenated(op: str) -> Callable[..., Any]:
+    def fn(x: Any, y: Any) -> Any:
+        elements = push(push(empty(x.dtype), x * x), y)
+        attrs = dict(leading_dims=tf.constant([], tf.int64), element_shape=[-1, 2]) if op.endswith("V2") else {}
+        return getattr(RAW, op)(input_handle=elements, element_dtype=x.dtype, **attrs)[0] ** 2
+
+    return fn
+
+
+def split(x: Any) -> Any:
+    lengths = tf.constant([1, 0, 3], tf.int64)
+    elements = RAW.TensorListSplit(tensor=x * x, element_shape=[-1, 2], lengths=lengths)
+    return get(elements, 2, x.dtype) ** 2, get(elements, 0, x.dtype)
+
+
+def scattered(op: str, indices: Any, n: int = -1, known: bool = True) -> Callable[..., Any]:
+    def fn(x: Any) -> Any:
+        where = tf.constant(indices) if known else runtime(indices, x)
+        attrs = dict(num_elements=n) if op.endswith("V2") else {}
+        elements = getattr(RAW, op)(tensor=x * x, indices=where, element_shape=tf.shape(x)[1:], **attrs)
+        return stacked(elements, x) ** 2
+
+    return fn
+
+
+def scattered_into(indices: Any, known: bool = True, n: int = 4) -> Callable[..., Any]:
+    def fn(x: Any, y: Any) -> Any:
+        where = tf.constant(indices) if known else runtime(indices, x)
+        elements = push(resized(listed(x * x), n - 1), x[0])
+        elements = RAW.TensorListScatterIntoExistingList(input_handle=elements, tensor=y * y, indices=where)
+        return stacked(elements, x) ** 2
+
+    return fn
+
+
+def gathered_rows(indices: Any, known: bool = True) -> Callable[..., Any]:
+    return lambda x: gathered(listed(x * x), tf.constant(indices) if known else runtime(indices, x), x.dtype, [2]) ** 2
+
+
+def gathered_of_ragged(x: Any, y: Any) -> Any:
+    elements = push(push(push(empty(x.dtype), x * x), y * y), x)
+    return gathered(elements, [2, 0, 2], x.dtype) ** 2, get(elements, 1, x.dtype)
+
+
+def ragged_product(element_shape: Any) -> Callable[..., Any]:
+    def fn(x: Any, y: Any) -> Any:
+        elements = push(push(empty(x.dtype, element_shape), x * x), y * y)
+        return get(elements, 0, x.dtype) * get(elements, 1, x.dtype)
+
+    return fn
+
+
+SCATTER = ("TensorListScatter", "TensorListScatterV2")
+CONCAT = ("TensorListConcat", "TensorListConcatV2")
+
+CASES = [
+    of("TensorListPushBack", "two", pushed_and_popped, (2,), (2,)),
+    of("TensorListPushBack", "ragged", ragged, (2, 3), (4,)),
+    of("TensorListPushBack", "lists", nested, (2,), (2,)),
+    of("TensorListPopBack", "element", popped_alone, (2,), (2,), python=False, why=SHORT),
+    of("TensorListPopBack", "rest", popped_rest, (3, 2)),
+    of("TensorListStack", "one", lambda x: stacked(push(empty(x.dtype), x[0] ** 2), x, 1), (2, 3)),
+    of("TensorListStack", "none", lambda x: stacked(listed(x[:0] ** 2), x), (2, 3)),
+    of("TensorListFromTensor", "known", lambda x: stacked(listed(x**2, [3]), x, 2), (2, 3)),
+    of("TensorListFromTensor", "scalars", lambda x: stacked(listed(x**2, []), x), (3,)),
+    of("TensorListGetItem", "shared", shared, (3, 2)),
+    of("TensorListGetItem", "ragged", ragged_product([-1, 2]), (3, 2), (1, 2)),
+    of("TensorListGetItem", "ragged rank", ragged_product(-1), (3, 2), (2,)),
+    of("TensorListGetItem", "list", nested_item, (3, 2), python=False, why=LISTS),
+    of("TensorListGetItem", "unset", lambda x: get(resized(listed(x), 5), 4, x.dtype, [2]) + x[0] ** 2, (3, 2)),
+    of("TensorListSetItem", "item", items(1), (3, 2), (2,)),
+    of("TensorListSetItem", "unset", lambda x: stacked(put(reserved(x.dtype, 3, [2]), 1, x[0] ** 2), x), (3, 2)),
+    of("TensorListSetItem", "resize", grown_item, (3, 2), (2,)),
+    of("TensorListResize", "longer", lambda x: stacked(resized(listed(x**2, [2]), 5), x), (3, 2)),
+    of("TensorListResize", "shorter", lambda x: stacked(resized(listed(x**2, [2]), 2), x), (3, 2)),
+    *(of(op, "pieces", concatenated(op), (3, 2), (1, 2)) for op in CONCAT),
+    of("TensorListSplit", "pieces", split, (4, 2)),
+    of("TensorListGather", "distinct", gathered_rows([2, 0]), (3, 2)),
+    of("TensorListGather", "at run time", gathered_rows([2, 0], known=False), (3, 2)),
+    of("TensorListGather", "equal", gathered_rows([2, 0, 2]), (3, 2), python=False, why=EACH),
+    of("TensorListGather", "equal at run time", gathered_rows([1, 1], known=False), (3, 2), python=False, why=EACH),
+    of("TensorListGather", "ragged", gathered_of_ragged, (2,), (3,), python=False, why=EACH),
+    *(of(op, "distinct", scattered(op, [2, 0, 1]), (3, 2)) for op in SCATTER),
+    *(of(op, "at run time", scattered(op, [2, 0, 3], known=False), (3, 2)) for op in SCATTER),
+    *(of(op, "equal", scattered(op, [1, 0, 1]), (3, 2), python=False, why=LAST) for op in SCATTER),
+    *(of(op, "equal scalars", scattered(op, [1, 0, 1], known=False), (3,), python=False, why=LAST) for op in SCATTER),
+    of("TensorListScatterV2", "num_elements", scattered("TensorListScatterV2", [3, 0, 1], 5), (3, 2)),
+    of("TensorListScatterIntoExistingList", "distinct", scattered_into([2, 0]), (3, 2), (2, 2)),
+    of("TensorListScatterIntoExistingList", "equal", scattered_into([1, 1]), (3, 2), (2, 2), python=False, why=LAST),
+    of(
+        "TensorListScatterIntoExistingList",
+        "longer",
+        scattered_into([2, 0], known=False, n=2),
+        (3, 2),
+        (2, 2),
+        python=False,
+        why=GROWN,
+    ),
+]

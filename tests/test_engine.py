@@ -1,0 +1,241 @@
+"""What the engine builds: the least graph, with names, devices and constants as they should be, in linear time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import tensorflow as tf
+from tensorflow.core.framework import attr_value_pb2, function_pb2
+
+import tf_symgrad
+from tf_symgrad import _loader
+
+VECTOR = tf.TensorSpec([3], tf.float32)
+
+
+def concrete(f: Callable[..., Any], *specs: tf.TensorSpec) -> Any:
+    return tf.function(f).get_concrete_function(*specs)
+
+
+def gradient(f: Callable[..., Any], *specs: tf.TensorSpec, wrt: list[bool] | None = None) -> function_pb2.FunctionDef:
+    """The gradient function of a Python function."""
+    _, library = tf_symgrad.gradient_function(concrete(f, *specs), wrt)
+    return library.function[0]
+
+
+def ops_of(definition: function_pb2.FunctionDef) -> Counter[str]:
+    return Counter(node.op for node in definition.node_def)
+
+
+def build(definitions: list[function_pb2.FunctionDef], name: str) -> function_pb2.FunctionDefLibrary:
+    library = function_pb2.FunctionDefLibrary(function=definitions)
+    request = attr_value_pb2.NameAttrList(name=name)
+    _, built = _loader.native().build_gradient(library.SerializeToString(), request.SerializeToString(), None)
+    return function_pb2.FunctionDefLibrary.FromString(built)
+
+
+def chain(length: int, op: str = "Tanh", name: str = "chain") -> function_pb2.FunctionDef:
+    """A function of one vector: op after op."""
+    definition = function_pb2.FunctionDef()
+    definition.signature.name = name
+    definition.signature.input_arg.add(name="x", type=1)
+    definition.signature.output_arg.add(name="y", type=1)
+    definition.arg_attr[0].attr["_output_shapes"].list.shape.add().dim.add().size = 3
+    last = "x"
+    for i in range(length):
+        node = definition.node_def.add(name=f"n{i}", op=op, input=[last])
+        if op in ("PartitionedCall",):
+            node.attr["Tin"].list.type.append(1)
+            node.attr["Tout"].list.type.append(1)
+            node.attr["f"].func.name = "callee"
+            last = f"n{i}:output:0"
+        else:
+            node.attr["T"].type = 1
+            last = f"n{i}:y:0"
+    definition.ret["y"] = last
+    return definition
+
+
+def test_only_what_the_wanted_gradient_needs_is_built() -> None:
+    def f(x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
+        tf.print("not needed for a gradient")
+        return tf.reduce_sum(tf.matmul(x, w)) + tf.reduce_sum(tf.sin(w))
+
+    specs = tf.TensorSpec([2, 3], tf.float32), tf.TensorSpec([3, 4], tf.float32)
+    both, first = gradient(f, *specs), gradient(f, *specs, wrt=[True, False])
+    assert (ops_of(both)["MatMul"], ops_of(both)["Cos"]) == (2, 1)
+    assert (ops_of(first)["MatMul"], ops_of(first)["Cos"]) == (1, 0)
+    assert not {"PrintV2", "Sin"} & set(ops_of(both))
+    assert [arg.name for arg in first.signature.output_arg] == ["out_0"]
+
+
+def test_static_shapes_decide_when_building() -> None:
+    definition = gradient(
+        lambda x, b: tf.reduce_mean(tf.nn.relu(x + b)),
+        tf.TensorSpec([5, 3], tf.float32),
+        tf.TensorSpec([3], tf.float32),
+    )
+    assert not {"Shape", "BroadcastGradientArgs", "Size", "Cast"} & set(ops_of(definition))
+
+
+def test_an_unknown_size_is_known_to_be_the_same_elsewhere() -> None:
+    batch = tf.TensorSpec([None, 3], tf.float32)
+    definition = gradient(lambda x: tf.tanh(x) * tf.sin(x) + x, batch)
+    assert "BroadcastGradientArgs" not in ops_of(definition)
+
+
+def test_a_broadcast_that_only_run_time_knows_is_summed_at_run_time() -> None:
+    unknown = tf.TensorSpec([None, 3], tf.float32)
+    f = concrete(lambda a, b: a * b, unknown, unknown)
+    assert "BroadcastGradientArgs" in ops_of(tf_symgrad.gradient_function(f)[1].function[0])
+    a, b, dy = tf.ones([1, 3]), tf.ones([4, 3]) * 2.0, tf.ones([4, 3])
+    da, db = tf_symgrad.symbolic_gradient([a, b, dy], f=f)
+    assert (da.shape, db.shape, float(da[0, 0])) == ([1, 3], [4, 3], 8.0)
+
+
+def test_equal_constants_are_one_node() -> None:
+    def f(x: tf.Tensor) -> tf.Tensor:
+        for _ in range(20):
+            x = tf.square(x)
+        return x
+
+    assert ops_of(gradient(f, VECTOR))["Const"] == 1
+
+
+def test_names_tell_the_forward_node() -> None:
+    def f(x: tf.Tensor) -> tf.Tensor:
+        with tf.name_scope("layer"):
+            return tf.sin(x, name="wave")
+
+    names = {node.name: node.op for node in gradient(f, VECTOR).node_def}
+    assert names["gradients/layer/wave/Cos"] == "Cos"
+
+
+def test_a_second_derivative_has_names_of_its_own() -> None:
+    first = gradient(tf.sin, VECTOR)
+    second = build([first], first.signature.name).function[0]
+    names = [node.name for node in second.node_def]
+    assert len(set(names)) == len(names)
+    assert any(name.startswith("gradients_1/gradients/") for name in names)
+
+
+def test_devices_and_colocation_are_kept() -> None:
+    def f(x: tf.Tensor) -> tf.Tensor:
+        with tf.device("CPU:0"):
+            y = tf.sin(x)
+        with tf.Graph.colocate_with(tf.compat.v1.get_default_graph(), y.op):
+            return tf.exp(y)
+
+    nodes = {node.op: node for node in gradient(f, VECTOR).node_def if node.name.startswith("gradients/")}
+    assert "CPU:0" in nodes["Cos"].device
+    assert nodes["Mul"].attr["_class"].list.s or "CPU:0" in nodes["Mul"].device
+
+
+def test_builds_are_byte_equal_across_processes() -> None:
+    script = (
+        "import hashlib, sys; sys.path.insert(0, sys.argv[1]); from tests.test_engine import build, chain;"
+        "library = build([chain(50)], 'chain');"
+        "print(hashlib.sha256(b''.join(f.SerializeToString(deterministic=True) for f in library.function)).hexdigest())"
+    )
+    root = __file__.rsplit("/tests/", 1)[0]
+    runs = [
+        subprocess.run([sys.executable, "-c", script, root], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert runs[0] == runs[1] != ""
+
+
+def test_a_long_chain_is_linear_and_needs_no_stack() -> None:
+    sizes = {n: len(build([chain(n)], "chain").function[0].node_def) for n in (1_000, 100_000)}
+    assert sizes == {1_000: 2_000, 100_000: 200_000}
+
+
+def test_a_function_called_often_is_differentiated_once() -> None:
+    library = build([chain(1_000, "PartitionedCall", "caller"), chain(5, "Tanh", "callee")], "caller")
+    kinds = Counter(f.signature.name.split("_")[3] for f in library.function)
+    assert kinds == {"caller": 1, "forward": 1, "pullback": 1}
+    assert len(library.function[0].node_def) == 2_000
+
+
+def test_calls_pass_residuals_rather_than_run_twice() -> None:
+    @tf.function
+    def layer(x: tf.Tensor) -> tf.Tensor:
+        return tf.sin(tf.exp(x))
+
+    _, library = tf_symgrad.gradient_function(concrete(lambda x: layer(layer(x)), VECTOR))
+    ops = sum((ops_of(f) for f in library.function), Counter())
+    assert (ops["Exp"], ops["PartitionedCall"]) == (1, 4)
+
+
+def test_nested_functions_to_depth_50() -> None:
+    definitions = [chain(2, "Tanh", "callee")]
+    for depth in range(50):
+        caller = chain(1, "PartitionedCall", f"level{depth}")
+        caller.node_def[0].attr["f"].func.name = definitions[-1].signature.name
+        definitions.append(caller)
+    assert build(definitions, "level49").function
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_recursion_is_an_error(depth: int) -> None:
+    definitions = []
+    for i in range(depth):
+        caller = chain(1, "PartitionedCall", f"f{i}")
+        caller.node_def[0].attr["f"].func.name = f"f{(i + 1) % depth}"
+        definitions.append(caller)
+    with pytest.raises(_loader.native().StatusError, match="calls itself"):
+        build(definitions, "f0")
+
+
+def test_inputs_without_influence_get_zeros_and_their_op_no_forward_pass() -> None:
+    definition = gradient(lambda x, n: tf.sin(x), VECTOR, tf.TensorSpec([2], tf.int32))
+    assert ops_of(definition) == {"Cos": 1, "Mul": 1, "ZerosLike": 1}
+
+
+@pytest.mark.parametrize("shape", [[2, 3], [None, 3], None])
+def test_the_same_tensor_twice_and_results_that_are_arguments(shape: list[int | None] | None) -> None:
+    def f(x: tf.Tensor) -> list[tf.Tensor]:
+        return [x, x * x, x]
+
+    x = tf.constant([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    dys = [x, x, 2.0 * x]
+    dx = tf_symgrad.symbolic_gradient([x, *dys], f=concrete(f, tf.TensorSpec(shape, tf.float32)))[0]
+    assert float(tf.reduce_max(tf.abs(dx - (3.0 * x + 2.0 * x * x)))) == 0.0
+
+
+def test_rows_of_an_embedding_are_scattered_once() -> None:
+    """Three lookups, one of them twice as deep, in a table of a million rows: their rows are one scatter."""
+    table, ids = tf.TensorSpec([1_000_000, 64], tf.float32), tf.TensorSpec([128], tf.int32)
+
+    def f(table: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+        first, second = tf.gather(table, ids), tf.gather(tf.identity(table), ids + 1)
+        return tf.reduce_sum(first * second) + tf.reduce_sum(tf.gather(table, tf.reshape(ids, [2, 64])))
+
+    ops = ops_of(gradient(f, table, ids, wrt=[True, False]))
+    assert ops["UnsortedSegmentSum"] == 1
+    assert not {"AddN", "ScatterNd", "ZerosLike"} & set(ops)
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "message"),
+    [
+        ("missing", ["x"], "is not in the library"),
+        ("chain", ["nowhere:y:0"], "names no node"),
+        ("chain", ["n1:y:0"], "made later"),
+        ("chain", [], "must take 1 tensors"),
+    ],
+)
+def test_a_malformed_custom_gradient_is_an_error(name: str, inputs: list[str], message: str) -> None:
+    definition, other = chain(2, name="f"), chain(1)
+    if not inputs:
+        other.signature.input_arg.add(name="more", type=1)
+    attrs = definition.node_def[0].attr
+    attrs["_symgrad_gradient"].func.name = name
+    attrs["_symgrad_gradient_inputs"].list.s.extend(map(str.encode, inputs))
+    with pytest.raises(_loader.native().StatusError, match=message):
+        build([definition, other], "f")

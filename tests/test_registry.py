@@ -1,0 +1,166 @@
+"""The rule tables as a whole: each rule has cases, in its family, and emits only ops that can themselves be
+differentiated."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorflow.python.framework import op_def_registry, ops
+
+from tests import structure
+from tests.cases import FAMILIES, cases
+from tests.spec import Case, Point, possible_dtypes
+from tf_symgrad import _loader
+
+SOURCES = Path(__file__).parents[1] / "csrc" / "rules"
+STOCK = Path(__file__).parent / "data" / "stock_native_gradients.txt"
+RULE = re.compile(r'^\s*(?:\{"(\w+)",|(?:RULE|UNARY|PARTIAL|BINARY)\((\w+),)|\bNO_GRAD\((\w+)\)', re.MULTILINE)
+
+# What the engine differentiates itself, or passes through.
+STRUCTURAL = frozenset(
+    {
+        *("Case", "If", "StatelessCase", "StatelessIf", "StatelessWhile", "While"),
+        *("PartitionedCall", "StatefulPartitionedCall", "SymbolicGradient", "TfSymgrad>SymbolicGradient"),
+        *("NoOp", "Placeholder", "ReadVariableOp", "RefIdentity", "VarHandleOp"),
+    }
+)
+# Python registers a function for these, and it returns None.
+NONE_IN_PYTHON = frozenset({"ArgMax", "ArgMin", "Ceil", "Floor", "FloorDiv", "Rint", "Round", "TruncateDiv"})
+# Rules without a case, and why.
+ERROR = "the rule is an error that says why there is no gradient"
+UNTESTED = {
+    ERROR: {
+        *("BlockLSTMGrad", "BlockLSTMGradV2", "CudnnRNNBackprop", "CudnnRNNBackpropV2", "CudnnRNNBackpropV3"),
+        *("PreventGradient", "RandomGammaGrad", "SparseMatrixMul", "SparseMatrixSoftmaxGrad"),
+        "TPUEmbeddingActivations",
+    },
+    "it has no kernel here, and Python's is another graph, or an error": {
+        *("NcclBroadcast", "NcclReduce", "SparseMatrixAdd", "XlaClusterOutput"),
+    },
+    "no graph of today's producers can have it": {"BatchNormWithGlobalNormalization", "QuantizeAndDequantize", "TopK"},
+    "the value is behind a reference or a resource": {
+        *("DebugGradientRefIdentity", "ReadVariableOp", "RefIdentity", "ResourceGather", "ResourceGatherNd"),
+    },
+}
+
+
+def expect_none(what: str, found: Iterable[Any]) -> None:
+    """Fails with everything that was found."""
+    if lines := sorted(map(str, found)):
+        pytest.fail("\n  ".join([f"{what}:", *lines]), pytrace=False)
+
+
+@cache
+def rules() -> dict[str, bool]:
+    return dict(_loader.native().rules())
+
+
+@cache
+def table(family: str) -> list[str]:
+    """The ops that csrc/rules/<family>.cc names in its table."""
+    source = (SOURCES / f"{family}.cc").read_text()
+    return [next(filter(None, groups)) for groups in RULE.findall(source)]
+
+
+def test_families_are_mirrored() -> None:
+    assert sorted(source.stem for source in SOURCES.glob("*.cc")) == list(FAMILIES)
+    tests = Path(__file__).parent.glob("test_rules_*.py")
+    assert sorted(test.stem.removeprefix("test_rules_") for test in tests) == list(FAMILIES)
+
+
+def test_every_rule_has_a_case() -> None:
+    tested = {case.op for family in FAMILIES for case in cases(family)}.union(*UNTESTED.values())
+    expect_none("rules without a case", (op for op, gradient in rules().items() if gradient and op not in tested))
+
+
+def test_every_case_has_a_rule() -> None:
+    tested = {case.op for family in FAMILIES for case in cases(family)}
+    expect_none("cases without a rule", (op for op in tested if not rules().get(op)))
+
+
+def test_every_case_has_an_oracle() -> None:
+    everything = (case for family in FAMILIES for case in cases(family))
+    expect_none("only the shapes are checked; say expected=", (case for case in everything if not case.has_oracle))
+
+
+def test_every_op_exists() -> None:
+    named = {case.op for family in FAMILIES for case in cases(family)} | set(rules())
+    expect_none("TensorFlow has no such op", (op for op in named if op_def_registry.get(op) is None))
+
+
+def test_no_op_is_in_two_tables() -> None:
+    homes = Counter(op for family in FAMILIES for op in table(family))
+    expect_none("in more than one table, or twice in one", (op for op, count in homes.items() if count > 1))
+
+
+def test_rules_are_short(capsys: pytest.CaptureFixture[str]) -> None:
+    """All lines of csrc/rules/*.cc, but blank ones and those of comment alone, over the ops in the tables.
+
+    Ops without a gradient (NO_GRAD, several on a line) count on both sides; the figure without them is printed, too.
+    """
+    text = "\n".join(source.read_text() for source in SOURCES.glob("*.cc"))
+    lines = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("//")]
+    code = [line for line in lines if not line.startswith("NO_GRAD(")]
+    average, strict = len(lines) / len(rules()), len(code) / sum(rules().values())
+    with capsys.disabled():
+        print(f"\n{len(lines)} lines for {len(rules())} ops: {average:.2f} a rule; {strict:.2f} a rule with a gradient")
+    assert average <= 4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cases_stand_beside_their_rules(family: str) -> None:
+    home = {op: other for other in FAMILIES for op in table(other)}
+    strays = {case.op for case in cases(family) if home.get(case.op, family) != family}
+    expect_none(f"tests/cases/{family}.py has cases of another family's ops", (f"{op} ({home[op]})" for op in strays))
+
+
+def test_no_gradient_only_where_python_has_none() -> None:
+    registry = ops.gradient_registry
+
+    def differentiable(op: str) -> bool:
+        return op in registry.list() and registry.lookup(op) is not None
+
+    without = {op for op, ours in rules().items() if not ours} - NONE_IN_PYTHON
+    expect_none("NO_GRAD, but Python differentiates it", filter(differentiable, without))
+
+
+def test_stock_registries_are_covered() -> None:
+    stock = [line.split()[0] for line in STOCK.read_text().splitlines() if not line.startswith("#")]
+    expect_none("stock registries have it", (op for op in stock if not rules().get(op) and op not in STRUCTURAL))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_closure(family: str) -> None:
+    """Every op in a gradient of order 1 or 2 can be differentiated, or has no gradient."""
+    without: dict[str, set[str]] = {}
+    broken = []
+    for case in cases(family):
+        for static in (True, False) if case.unknown and not case.graph_only else (True,):
+            try:
+                emitted = gradient_ops(case, static)
+            except Exception as e:  # whatever it is, the other cases are built as well
+                broken.append(f"{case}: {e}")
+                continue
+            for op in emitted - rules().keys() - STRUCTURAL:
+                without.setdefault(op, set()).add(case.op)
+    lines = [f"{op} has no rule; it is emitted for {', '.join(sorted(by))}" for op, by in without.items()]
+    expect_none("open ends", lines + broken)
+
+
+def gradient_ops(case: Case, static: bool) -> set[str]:
+    """The ops in the gradients of a case, of all orders that are checked."""
+    letters = case.dtypes or possible_dtypes(case) or "f"
+    point = Point(case, next(letter for letter in "dzfcbh" if letter in letters))
+    f = structure.concrete(point.f, point.x, static)
+    library = structure.library(f)
+    name = f.name
+    found: set[str] = set()
+    for _ in range(1 if case.graph_only else case.orders):
+        name, added = structure.build_gradient(library, name)
+        found |= structure.op_types(added)
+        library.MergeFrom(added)
+    return found
