@@ -1,0 +1,91 @@
+"""One cell of the table: one method on one workload, in a process of its own.
+
+`python -m benchmarks.cell WORKLOAD METHOD` prints a JSON object a line, each with what was measured since the last one,
+so that what a time limit leaves is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from benchmarks import native
+from benchmarks.methods import METHODS, Method
+from benchmarks.workloads import Workload, workloads
+
+# Of a median: at least so many steps, then more until so many or so much time.
+_MIN_STEPS, _MAX_STEPS, _STEP_SECONDS = 3, 100, 2.0
+
+
+def measure(workload: Workload, method: Method) -> Iterator[dict[str, Any]]:
+    """Measures, cheap things first. Seconds, bytes and counts."""
+    _seed()
+    problem = workload.make(method.operations())
+    before = peak_memory()
+    built = method.build(problem)
+    yield {
+        "build": built.seconds,
+        "nodes": built.nodes,
+        "native_build": built.native_seconds,
+        "native_nodes": built.native_nodes,
+    }
+    start = time.perf_counter()
+    gradients = built.call()
+    yield {"first_call": time.perf_counter() - start, "norm": _norm(gradients)}
+    yield {"step": _median_step(built.call), "memory": peak_memory() - before}
+    if built.optimized_nodes is not None:
+        yield {"optimized_nodes": built.optimized_nodes()}
+
+
+def peak_memory() -> int:
+    """The largest size of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _median_step(call: Callable[[], Any]) -> float:
+    seconds: list[float] = []
+    while len(seconds) < _MIN_STEPS or (len(seconds) < _MAX_STEPS and sum(seconds) < _STEP_SECONDS):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def _norm(gradients: Any) -> float:
+    """The same for all methods, or one of them is wrong."""
+    import numpy as np
+
+    return float(np.sqrt(sum(np.square(np.asarray(x, np.float64)).sum() for x in gradients)))
+
+
+def _seed() -> None:
+    """Weights are the same in every process."""
+    import numpy as np
+
+    random.seed(0)
+    np.random.seed(0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("workload")
+    parser.add_argument("method")
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    if options.workload.startswith(native.PREFIX):
+        results = native.measure(int(options.workload.removeprefix(native.PREFIX)))
+    else:
+        [workload] = [w for w in workloads(options.quick) if w.name == options.workload]
+        results = measure(workload, METHODS[options.method])
+    for values in results:
+        print(json.dumps(values), flush=True)
+
+
+if __name__ == "__main__":
+    main()
