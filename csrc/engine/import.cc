@@ -62,13 +62,8 @@ class FunctionReader {
     if (!errors_.empty()) return Malformed();
     for (const auto& ports : results)
       for (const Port& p : ports) body_->results.push_back(BodyPort(p));
-    for (const Item& item : items_) {
-      for (const Port& p : item.custom_inputs) {
-        body_->custom_inputs[item.id].push_back(BodyPort(p));
-        if (BodyPort(p).node > item.id) NodeError(*item.def, "custom gradient: it takes a tensor that is made later");
-      }
-    }
-    if (!errors_.empty()) return Malformed();
+    for (const Item& item : items_)
+      for (const Port& p : item.custom_inputs) body_->custom_inputs[item.id].push_back(BodyPort(p));
     body_->num_forward = body_->num_nodes();
     return std::move(body_);
   }
