@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "csrc/engine/errors.h"
+#include "csrc/engine/functionalize.h"
 #include "csrc/engine/node_check.h"
 #include "tensorflow/core/framework/attr_value_util.h"
 #include "tensorflow/core/framework/node_def_util.h"
@@ -51,6 +52,12 @@ class FunctionReader {
                                             [](const void* r) { static_cast<const tf::FunctionRecord*>(r)->Unref(); }));
 
     ReadAttrs();
+    if (HasFrames(*fdef_)) {
+      TF_ASSIGN_OR_RETURN(tf::FunctionDef functional, Functionalize(functions_, *fdef_, attrs_));
+      const auto kept = std::make_shared<const tf::FunctionDef>(std::move(functional));
+      fdef_ = kept.get();
+      body_->Keep(kept);
+    }
     ReadArgs();
     ReadNodes();
     ReadEdges();
