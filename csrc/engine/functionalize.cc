@@ -146,7 +146,8 @@ class Functionalizer {
   };
 
   const Taken& Take(const std::string& reference, std::vector<Taken>* taken) {
-    const auto it = std::find_if(taken->begin(), taken->end(), [&](const Taken& t) { return t.reference == reference; });
+    const auto it =
+        std::find_if(taken->begin(), taken->end(), [&](const Taken& t) { return t.reference == reference; });
     if (it != taken->end()) return *it;
     return taken->emplace_back(Taken{absl::StrCat(prefix_, taken->size()), reference, Dtype(reference)});
   }
@@ -281,8 +282,7 @@ class Functionalizer {
   }
 
   void Loop(const Frame& frame) {
-    if (frame.condition == nullptr)
-      return errors_.Add(absl::StrCat("frame '", frame.name, "' has no LoopCond"));
+    if (frame.condition == nullptr) return errors_.Add(absl::StrCat("frame '", frame.name, "' has no LoopCond"));
     std::vector<Taken> taken;
     absl::flat_hash_map<std::string, std::string> variables;  // what stands for a variable -> its initial value
     std::vector<std::string> next;
@@ -291,8 +291,7 @@ class Functionalizer {
       const std::string& enter = Input(*frame.merges[i], 0);
       taken.push_back({absl::StrCat(prefix_, i), enter, Dtype(enter)});
       variables[absl::StrCat(frame.merges[i]->name(), ":output:0")] = enter;
-      if (frame.switches[i] != nullptr)
-        variables[absl::StrCat(frame.switches[i]->name(), ":output_true:0")] = enter;
+      if (frame.switches[i] != nullptr) variables[absl::StrCat(frame.switches[i]->name(), ":output_true:0")] = enter;
       next.push_back(Input(*frame.nexts[i], 0));
     }
     const size_t n = taken.size();
@@ -300,7 +299,9 @@ class Functionalizer {
       if (const auto it = variables.find(reference); it != variables.end()) return {Step::kTake, it->second};
       const tf::NodeDef& node = *Find(reference);
       if (node.op() == "Enter" && FrameName(node) == frame.name) return {Step::kTake, Input(node, 0)};
-      const auto is_part = [&](const auto& nodes) { return std::find(nodes.begin(), nodes.end(), &node) != nodes.end(); };
+      const auto is_part = [&](const auto& nodes) {
+        return std::find(nodes.begin(), nodes.end(), &node) != nodes.end();
+      };
       if (is_part(frame.merges) || is_part(frame.switches)) return {Step::kDrop, ""};  // a control edge
       if (frame.members.contains(node.name()) || node.op() == "Const") return {};
       return {Step::kTake, reference};
@@ -535,7 +536,7 @@ class Functionalizer {
   absl::flat_hash_map<std::string, int> by_name_;
   absl::flat_hash_map<std::string, tf::DataType> args_;
   std::string prefix_ = "v2_";  // of names that the function has not
-  std::vector<State> states_;    // by node
+  std::vector<State> states_;   // by node
   std::vector<tf::NodeDef> added_;
   absl::flat_hash_map<std::string, std::string> replaced_;
   Errors errors_;
@@ -552,8 +553,7 @@ bool HasFrames(const tf::FunctionDef& fdef) {
   });
 }
 
-absl::StatusOr<tf::FunctionDef> Functionalize(Functions* functions, const tf::FunctionDef& fdef,
-                                              const AttrMap& attrs) {
+absl::StatusOr<tf::FunctionDef> Functionalize(Functions* functions, const tf::FunctionDef& fdef, const AttrMap& attrs) {
   return Functionalizer(functions, fdef, attrs).Run();
 }
 

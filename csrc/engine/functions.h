@@ -16,10 +16,12 @@ namespace symgrad {
 inline constexpr char kGradientOp[] = "TfSymgrad>SymbolicGradient";
 
 // Attrs of an f that say more of its inputs than its FunctionDef does: list(shape), the static shape of each input,
-// for a variable the shape of its value; list(type), the dtype of each, for a variable that of its value. Either may
-// be absent.
+// for a variable the shape of its value; list(type), the dtype of each, for a variable that of its value. Any may be
+// absent.
 inline constexpr char kInputShapes[] = "_input_shapes";
 inline constexpr char kInputDtypes[] = "_input_dtypes";
+// list(tensor), the value of each integer input, of dtype DT_INVALID where it is not known.
+inline constexpr char kInputValues[] = "_input_values";
 
 // Attrs of a node whose gradient is a function that the caller hands over (tf.custom_gradient, a gradient registered
 // in Python): the function, the tensors of the body that it takes before the cotangents of the node's outputs,
