@@ -27,6 +27,7 @@ ENGINE = [
     "csrc/engine/facts.cc",
     "csrc/engine/fold.cc",
     "csrc/engine/fold_math.cc",
+    "csrc/engine/function_text.cc",
     "csrc/engine/functionalize.cc",
     "csrc/engine/functions.cc",
     "csrc/engine/gradient.cc",

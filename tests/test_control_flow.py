@@ -223,7 +223,7 @@ def gradient_of(f: Fn, *specs: tf.TensorSpec) -> Any:
 
 
 def recurrent(x: Any, w: Any) -> Any:
-    """Weights, their transposes, inputs, positions and next states need no stack: that of the states is the only one."""
+    """The only stack is that of the states: weights, inputs, positions and next states need none."""
     return loop(4, lambda i, h: (tf.tanh(x[i] @ w + h @ tf.transpose(w)),), x[0])
 
 
