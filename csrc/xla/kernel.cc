@@ -1,10 +1,9 @@
 // The op under XLA: where a function is compiled as a whole (jit_compile=True), no graph pass has run on it, so XLA
-// meets the op itself. The kernel adds a call of the gradient function, compiled, to the computation at hand.
+// meets the op itself. The kernel adds what the gradient function computes to the computation at hand.
 //
 // A library of its own: it needs libtensorflow_cc, and the main library must load where there is none.
 #include <algorithm>
 #include <memory>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,16 +11,26 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "csrc/engine/errors.h"
 #include "csrc/engine/functions.h"
 #include "csrc/runtime/call.h"
-#include "tensorflow/compiler/tf2xla/const_analysis.h"
+#include "tensorflow/compiler/tf2xla/graph_compiler.h"
+#include "tensorflow/compiler/tf2xla/rearrange_function_argument.h"
+#include "tensorflow/compiler/tf2xla/tf2xla_util.h"
+#include "tensorflow/compiler/tf2xla/xla_compilation_device.h"
 #include "tensorflow/compiler/tf2xla/xla_compiler.h"
+#include "tensorflow/compiler/tf2xla/xla_context.h"
 #include "tensorflow/compiler/tf2xla/xla_op_kernel.h"
 #include "tensorflow/compiler/tf2xla/xla_op_registry.h"
 #include "tensorflow/core/common_runtime/function_body.h"
+#include "tensorflow/core/common_runtime/graph_constructor.h"
+#include "tensorflow/core/common_runtime/graph_optimizer.h"
 #include "tensorflow/core/framework/function.h"
 #include "tensorflow/core/framework/kernel_def_builder.h"
 #include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/resource_mgr.h"
+#include "tensorflow/core/graph/graph.h"
+#include "tensorflow/core/protobuf/config.pb.h"
 #include "xla/hlo/builder/xla_builder.h"
 
 namespace symgrad {
@@ -29,26 +38,23 @@ namespace {
 
 using tensorflow::AttrSlice;
 using tensorflow::FunctionLibraryDefinition;
+using tensorflow::Graph;
 using tensorflow::NameAttrList;
+using tensorflow::Node;
 using tensorflow::OpKernelConstruction;
-using tensorflow::Tensor;
 using tensorflow::TensorShapeProto;
 using tensorflow::XlaCompiler;
+using tensorflow::XlaContext;
 using tensorflow::XlaExpression;
 using tensorflow::XlaOpKernelContext;
 using tensorflow::XlaOpRegistry;
-using tensorflow::XlaResource;
-
-using Arguments = std::vector<XlaCompiler::Argument>;
 
 // The shape of an input, as far as it is static.
 absl::StatusOr<TensorShapeProto> StaticShape(XlaOpKernelContext* ctx, int i) {
   const XlaExpression& input = ctx->InputExpression(i);
   TensorShapeProto proto;
   switch (input.kind()) {
-    case XlaExpression::Kind::kConstant:
-      input.constant_value()->shape().AsProto(&proto);
-      break;
+    case XlaExpression::Kind::kConstant: input.constant_value()->shape().AsProto(&proto); break;
     case XlaExpression::Kind::kXlaOp: {
       TF_ASSIGN_OR_RETURN(const xla::Shape shape, ctx->InputXlaShape(i));
       for (int d = 0; d < static_cast<int>(shape.dimensions().size()); ++d)
@@ -61,8 +67,7 @@ absl::StatusOr<TensorShapeProto> StaticShape(XlaOpKernelContext* ctx, int i) {
         break;
       }
       [[fallthrough]];
-    default:
-      proto.set_unknown_rank(true);
+    default: proto.set_unknown_rank(true);
   }
   return proto;
 }
@@ -81,91 +86,78 @@ absl::StatusOr<NameAttrList> WithShapes(XlaOpKernelContext* ctx, const Call& cal
   return f;
 }
 
-// What `compiler` needs to know of the inputs. Those that an op of the function takes at compile time only, shapes and
-// axes for example, are passed as constants where their values follow from the computation so far.
-absl::StatusOr<Arguments> DescribeInputs(XlaOpKernelContext* ctx, XlaCompiler* compiler, const NameAttrList& g) {
+// The body of g, optimised as XlaCompiler does with the functions that it compiles: calls are inlined, and what XLA
+// must know at compile time is carried into loops and branches.
+absl::StatusOr<std::unique_ptr<Graph>> Prepare(const NameAttrList& g, XlaCompiler* compiler,
+                                               FunctionLibraryDefinition* library) {
+  const auto find = [compiler](const NameAttrList& f, const tensorflow::FunctionBody** body) {
+    return compiler->FindFunctionBody(f, body);
+  };
   const tensorflow::FunctionBody* body = nullptr;
-  TF_RETURN_IF_ERROR(compiler->FindFunctionBody(g, &body));
-  std::vector<bool> at_compile_time(ctx->num_inputs());
-  TF_RETURN_IF_ERROR(
-      tensorflow::BackwardsConstAnalysis(*body->graph, &at_compile_time, nullptr, compiler->flib_runtime()));
+  TF_RETURN_IF_ERROR(find(g, &body));
+  auto graph = std::make_unique<Graph>(library);
+  tensorflow::CopyGraph(*body->graph, graph.get());
 
-  Arguments arguments(ctx->num_inputs());
-  for (int i = 0; i < ctx->num_inputs(); ++i) {
-    const XlaExpression& input = ctx->InputExpression(i);
-    XlaCompiler::Argument& argument = arguments[i];
-    argument.type = ctx->input_type(i);
-    std::optional<Tensor> constant;
-    switch (input.kind()) {
-      case XlaExpression::Kind::kConstant:
-        constant = input.constant_value();
-        break;
-      case XlaExpression::Kind::kXlaOp:
-        if (at_compile_time[i]) {
-          TF_ASSIGN_OR_RETURN(constant, input.ResolveConstant(compiler->client()));
-        }
-        [[fallthrough]];
-      case XlaExpression::Kind::kTensorList: {
-        argument.kind = input.kind() == XlaExpression::Kind::kXlaOp ? XlaCompiler::Argument::kParameter
-                                                                    : XlaCompiler::Argument::kTensorList;
-        TF_ASSIGN_OR_RETURN(argument.shape, input.GetXlaShape());
-        break;
-      }
-      case XlaExpression::Kind::kResource:
-        XlaCompiler::PopulateArgumentFromResource(*input.resource(), &argument);
-        break;
-      case XlaExpression::Kind::kInvalid:
-        return absl::InternalError(absl::StrCat("Input ", i, " has no value."));
-    }
-    if (!constant.has_value()) continue;
-    argument.kind = XlaCompiler::Argument::kConstant;
-    argument.shape = constant->shape();
-    argument.constant_value = *std::move(constant);
-  }
-  return arguments;
+  tensorflow::OptimizerOptions passes;
+  passes.set_opt_level(tensorflow::OptimizerOptions::L0);
+  passes.set_do_function_inlining(true);
+  passes.set_do_constant_folding(true);
+  tensorflow::GraphOptimizer::Options options;
+  options.inline_multi_device_functions = true;
+  options.inline_impl_selection_group_functions = true;
+  options.ignore_noinline = true;
+  options.cf_consider_fn = [](const Node* n) {  // XLA has no constant of a variant: a list is what its op makes
+    return std::none_of(n->output_types().begin(), n->output_types().end(),
+                        [](tensorflow::DataType t) { return t == tensorflow::DT_VARIANT; });
+  };
+  tensorflow::FunctionLibraryRuntime* runtime = compiler->flib_runtime();
+  tensorflow::GraphOptimizer(passes).Optimize(runtime, runtime->env(), nullptr, &graph, options);
+  TF_RETURN_IF_ERROR(tensorflow::PropagateConstIntoFunctionalNodes(graph.get(), library, library));
+  TF_RETURN_IF_ERROR(tensorflow::RearrangeFunctionArguments(find, graph.get(), library));
+  return graph;
 }
 
-// Adds a call of the compiled function to the computation, and takes over its results.
-absl::Status EmitCall(XlaOpKernelContext* ctx, const Arguments& arguments,
-                      const XlaCompiler::CompilationResult& compiled) {
-  xla::XlaBuilder* builder = ctx->builder();
-  std::vector<xla::XlaOp> operands;
-  for (const int i : compiled.input_mapping) {
-    const XlaExpression& input = ctx->InputExpression(i);
-    operands.emplace_back();
-    if (input.kind() == XlaExpression::Kind::kResource) {
-      TF_RETURN_IF_ERROR(input.resource()->Pack(&operands.back(), builder));
-    } else {
-      operands.back() = input.handle();
-    }
+// All at once what XLA has no kernel for, before it meets the first.
+absl::Status CheckKernels(const Graph& graph, const NameAttrList& f, const XlaCompiler& compiler) {
+  const tensorflow::DeviceType& device = compiler.options().device_type;
+  Errors errors;
+  for (const Node* node : graph.op_nodes()) {
+    if (graph.flib_def().Contains(node->type_string())) continue;  // a call of a function
+    if (!tensorflow::FindKernelDef(device, node->def(), nullptr, nullptr).ok())
+      errors.Add(absl::StrCat("node '", node->name(), "': ", node->type_string()));
   }
-  const xla::XlaOp results = xla::Call(builder, *compiled.computation, operands);
+  if (errors.empty()) return absl::OkStatus();
+  return errors.ToStatus(absl::StatusCode::kInvalidArgument,
+                         absl::StrCat("XLA can't compile the gradient of function '", f.name(),
+                                      "': it has no kernel on ", device.type_string(), " for"));
+}
 
-  if (static_cast<int>(compiled.outputs.size()) != ctx->num_outputs()) {
-    return absl::InternalError(absl::StrCat("The gradient function returned ", compiled.outputs.size(),
-                                            " tensors, not ", ctx->num_outputs(), "."));
-  }
-  int next = 0;  // constants are not among the results
-  for (int i = 0; i < ctx->num_outputs(); ++i) {
-    const XlaCompiler::OutputDescription& output = compiled.outputs[i];
-    if (output.is_constant) {
-      ctx->SetConstantOutput(i, output.constant_value);
-    } else if (output.type == tensorflow::DT_RESOURCE) {
-      ctx->SetResourceOutput(i, ctx->InputExpression(output.input_index).resource());
-    } else if (output.is_tensor_list) {
-      ctx->SetTensorListOutput(i, xla::GetTupleElement(results, next++));
-    } else {
-      ctx->SetOutput(i, xla::GetTupleElement(results, next++));
-    }
-  }
-  for (const XlaCompiler::ResourceUpdate& update : compiled.resource_updates) {
-    const xla::XlaOp value = xla::GetTupleElement(results, next++);
-    if (!update.modified) continue;
-    XlaResource* resource = ctx->InputExpression(update.input_index).resource();
-    TF_RETURN_IF_ERROR(
-        resource->SetFromPack(arguments[update.input_index].tensor_array_gradients, value, builder));
-  }
-  return builder->first_error();
+// Adds what `graph` computes of `inputs` to the computation at hand, and returns its results.
+//
+// It is written out in place, not compiled for itself and called: what is constant within stays known, variables are
+// read and written where they are, and XLA's inference of values that are needed at compile time, which aborts on the
+// result of a call with several results, meets none.
+absl::StatusOr<std::vector<XlaExpression>> Inline(XlaOpKernelContext* ctx, XlaCompiler* compiler, Graph* graph,
+                                                  std::vector<XlaExpression> inputs) {
+  auto* context = new XlaContext(compiler, ctx->builder(), graph);
+  const tensorflow::core::ScopedUnref unref(context);
+  context->set_args(std::move(inputs));
+  XlaCompiler::CompilationResult collectives;  // their channels are numbered through
+  collectives.collective_info = ctx->xla_context()->GetCollectiveInfo();
+  TF_RETURN_IF_ERROR(context->RecordCollectiveInfoFromNestedCompilationResult(collectives));
+
+  auto* device = static_cast<tensorflow::XlaCompilationDevice*>(compiler->flib_runtime()->device());
+  tensorflow::ResourceMgr* resources = device->resource_manager();
+  tensorflow::ScopedStepContainer step(
+      0, [resources](const std::string& name) { resources->Cleanup(name).IgnoreError(); });
+  context->Ref();  // the step's
+  TF_RETURN_IF_ERROR(step.Create(resources, XlaContext::kXlaContextResourceName, context));
+  compiler->PushNodeTokenMapping();
+  TF_RETURN_IF_ERROR(tensorflow::GraphCompiler(device, graph, compiler->flib_runtime(), &step).Compile());
+
+  collectives.collective_info = context->GetCollectiveInfo();
+  TF_RETURN_IF_ERROR(ctx->xla_context()->RecordCollectiveInfoFromNestedCompilationResult(collectives));
+  return context->retvals();
 }
 
 class XlaSymbolicGradientOp : public tensorflow::XlaOpKernel {
@@ -195,13 +187,18 @@ class XlaSymbolicGradientOp : public tensorflow::XlaOpKernel {
 
     NameAttrList g;
     g.set_name(gradient.name);
-    TF_ASSIGN_OR_RETURN(const Arguments arguments, DescribeInputs(ctx, &compiler, g));
-    XlaCompiler::CompileOptions compile_options;
-    compile_options.is_entry_computation = false;
-    XlaCompiler::CompilationResult compiled;
-    TF_RETURN_IF_ERROR(compiler.CompileFunction(compile_options, g, arguments, &compiled));
-    TF_RETURN_IF_ERROR(ctx->xla_context()->RecordCollectiveInfoFromNestedCompilationResult(compiled));
-    return EmitCall(ctx, arguments, compiled);
+    TF_ASSIGN_OR_RETURN(const std::unique_ptr<Graph> graph, Prepare(g, &compiler, &library));
+    TF_RETURN_IF_ERROR(CheckKernels(*graph, call_.f, compiler));
+    std::vector<XlaExpression> inputs;
+    for (int i = 0; i < ctx->num_inputs(); ++i) inputs.push_back(ctx->InputExpression(i));
+    TF_ASSIGN_OR_RETURN(const std::vector<XlaExpression> results,
+                        Inline(ctx, &compiler, graph.get(), std::move(inputs)));
+    if (static_cast<int>(results.size()) != ctx->num_outputs()) {
+      return absl::InternalError(
+          absl::StrCat("The gradient function returned ", results.size(), " tensors, not ", ctx->num_outputs(), "."));
+    }
+    for (int i = 0; i < ctx->num_outputs(); ++i) ctx->SetOutputExpression(i, results[i]);
+    return ctx->builder()->first_error();
   }
 
   Call call_;
