@@ -47,6 +47,9 @@ ENGINE = [
     "csrc/runtime/pass.cc",
 ]
 
+# libtf_symgrad_xla.so: the op under XLA. It needs libtensorflow_cc, which BUILD does without.
+XLA = ["csrc/xla/kernel.cc"]
+
 # tf_symgrad/_native: the Python module.
 MODULE = ["csrc/python/module.cc"]
 
