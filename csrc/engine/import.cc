@@ -62,13 +62,8 @@ class FunctionReader {
     if (!errors_.empty()) return Malformed();
     for (const auto& ports : results)
       for (const Port& p : ports) body_->results.push_back(BodyPort(p));
-    for (const Item& item : items_) {
-      for (const Port& p : item.custom_inputs) {
-        body_->custom_inputs[item.id].push_back(BodyPort(p));
-        if (BodyPort(p).node > item.id) NodeError(*item.def, "custom gradient: it takes a tensor that is made later");
-      }
-    }
-    if (!errors_.empty()) return Malformed();
+    for (const Item& item : items_)
+      for (const Port& p : item.custom_inputs) body_->custom_inputs[item.id].push_back(BodyPort(p));
     body_->num_forward = body_->num_nodes();
     return std::move(body_);
   }
@@ -359,24 +354,31 @@ class FunctionReader {
     return results;
   }
 
+  // The items that must come before one: those that it takes, and those that its custom gradient takes.
+  absl::InlinedVector<int, 4> Before(int i) const {
+    const Item& item = items_[i];
+    absl::InlinedVector<int, 4> before(item.controls.begin(), item.controls.end());
+    for (const Port& p : item.inputs) before.push_back(p.node);
+    for (const Port& p : item.custom_inputs)
+      if (p.node != i) before.push_back(p.node);  // its own outputs are allowed
+    return before;
+  }
+
   // Items in topological order: the order they are written in, where that is one.
   std::vector<int> Sort() {
     const int n = static_cast<int>(items_.size());
     std::vector<int> pending(n, 0), order(n);
     std::iota(order.begin(), order.end(), 0);
     const auto is_ordered = [&](int i) {
-      const Item& item = items_[i];
-      return std::all_of(item.inputs.begin(), item.inputs.end(), [i](Port p) { return p.node < i; }) &&
-             std::all_of(item.controls.begin(), item.controls.end(), [i](int c) { return c < i; });
+      const auto before = Before(i);
+      return std::all_of(before.begin(), before.end(), [i](int b) { return b < i; });
     };
     if (std::all_of(order.begin(), order.end(), is_ordered)) return order;
 
     order.clear();
     std::vector<absl::InlinedVector<int, 2>> consumers(n);
-    for (int i = 0; i < n; ++i) {
-      for (const Port& p : items_[i].inputs) consumers[p.node].push_back(i), ++pending[i];
-      for (const int c : items_[i].controls) consumers[c].push_back(i), ++pending[i];
-    }
+    for (int i = 0; i < n; ++i)
+      for (const int b : Before(i)) consumers[b].push_back(i), ++pending[i];
     for (int i = 0; i < n; ++i)
       if (pending[i] == 0) order.push_back(i);
     for (size_t next = 0; next < order.size(); ++next)
