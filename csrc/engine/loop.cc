@@ -8,6 +8,7 @@
 
 #include "csrc/engine/author.h"
 #include "csrc/engine/differentiator.h"
+#include "csrc/engine/flows.h"
 #include "csrc/engine/import.h"
 #include "csrc/engine/registry.h"
 #include "csrc/engine/sweep.h"
@@ -55,7 +56,10 @@ class LoopSplit {
         node_(*body.node(frame.node).def),
         n_(body.node(frame.node).inputs.size()) {
     const auto& inputs = body.node(frame.node).inputs;
-    for (const Port& p : inputs) dtypes_.push_back(tf::BaseType(body.output(p).dtype));
+    for (const Port& p : inputs) {
+      dtypes_.push_back(tf::BaseType(body.output(p).dtype));
+      flows_.push_back(body.flow(p));
+    }
     for (const V& dy : frame.cotangents) cotangent_dtypes_.push_back(dy ? ToTf(dy.dtype()) : tf::DT_INVALID);
   }
 
@@ -132,6 +136,12 @@ class LoopSplit {
     for (size_t i = 0; i < n_; ++i)
       if (!invariant_[i]) VariableShape(i).AsProto(shapes->mutable_shape(static_cast<int>(i)));
     return specialized;
+  }
+
+  bool is_flow(size_t i) const { return flows_[i] != tf::DT_INVALID; }
+  V ZerosLike(size_t i, const V& x) const { return is_flow(i) ? EmptyList(flows_[i]) : op("ZerosLike", x); }
+  V Sum(size_t i, FunctionAuthor* author, const Values& parts) const {
+    return is_flow(i) ? SumOfLists(parts) : (*author)->Sum(parts);
   }
 
   bool IsStateful(const std::string& function) const {
@@ -261,7 +271,7 @@ class LoopSplit {
     start.left = author.Arg(tf::DT_INT32);
     for (size_t k = 0; k < stacks_.size(); ++k) start.stacks.push_back(author.Arg(tf::DT_VARIANT));
     for (size_t i = 0; i < n_; ++i)
-      if (carried_[i] && !seeded(i)) start.carried[i] = op("ZerosLike", author.Arg(dtypes_[i]));
+      if (carried_[i] && !seeded(i)) start.carried[i] = ZerosLike(i, author.Arg(dtypes_[i]));
     for (size_t i = 0; i < n_; ++i) {
       if (!seeded(i)) continue;
       const V dy = author.Arg(cotangent_dtypes_[i]);
@@ -270,7 +280,7 @@ class LoopSplit {
     }
     for (size_t i = 0; i < n_; ++i)
       if (summed_[i] && !start.summed[i])
-        start.summed[i] = ZerosOf(args[i], split_.gradient_dtypes[split_.gradients[i]]);
+        start.summed[i] = ZerosOf(args[i], split_.gradient_dtypes[split_.gradients[i]], flows_[i]);
 
     const Values variables = start.All();
     tf::DataTypeVector types;
@@ -324,7 +334,7 @@ class LoopSplit {
     for (size_t i = 0; i < n_; ++i) {
       const V dx = split_.gradients[i] >= 0 ? pullback.out(split_.gradients[i]) : none;
       if (carried_[i]) next.carried[i] = dx ? dx : op("ZerosLike", now.carried[i]);
-      if (summed_[i]) next.summed[i] = author->Sum({now.summed[i], dx});
+      if (summed_[i] && dx) next.summed[i] = Sum(i, &author, {now.summed[i], dx});
     }
     return author.Finish("body_pullback", next.All());
   }
@@ -335,6 +345,7 @@ class LoopSplit {
   const tf::NodeDef& node_;
   const size_t n_;  // loop variables
   tf::DataTypeVector dtypes_, cotangent_dtypes_;
+  tf::DataTypeVector flows_;     // the element dtypes of variables that are flows of arrays, for others DT_INVALID
   std::vector<bool> invariant_;  // the body returns it as it came
   std::vector<bool> carried_;    // its cotangent goes from iteration to iteration
   std::vector<bool> summed_;     // an invariant whose cotangents add up
