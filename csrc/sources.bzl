@@ -27,6 +27,7 @@ ENGINE = [
     "csrc/engine/flows.cc",
     "csrc/engine/fold.cc",
     "csrc/engine/fold_math.cc",
+    "csrc/engine/functionalize.cc",
     "csrc/engine/functions.cc",
     "csrc/engine/gradient.cc",
     "csrc/engine/import.cc",

@@ -226,7 +226,6 @@ def test_rows_of_an_embedding_are_scattered_once() -> None:
     [
         ("missing", ["x"], "is not in the library"),
         ("chain", ["nowhere:y:0"], "names no node"),
-        ("chain", ["n1:y:0"], "made later"),
         ("chain", [], "must take 1 tensors"),
     ],
 )

@@ -66,18 +66,25 @@ class FunctionWriter {
   void MarkNeeded() {
     for (size_t i = 0; i < args_.size(); ++i) arg_of_[body_.output_index(args_[i])] = static_cast<int>(i);
     needed_.assign(body_.num_nodes(), false);
+    std::vector<int> pending;
+    const auto need_node = [&](int id) {
+      if (!needed_[id]) pending.push_back(id);
+      needed_[id] = true;
+    };
     const auto need = [&](Port p) {
-      if (!arg_of_.contains(body_.output_index(p))) needed_[p.node] = true;
+      if (!arg_of_.contains(body_.output_index(p))) need_node(p.node);
     };
     for (const Port& p : results_) need(p);
-    for (int id = body_.num_nodes() - 1; id >= 0; --id) {  // consumers come after what they consume
+    while (!pending.empty()) {
+      const int id = pending.back();
+      pending.pop_back();
       const Node& n = body_.node(id);
-      if (!needed_[id] || n.is_arg()) continue;
+      if (n.is_arg()) continue;
       for (const Port& p : n.inputs) need(p);
       if (const auto it = body_.custom_inputs.find(id); it != body_.custom_inputs.end())
-        for (const Port& p : it->second) need(p);  // for the next derivative
+        for (const Port& p : it->second) need(p);  // for the next derivative; they may come after the node
       if (!IsConst(n))
-        for (const int c : n.controls) needed_[c] = true;
+        for (const int c : n.controls) need_node(c);
     }
   }
 

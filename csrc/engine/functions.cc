@@ -3,6 +3,9 @@
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "tensorflow/core/platform/hash.h"
+#include "xla/tsl/lib/strings/proto_serialization.h"
 
 namespace symgrad {
 
@@ -64,6 +67,15 @@ absl::Status Functions::LookUp(const std::string& op, const tf::OpRegistrationDa
 absl::Status Functions::Add(tf::FunctionDef fdef) {
   if (generated_.Contains(fdef.signature().name())) return absl::OkStatus();
   return generated_.AddFunctionDef(std::move(fdef));
+}
+
+absl::StatusOr<std::string> Functions::AddNamedByContent(absl::string_view stem, tf::FunctionDef fdef) {
+  std::string content;
+  tsl::SerializeToStringDeterministic(fdef, &content);
+  std::string name = absl::StrCat("__symgrad_", stem, "_", absl::Hex(tf::Hash64(content), absl::kZeroPad16));
+  fdef.mutable_signature()->set_name(name);
+  TF_RETURN_IF_ERROR(Add(std::move(fdef)));
+  return name;
 }
 
 tf::FunctionDefLibrary Functions::Generated(const std::string& name) const {

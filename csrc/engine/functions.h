@@ -57,6 +57,8 @@ class Functions {
 
   // Takes a generated function. One that is there already is the same one: names are content hashes.
   absl::Status Add(tf::FunctionDef fdef);
+  // The same for one that is to be named by `stem` and a hash of its content; its name.
+  absl::StatusOr<std::string> AddNamedByContent(absl::string_view stem, tf::FunctionDef fdef);
   // `name` and what it calls, of the generated functions.
   tf::FunctionDefLibrary Generated(const std::string& name) const;
 

@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "csrc/engine/errors.h"
 #include "csrc/engine/flows.h"
+#include "csrc/engine/functionalize.h"
 #include "csrc/engine/node_check.h"
 #include "tensorflow/core/framework/attr_value_util.h"
 #include "tensorflow/core/framework/node_def_util.h"
@@ -52,6 +53,12 @@ class FunctionReader {
                                             [](const void* r) { static_cast<const tf::FunctionRecord*>(r)->Unref(); }));
 
     ReadAttrs();
+    if (HasFrames(*fdef_)) {
+      TF_ASSIGN_OR_RETURN(tf::FunctionDef functional, Functionalize(functions_, *fdef_, attrs_));
+      const auto kept = std::make_shared<const tf::FunctionDef>(std::move(functional));
+      fdef_ = kept.get();
+      body_->Keep(kept);
+    }
     ReadArgs();
     ReadNodes();
     ReadEdges();
@@ -63,13 +70,8 @@ class FunctionReader {
     if (!errors_.empty()) return Malformed();
     for (const auto& ports : results)
       for (const Port& p : ports) body_->results.push_back(BodyPort(p));
-    for (const Item& item : items_) {
-      for (const Port& p : item.custom_inputs) {
-        body_->custom_inputs[item.id].push_back(BodyPort(p));
-        if (BodyPort(p).node > item.id) NodeError(*item.def, "custom gradient: it takes a tensor that is made later");
-      }
-    }
-    if (!errors_.empty()) return Malformed();
+    for (const Item& item : items_)
+      for (const Port& p : item.custom_inputs) body_->custom_inputs[item.id].push_back(BodyPort(p));
     body_->num_forward = body_->num_nodes();
     ReadArgFlows();
     FindFlows(functions_, body_.get());
