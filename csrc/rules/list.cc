@@ -66,6 +66,32 @@ Grads SetItemGrad(const Op& o) {
 
 Grads ConcatGrad(const Op& o) { return {op("TensorListSplit", o.dy(), PieceShape(o.out()), o.out(1))}; }
 
+// ---- Several tensors in a variant ----
+
+// What has no cotangent stands for itself in a variant that is one.
+List Components(const Op& o) {
+  Values components;
+  for (int i = 0; i < o.num_out(); ++i) {
+    const DType t = o.out(i).dtype();
+    const bool whole = t == DType::kInt32 || t == DType::kInt64 || t == DType::kBool || t == DType::kString;
+    components.push_back(o.has_dy(i) || !whole ? o.dy(i) : o.out(i));
+  }
+  return list(components);
+}
+
+// An output of `gradient` for each input.
+Grads Outputs(const Op& o, const V& gradient) {
+  Grads grads;
+  for (int i = 0; i < o.num_in(); ++i) grads.push_back(gradient.out(i));
+  return grads;
+}
+
+Grads OptionalFromValueGrad(const Op& o) {
+  std::vector<int64_t> dtypes;
+  for (int i = 0; i < o.num_in(); ++i) dtypes.push_back(static_cast<int64_t>(o.in(i).dtype()));
+  return Outputs(o, op("OptionalGetValue", o.dy(), Attr("output_types", dtypes), Attr("output_shapes", o.num_in())));
+}
+
 // ---- Arrays of TensorFlow 1: their cotangents are lists, which the flow carries (csrc/engine/flows.h) ----
 
 // A list is as long as the elements that have a cotangent. The others' are zeros.
@@ -143,6 +169,12 @@ constexpr Rule kRules[] = {
     UNARY(TensorListScatter, ScatteredGrad(dy, x, o.in(1)))
     UNARY(TensorListScatterV2, ScatteredGrad(dy, x, o.in(1)))
     {"TensorListScatterIntoExistingList", ScatterIntoExistingListGrad},
+
+    {"OptionalFromValue", OptionalFromValueGrad},
+    RULE(OptionalGetValue, return {op("OptionalFromValue", Components(o))};)
+    RULE(CompositeTensorVariantFromComponents, return Outputs(o, o.like("CompositeTensorVariantToComponents", dy));)
+    RULE(CompositeTensorVariantToComponents,
+         return {o.like("CompositeTensorVariantFromComponents", Components(o))};)
 
     ARRAY(Read, ArrayReadGrad) ARRAY(Write, ArrayWriteGrad)
     ARRAY(Gather, ArrayGatherGrad) ARRAY(Scatter, ArrayScatterGrad)

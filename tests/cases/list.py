@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.ops import composite_tensor_ops
 
 from tests.harness import Case, case, rand
 
@@ -323,8 +324,38 @@ ARRAYS = [
     array("TensorArraySplitV3", "read", lambda x: Array(x, 3).split(x**2, 1, 1, 2).read(2) ** 2, (4, 2)),
 ]
 
+
+def optional(x: Any, y: Any) -> Any:
+    """Two tensors, and an integer, in a variant that is used twice."""
+    some = RAW.OptionalFromValue(components=[x * x, y, tf.constant(3)])
+    attrs = dict(output_types=[x.dtype, y.dtype, tf.int32], output_shapes=[x.shape, y.shape, []])
+    a, b, n = RAW.OptionalGetValue(optional=some, **attrs)
+    return a * b * tf.cast(n, x.dtype), RAW.OptionalGetValue(optional=some, **attrs)[0]
+
+
+def optional_in_optional(x: Any) -> Any:
+    some = RAW.OptionalFromValue(components=[RAW.OptionalFromValue(components=[x * x])])
+    inner = RAW.OptionalGetValue(optional=some, output_types=[tf.variant], output_shapes=[[]])[0]
+    return RAW.OptionalGetValue(optional=inner, output_types=[x.dtype], output_shapes=[x.shape])[0] ** 2
+
+
+def composite(x: Any) -> Any:
+    """The values of a ragged tensor, through a variant that holds it."""
+    ragged = tf.RaggedTensor.from_row_splits(x * x, [0, 1, 3])
+    variant = composite_tensor_ops.composite_tensor_to_variants(ragged)
+    back = composite_tensor_ops.composite_tensor_from_variant(variant, ragged._type_spec)
+    return back.flat_values**2
+
+
+VARIANTS = [
+    *(of(op, "several", optional, (2,), (2,)) for op in ("OptionalFromValue", "OptionalGetValue")),
+    of("OptionalGetValue", "in another", optional_in_optional, (2,)),
+    *(of(f"CompositeTensorVariant{op}", "ragged", composite, (3, 2)) for op in ("FromComponents", "ToComponents")),
+]
+
 CASES = [
     *ARRAYS,
+    *VARIANTS,
     of("TensorListPushBack", "two", pushed_and_popped, (2,), (2,)),
     of("TensorListPushBack", "ragged", ragged, (2, 3), (4,)),
     of("TensorListPushBack", "lists", nested, (2,), (2,)),
