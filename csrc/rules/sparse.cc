@@ -223,8 +223,10 @@ Grads SparseToDenseGrad(const Op& o) {
 
 Grads SparseSegmentGrad(const Op& o, const char* gradient, const char* sparse_gradient) {
   const V x = o.in(0), dim = Dim(x, 0);
-  if (!o.has_attr("sparse_gradient") || !o.flag("sparse_gradient"))
-    return {op(gradient, o.dy(), o.in(1), o.in(2), dim)};
+  if (!o.has_attr("sparse_gradient") || !o.flag("sparse_gradient")) {
+    const V dx = op(gradient, o.dy(), o.in(1), o.in(2), dim);  // which leaves memory as it is where there is no index
+    return {o.in(1).dim(0) > 0 ? dx : select(size(o.in(1)) > 0, dx, 0)};
+  }
   const V g = op(sparse_gradient, o.dy(), o.in(1), o.in(2), dim);
   return {rows(g.out(1), g, shape(x))};
 }

@@ -60,6 +60,12 @@ def segments(kind: str, **attrs: Any) -> Case:
     return case(op, dict(data=rand(5, 2), indices=indices, segment_ids=ids, **attrs))
 
 
+def no_segments(kind: str, **attrs: Any) -> Case:
+    op = f"SparseSegment{kind}" + ("WithNumSegments" if "num_segments" in attrs else "")
+    args = dict(data=rand(2, 2), indices=axes(), segment_ids=axes(), **attrs)
+    return case(op, args, tag="no segments", python=False, why="Python's gradient is memory that nobody has written to")
+
+
 def segments_grad(kind: str, version: str, *, count: int = 3) -> Case:
     """The gradient op of the same segments: rows of data are repeated and left out."""
     dim = "dense_output_dim0" if version else "output_dim0"
@@ -405,6 +411,8 @@ CASES = [
     *(matmul(adjoint_a, adjoint_b) for adjoint_a in (True, False) for adjoint_b in (True, False)),
     *(segments(kind) for kind in ("Sum", "Mean", "SqrtN")),
     *(segments(kind, num_segments=np.int32(4)) for kind in ("Sum", "Mean", "SqrtN")),
+    *(no_segments(kind, num_segments=np.int32(2)) for kind in ("Sum", "Mean", "SqrtN")),
+    no_segments("Sum"),
     *(segments(kind, sparse_gradient=True) for kind in ("Sum", "Mean", "SqrtN")),
     segments("Sum", num_segments=np.int32(4), sparse_gradient=True),
     *(segments_grad(kind, version) for kind in ("Sum", "Mean", "SqrtN") for version in ("", "V2")),
