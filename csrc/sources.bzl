@@ -25,6 +25,7 @@ ENGINE = [
     "csrc/engine/differentiator.cc",
     "csrc/engine/export.cc",
     "csrc/engine/facts.cc",
+    "csrc/engine/flows.cc",
     "csrc/engine/fold.cc",
     "csrc/engine/fold_math.cc",
     "csrc/engine/function_text.cc",

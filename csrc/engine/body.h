@@ -113,6 +113,13 @@ class Body {
   // What a resource refers to, where that is known: by output index.
   absl::flat_hash_map<int, std::vector<tf::shape_inference::ShapeAndType>> handles;
 
+  // The element dtype of the array that a flow is of (flows.h): by output index.
+  absl::flat_hash_map<int, tf::DataType> flows;
+  tf::DataType flow(Port p) const {  // DT_INVALID: p is no flow
+    const auto it = flows.find(output_index(p));
+    return it == flows.end() ? tf::DT_INVALID : it->second;
+  }
+
   // The tensors that a node's custom gradient takes (kCustomInputs), by node.
   absl::flat_hash_map<int, std::vector<Port>> custom_inputs;
 

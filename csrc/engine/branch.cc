@@ -72,7 +72,10 @@ class BranchSplit {
     const Node& n = body.node(frame.node);
     inputs_.assign(n.inputs.begin() + 1, n.inputs.end());
     selector_ = tf::BaseType(body.output(n.inputs[0]).dtype);
-    for (const Port& p : inputs_) input_dtypes_.push_back(tf::BaseType(body.output(p).dtype));
+    for (const Port& p : inputs_) {
+      input_dtypes_.push_back(tf::BaseType(body.output(p).dtype));
+      flows_.push_back(body.flow(p));
+    }
     for (int i = 0; i < n.num_outputs; ++i) result_dtypes_.push_back(tf::BaseType(body.output({frame.node, i}).dtype));
     for (const V& dy : frame.cotangents)
       if (dy) cotangent_dtypes_.push_back(ToTf(dy.dtype()));
@@ -192,7 +195,7 @@ class BranchSplit {
       for (size_t i = 0; i < n; ++i) {
         if (gradient_dtype[i] == tf::DT_INVALID) continue;
         if (split.gradients[i] >= 0) results.push_back(pullback.out(split.gradients[i]));
-        else results.push_back(ZerosOf(args[i], gradient_dtype[i]));
+        else results.push_back(ZerosOf(args[i], gradient_dtype[i], flows_[i]));
       }
       TF_ASSIGN_OR_RETURN(auto written, branch.Finish("branch", results));
       branches.push_back(written);
@@ -216,6 +219,7 @@ class BranchSplit {
   std::vector<Port> inputs_;  // without the selector
   tf::DataType selector_;
   tf::DataTypeVector input_dtypes_, result_dtypes_, cotangent_dtypes_;
+  tf::DataTypeVector flows_;  // of inputs that are flows of arrays the element dtypes, for others DT_INVALID
   std::vector<SplitVjp> splits_;
 };
 

@@ -7,6 +7,7 @@
 #include "csrc/engine/author.h"
 #include "csrc/engine/cache.h"
 #include "csrc/engine/export.h"
+#include "csrc/engine/flows.h"
 #include "csrc/engine/import.h"
 #include "csrc/engine/row_sum.h"
 #include "csrc/engine/sweep.h"
@@ -67,7 +68,7 @@ absl::StatusOr<V> ZerosFor(Builder* builder, int arg) {
     return absl::InvalidArgumentError(absl::StrCat(
         "function '", body->function, "': argument '", body->name(arg), "' is a variable that nothing depends on and ",
         "whose dtype the function does not tell: leave it out of the wanted inputs"));
-  return ZerosOf(ToValue(p), handle->second[0].dtype);
+  return ZerosOf(ToValue(p), handle->second[0].dtype, tf::DT_INVALID);
 }
 
 std::vector<Port> ArgPorts(const std::vector<int>& args) {
@@ -78,7 +79,8 @@ std::vector<Port> ArgPorts(const std::vector<int>& args) {
 
 }  // namespace
 
-V ZerosOf(const V& x, tf::DataType dtype) {
+V ZerosOf(const V& x, tf::DataType dtype, tf::DataType flow) {
+  if (flow != tf::DT_INVALID) return EmptyList(flow);
   return x.dtype() == DType::kResource ? zeros(op("VariableShape", x), static_cast<DType>(dtype)) : zeros_like(x);
 }
 
@@ -88,6 +90,7 @@ absl::StatusOr<std::string> Differentiator::Gradient(const tf::NameAttrList& f, 
   if (!added && !it->second.empty()) return it->second;
   const Activation activation(&active_, key);
   TF_RETURN_IF_ERROR(activation.Check(f));
+  if (!has_arrays_) has_arrays_ = HasArrays(*this, f.name());
 
   TF_ASSIGN_OR_RETURN(std::unique_ptr<Body> body, ImportFunction(this, f));
   const std::vector<int> args = body->args;
@@ -99,12 +102,12 @@ absl::StatusOr<std::string> Differentiator::Gradient(const tf::NameAttrList& f, 
   Builder builder(body.get());
   Builder::Scope scope(&builder);
   const std::vector<bool> seeds(body->results.size(), true);
-  TF_ASSIGN_OR_RETURN(const std::vector<V> cotangents, ReverseSweep(&builder, this, wrt, seeds));
+  TF_ASSIGN_OR_RETURN(const std::vector<V> cotangents, ReverseSweep(&builder, this, wrt, seeds, FlowSeeds::kNumbers));
   Signature signature;
   for (size_t i = 0, k = 0; i < args.size(); ++i) {
     if (!wrt[i]) continue;
     V dx = builder.Dense(cotangents[k++]);
-    if (!dx) {
+    if (!dx || body->flow({args[i], 0}) != tf::DT_INVALID) {
       TF_ASSIGN_OR_RETURN(dx, ZerosFor(&builder, args[i]));
     }
     TF_RETURN_IF_ERROR(builder.TakeStatus());
@@ -140,7 +143,7 @@ absl::StatusOr<SplitVjp> Differentiator::BuildSplit(const tf::NameAttrList& f, c
                                                    " and ", body->results.size()));
   Builder builder(body.get());
   Builder::Scope scope(&builder);
-  TF_ASSIGN_OR_RETURN(const std::vector<V> cotangents, ReverseSweep(&builder, this, wrt, seeds));
+  TF_ASSIGN_OR_RETURN(const std::vector<V> cotangents, ReverseSweep(&builder, this, wrt, seeds, FlowSeeds::kLists));
 
   std::vector<int> inputs;  // those that have a gradient
   std::vector<Port> gradients;
@@ -340,6 +343,21 @@ const std::vector<tf::PartialTensorShape>& Differentiator::ResultShapes(const tf
   std::vector<tf::PartialTensorShape> shapes;
   for (const Port& p : (*body)->results) shapes.push_back(StaticShape((*body)->output(p).shape));
   return result_shapes_[key] = std::move(shapes);
+}
+
+const Flows& Differentiator::FlowsOf(const tf::NameAttrList& f) {
+  static const Flows none;
+  if (!has_arrays_.value_or(false)) return none;
+  const std::string key = MemoKey(f);
+  const auto [it, added] = flows_.try_emplace(key);
+  if (!added || active_.size() > kMaxDepth) return it->second;  // empty while f itself is being read: recursion
+  const Activation activation(&active_, absl::StrCat("flows:", key));
+  const absl::StatusOr<std::unique_ptr<Body>> body = ImportFunction(this, f);
+  if (!body.ok()) return none;  // whoever differentiates the call reports it
+  Flows flows;
+  for (const int arg : (*body)->args) flows.args.push_back((*body)->flow({arg, 0}));
+  for (const Port& p : (*body)->results) flows.results.push_back((*body)->flow(p));
+  return flows_[key] = std::move(flows);
 }
 
 }  // namespace symgrad

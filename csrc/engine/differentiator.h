@@ -1,6 +1,7 @@
 // One build: the one primitive, Vjp, over functions and all that they call.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -67,6 +68,7 @@ class Differentiator final : public Functions {
 
   absl::StatusOr<std::string> GradientOf(const tf::NameAttrList& f) override { return Gradient(f, {}); }
   const std::vector<tf::PartialTensorShape>& ResultShapes(const tf::NameAttrList& f) override;
+  const Flows& FlowsOf(const tf::NameAttrList& f) override;
 
  private:
   absl::StatusOr<SplitVjp> SplitNode(const Body& body, const Frame& frame);
@@ -77,6 +79,8 @@ class Differentiator final : public Functions {
   absl::flat_hash_map<std::string, SplitVjp> splits_;
   absl::flat_hash_map<std::string, std::string> gradients_;
   absl::flat_hash_map<std::string, std::vector<tf::PartialTensorShape>> result_shapes_;
+  absl::flat_hash_map<std::string, Flows> flows_;
+  std::optional<bool> has_arrays_;           // whether anything that is reached has arrays
   absl::flat_hash_set<std::string> active_;  // what is being built now: meeting it again is recursion
 };
 
@@ -85,7 +89,7 @@ class Differentiator final : public Functions {
 absl::StatusOr<SplitVjp> SplitBranch(Differentiator* differentiator, const Body& body, const Frame& frame);
 absl::StatusOr<SplitVjp> SplitLoop(Differentiator* differentiator, const Body& body, const Frame& frame);
 
-// Zeros for the cotangent, of this dtype, of a tensor or of a variable.
-V ZerosOf(const V& x, tf::DataType dtype);
+// Zeros for the cotangent, of this dtype, of a tensor, of a variable, or of a flow.
+V ZerosOf(const V& x, tf::DataType dtype, tf::DataType flow);
 
 }  // namespace symgrad

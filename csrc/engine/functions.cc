@@ -45,6 +45,10 @@ tf::NameAttrList WithInputs(tf::NameAttrList f, const Body& body, absl::Span<con
     StaticShape(variable ? handle->second[0].shape : in.shape).AsProto(shapes->add_shape());
     dtypes->add_type(variable ? handle->second[0].dtype : in.dtype == tf::DT_RESOURCE ? tf::DT_INVALID : in.dtype);
   }
+  if (body.flows.empty()) return f;
+  auto* flows = (*f.mutable_attr())[kInputFlows].mutable_list();
+  flows->Clear();
+  for (const Port& p : inputs) flows->add_type(body.flow(p));
   return f;
 }
 

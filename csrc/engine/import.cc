@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "csrc/engine/errors.h"
+#include "csrc/engine/flows.h"
 #include "csrc/engine/functionalize.h"
 #include "csrc/engine/node_check.h"
 #include "tensorflow/core/framework/attr_value_util.h"
@@ -72,6 +73,8 @@ class FunctionReader {
     for (const Item& item : items_)
       for (const Port& p : item.custom_inputs) body_->custom_inputs[item.id].push_back(BodyPort(p));
     body_->num_forward = body_->num_nodes();
+    ReadArgFlows();
+    FindFlows(functions_, body_.get());
     return std::move(body_);
   }
 
@@ -161,6 +164,18 @@ class FunctionReader {
       shape = merged;
     }
     body_->output({id, 0}).shape = shape;
+  }
+
+  // The arguments that are flows of arrays to the caller.
+  void ReadArgFlows() {
+    const auto it = attrs_.find(kInputFlows);
+    if (it == attrs_.end()) return;
+    for (size_t i = 0; i < body_->args.size() && i < static_cast<size_t>(it->second.list().type_size()); ++i) {
+      const Port arg{body_->args[i], 0};
+      const tf::DataType element = it->second.list().type(static_cast<int>(i));
+      if (element != tf::DT_INVALID && body_->output(arg).dtype == tf::DT_FLOAT)
+        body_->flows[body_->output_index(arg)] = element;
+    }
   }
 
   // A variable's dtype is told by whoever reads it, where the caller has not told it.

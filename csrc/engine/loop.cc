@@ -9,6 +9,7 @@
 
 #include "csrc/engine/author.h"
 #include "csrc/engine/differentiator.h"
+#include "csrc/engine/flows.h"
 #include "csrc/engine/import.h"
 #include "csrc/engine/literal.h"
 #include "csrc/engine/registry.h"
@@ -58,7 +59,10 @@ class LoopSplit {
         node_(*body.node(frame.node).def),
         n_(body.node(frame.node).inputs.size()) {
     const auto& inputs = body.node(frame.node).inputs;
-    for (const Port& p : inputs) dtypes_.push_back(tf::BaseType(body.output(p).dtype));
+    for (const Port& p : inputs) {
+      dtypes_.push_back(tf::BaseType(body.output(p).dtype));
+      flows_.push_back(body.flow(p));
+    }
     for (const V& dy : frame.cotangents) cotangent_dtypes_.push_back(dy ? ToTf(dy.dtype()) : tf::DT_INVALID);
   }
 
@@ -176,6 +180,12 @@ class LoopSplit {
       else if (ints != nullptr && ints->known() && !FillInts(*ints, dtypes_[i], value)) value->Clear();
     }
     return specialized;
+  }
+
+  bool is_flow(size_t i) const { return flows_[i] != tf::DT_INVALID; }
+  V ZerosLike(size_t i, const V& x) const { return is_flow(i) ? EmptyList(flows_[i]) : op("ZerosLike", x); }
+  V Sum(size_t i, FunctionAuthor* author, const Values& parts) const {
+    return is_flow(i) ? SumOfLists(parts) : (*author)->Sum(parts);
   }
 
   bool IsStateful(const std::string& function) const {
@@ -328,7 +338,7 @@ class LoopSplit {
     start.ahead.resize(n_);
     for (const int i : Ahead()) start.ahead[i] = author.Arg(dtypes_[i]);
     for (size_t i = 0; i < n_; ++i)
-      if (carried_[i] && !seeded(i)) start.carried[i] = op("ZerosLike", author.Arg(dtypes_[i]));
+      if (carried_[i] && !seeded(i)) start.carried[i] = ZerosLike(i, author.Arg(dtypes_[i]));
     for (size_t i = 0; i < n_; ++i) {
       if (!seeded(i)) continue;
       const V dy = author.Arg(cotangent_dtypes_[i]);
@@ -336,8 +346,13 @@ class LoopSplit {
       else if (summed_[i]) start.summed[i] = dy;
     }
     for (size_t i = 0; i < n_; ++i)
+<<<<<<< HEAD
       if (summed_[i] && !start.summed[i] && split_.finished[i] < 0)
         start.summed[i] = ZerosOf(args[i], split_.gradient_dtypes[split_.gradients[i]]);
+=======
+      if (summed_[i] && !start.summed[i])
+        start.summed[i] = ZerosOf(args[i], split_.gradient_dtypes[split_.gradients[i]], flows_[i]);
+>>>>>>> e29e1f17e293c40318fe03de24169f1f9f4ade93
 
     for (const Stack& operand : operands_) start.operands.push_back(EmptyList(operand));
 
@@ -410,7 +425,11 @@ class LoopSplit {
     for (size_t i = 0; i < n_; ++i) {
       const V dx = split_.gradients[i] >= 0 ? pullback.out(split_.gradients[i]) : none;
       if (carried_[i]) next.carried[i] = dx ? dx : op("ZerosLike", now.carried[i]);
+<<<<<<< HEAD
       if (now.summed[i]) next.summed[i] = author->Sum({now.summed[i], dx});
+=======
+      if (summed_[i] && dx) next.summed[i] = Sum(i, &author, {now.summed[i], dx});
+>>>>>>> e29e1f17e293c40318fe03de24169f1f9f4ade93
     }
     return author.Finish("body_pullback", next.All());
   }
@@ -421,7 +440,11 @@ class LoopSplit {
   const tf::NodeDef& node_;
   const size_t n_;  // loop variables
   tf::DataTypeVector dtypes_, cotangent_dtypes_;
+<<<<<<< HEAD
   std::unique_ptr<Body> loop_;   // the body
+=======
+  tf::DataTypeVector flows_;     // the element dtypes of variables that are flows of arrays, for others DT_INVALID
+>>>>>>> e29e1f17e293c40318fe03de24169f1f9f4ade93
   std::vector<bool> invariant_;  // the body returns it as it came
   std::vector<bool> counter_;    // the body adds a number to it
   std::vector<bool> carried_;    // its cotangent goes from iteration to iteration
