@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 _PACKAGE = Path(__file__).resolve().parent
 _LIBRARY = "libtf_symgrad.so"
+_OP = "TfSymgrad>SymbolicGradient"
 _RECORD = "_build_info.json"
 
 _lock = threading.RLock()
@@ -52,10 +53,26 @@ def load() -> ModuleType:
             if record is not None:
                 check(record, installed())
             try:
-                _ops = tf.load_op_library(str(path))
+                module = tf.load_op_library(str(path))
             except (tf.errors.OpError, OSError, RuntimeError) as error:
                 raise ImportError(f"{path} does not load: {error}\nTo build it anew: {_rebuild()}") from error
+            _ops = module if hasattr(module, "tf_symgrad_symbolic_gradient") else _op_functions()
         return _ops
+
+
+def _op_functions() -> ModuleType:
+    """The module that `tf.load_op_library` makes, of the op as it is registered.
+
+    Where another op library links to this one and was loaded first, that call finds nothing new in this one.
+    """
+    from tensorflow.core.framework import op_def_pb2
+    from tensorflow.python.framework import _pywrap_python_op_gen, op_def_registry
+
+    module = ModuleType("tf_symgrad._generated_ops")
+    ops = op_def_pb2.OpList(op=[op_def_registry.get(_OP)])
+    exec(_pywrap_python_op_gen.GetPythonWrappers(ops.SerializeToString()), module.__dict__)
+    module.__dict__["_IS_TENSORFLOW_PLUGIN"] = True  # for autograph, as there
+    return module
 
 
 def native() -> ModuleType:
