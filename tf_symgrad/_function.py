@@ -58,6 +58,8 @@ class Function:
         # By which inputs' gradients are wanted.
         self._built: dict[tuple[bool, ...], tuple[str, bytes]] = {}
         self._gradients: dict[tuple[bool, ...], Function] = {}
+        # This function with gradients of Python's handed over, once it has turned out to need them.
+        self.resolved: list[Function] = []
 
     @property
     def name(self) -> str:
@@ -67,6 +69,11 @@ class Function:
     def arguments(self) -> list[tf.TensorSpec]:
         """The inputs that are not captured."""
         return self.inputs[: len(self.inputs) - len(self.captures)]
+
+    def with_captures(self, inputs: list[Any], count: int) -> list[Any]:
+        """Inputs of the op, for a function that captures more than what the first `count` of them are."""
+        added = len(self.inputs) - count
+        return [*inputs[:count], *self.captures[len(self.captures) - added :], *inputs[count:]] if added else inputs
 
     def __str__(self) -> str:
         return f"Function '{self.name}'"
@@ -98,7 +105,7 @@ class Function:
         if all(told):
             return self
         function = copy.copy(self)
-        function._built, function._gradients = {}, {}
+        function._built, function._gradients, function.resolved = {}, {}, []
         function.name_attrs = attr_value_pb2.NameAttrList()
         function.name_attrs.CopyFrom(self.name_attrs)
         for x in known:
@@ -269,6 +276,10 @@ def atomic(definition: function_pb2.FunctionDef) -> LibraryFunction:
     return function
 
 
+# Functions whose graphs Python has, by name: what the context has of them is the definition alone.
+traced: weakref.WeakValueDictionary[str, LibraryFunction] = weakref.WeakValueDictionary()
+
+
 def _finder(graph: tf.Graph) -> Callable[[str], LibraryFunction | None]:
     """Finds functions by name in a graph, in those that it is inside, and in the eager context."""
 
@@ -279,6 +290,8 @@ def _finder(graph: tf.Graph) -> Callable[[str], LibraryFunction | None]:
             if function is not None:
                 return function
             inner = getattr(inner, "outer_graph", None)
+        if name in traced:
+            return traced[name]
         runtime = context.context()
         return atomic(runtime.get_function_def(name)) if runtime.has_function(name) else None
 
