@@ -107,6 +107,19 @@ near(ddf(x), twice)
 print("right")
 """
 
+IN_PYTHON = """
+@tf.RegisterGradient("SymgradTest>Power")
+def power_gradient(op, dy):
+    n = op.get_attr("exponent")
+    return n * dy * power(op.inputs[0], exponent=n - 1)
+
+
+"""
+PYTHON_USE = USE.replace("def f(x)", IN_PYTHON + "def f(x)").replace(
+    "tf.raw_ops.Unique(x=x).y", "tf.gather(x, [0, 1, 2])"
+)
+PYTHON_USE = PYTHON_USE.replace("[4.0, 2.0, 4.0]", "[2.0, 2.0, 2.0]")
+
 
 def compiler(*arguments: str) -> None:
     command = [*shlex.split(os.environ.get("CXX", "g++")), "-std=c++17", "-fPIC", *arguments]
@@ -133,8 +146,8 @@ def link(ops: str, folder: Path, rules: str = RULES, rpath: bool = True) -> str:
     return library
 
 
-def use(library: str, order: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", USE, library, order], capture_output=True, text=True, check=False)
+def use(library: str, order: str, code: str = USE) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code, library, order], capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("order", ["first", "last"])
@@ -155,6 +168,14 @@ def test_a_second_rule_for_an_op_is_an_error(ops: str, tmp_path: Path) -> None:
     done = use(link(ops, tmp_path, CLASH), "last")
     assert "more than one rule for: Sin in csrc/rules/math.cc and in " in done.stderr
     assert "/rules.cc" in done.stderr
+
+
+def test_a_gradient_that_python_registers_for_an_op_of_a_library(ops: str, tmp_path: Path) -> None:
+    library = f"{tmp_path}/libops.so"
+    compiler("-shared", ops, "-o", library, *tf.sysconfig.get_link_flags())
+    done = use(library, "last", PYTHON_USE)
+    assert done.stdout.strip() == "right", done.stderr[-2000:]
+    assert "no gradient is registered for this op" in use(library, "last").stderr
 
 
 def test_cmake_builds_a_library_with_rules(ops: str, tmp_path: Path) -> None:
