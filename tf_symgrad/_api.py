@@ -103,7 +103,9 @@ def gradient_function(f: Any, wrt: Sequence[bool] | None = None) -> tuple[str, f
 
     Returns:
       The function's name, and a library with it and all that it calls. Its inputs are those of `f`, then a cotangent
-      for each output of `f`; its outputs are the wanted gradients.
+      for each output of `f`; its outputs are the wanted gradients. To call it in a graph, for a SavedModel, say, add the
+      library by `tf.graph_util.import_graph_def(GraphDef(library=library))`, then use `tf.raw_ops.PartitionedCall` (or
+      `StatefulPartitionedCall`) with `f=NameAttrList(name=name)`.
 
     Raises:
       TypeError: `f` is nothing that a function can be made of.
