@@ -103,9 +103,9 @@ def gradient_function(f: Any, wrt: Sequence[bool] | None = None) -> tuple[str, f
 
     Returns:
       The function's name, and a library with it and all that it calls. Its inputs are those of `f`, then a cotangent
-      for each output of `f`; its outputs are the wanted gradients. To call it in a graph, for a SavedModel, say, add the
-      library by `tf.graph_util.import_graph_def(GraphDef(library=library))`, then use `tf.raw_ops.PartitionedCall` (or
-      `StatefulPartitionedCall`) with `f=NameAttrList(name=name)`.
+      for each output of `f`; its outputs are the wanted gradients. To call it in a graph, to save a model with it, say,
+      add the library by `tf.graph_util.import_graph_def(GraphDef(library=library))`, then use
+      `tf.raw_ops.PartitionedCall` (or `StatefulPartitionedCall`) with `f=NameAttrList(name=name)`.
 
     Raises:
       TypeError: `f` is nothing that a function can be made of.
@@ -121,9 +121,14 @@ def gradient_function(f: Any, wrt: Sequence[bool] | None = None) -> tuple[str, f
     if wrt is not None and len(wrt) != len(function.inputs):
         raise invalid(f"{function} has {_describe('input', function.inputs)}, but wrt has {len(wrt)} elements.")
     wrt = [True] * len(function.inputs) if wrt is None else wrt
-    function = _custom.differentiable(function, wrt)
+
+    def told(f: Function) -> Function:  # what captured variables are is known
+        return f.specialized([*f.arguments, *f.captures])
+
+    whole = told(_custom.differentiable(function, wrt, told))
     # A custom gradient may take variables that f does not: they are inputs of f then, captured ones, all wanted.
-    gradient = function.gradient([*wrt, *[True] * (len(function.inputs) - len(wrt))])
+    gradient = whole.gradient([*wrt, *[True] * (len(whole.inputs) - len(wrt))])
+    function.given[gradient.name] = gradient
     return gradient.name, gradient.definitions()
 
 

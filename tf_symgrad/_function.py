@@ -60,6 +60,8 @@ class Function:
         self._gradients: dict[tuple[bool, ...], Function] = {}
         # This function with gradients of Python's handed over, once it has turned out to need them.
         self.resolved: list[Function] = []
+        # Gradient functions that somebody else may call by name, which the context is to have as long as this lives.
+        self.given: dict[str, Function] = {}
 
     @property
     def name(self) -> str:
@@ -255,6 +257,8 @@ def gradient_dtype(spec: tf.TensorSpec, value: Any) -> tf.DType:
 
 def variable_spec(handle: Any) -> tf.TensorSpec | None:
     """What is known of the variable that a resource tensor refers to."""
+    if isinstance(handle, tf.TensorSpec):
+        return None
     eager = isinstance(handle, ops.EagerTensor)
     data = handle._handle_data if eager else handle_data_util.get_resource_handle_data(handle)
     if data is None or not data.is_set or len(data.shape_and_type) != 1:

@@ -28,11 +28,12 @@ class Result(NamedTuple):
 
 
 def node_count(function: Any) -> int:
-    """Nodes of a ConcreteFunction and of all that it calls, but for constants of the graph that are no nodes at all."""
+    """Nodes of a ConcreteFunction and of all that it calls."""
     graph = function.graph.as_graph_def()
     return len(function.function_def.node_def) + sum(len(f.node_def) for f in graph.library.function)
 
 
+@tf.autograph.experimental.do_not_convert
 def compare(model: Model) -> Result:
     specs = model.signature or [tf.TensorSpec(x.shape, x.dtype) for x in model.inputs]
     forward = tf.function(model.f, autograph=False).get_concrete_function(*specs)
@@ -65,7 +66,9 @@ def compare(model: Model) -> Result:
         results.append([g.numpy() for g in concrete(*model.inputs)])
         if f is tape:
             tape_nodes = node_count(concrete)
-    name, library = tf_symgrad.gradient_function(forward)
+    trained = {id(v.handle) for v in model.variables}
+    wanted = [i in inputs for i in range(len(specs))] + [id(c) in trained for c in forward.captured_inputs]
+    name, library = tf_symgrad.gradient_function(forward, wanted)
     nodes = sum(len(f.node_def) for f in called(name, {f.signature.name: f for f in library.function}))
     return Result(node_count(forward), nodes, tape_nodes, times["native"], times["tape"], difference(*results))
 
