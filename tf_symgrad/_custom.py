@@ -53,11 +53,14 @@ def differentiable(
             resolved = resolve(function, wrong)
             if resolved is None:
                 raise _explained(error, wrong) from None
+        # Only what was added is kept: what the function has itself would keep it alive.
+        resolved.captures = resolved.captures[len(function.captures) :]
+        resolved.variables = resolved.variables[len(function.variables) :]
+        resolved._owner = None
         function.resolved.append(resolved)
     resolved = copy.copy(function.resolved[0])
-    # Variables and tensors may be those of another copy of the function; what was added to them is not.
-    resolved.captures = function.captures + resolved.captures[len(function.captures) :]
-    resolved.variables = function.variables + resolved.variables[len(function.variables) :]
+    resolved.captures = [*function.captures, *resolved.captures]
+    resolved.variables = [*function.variables, *resolved.variables]
     resolved._owner = function._owner
     wanted = [*wrt, *[True] * (len(resolved.inputs) - len(wrt))]
     try:
