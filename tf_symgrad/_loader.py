@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 _PACKAGE = Path(__file__).resolve().parent
 _LIBRARY = "libtf_symgrad.so"
 _XLA_LIBRARY = "libtf_symgrad_xla.so"
+_OP = "TfSymgrad>SymbolicGradient"
 _RECORD = "_build_info.json"
 
 _lock = threading.RLock()
@@ -74,6 +75,27 @@ def _load(path: Path, load_library: Callable[[str], Any]) -> Any:
         return load_library(str(path))
     except (tf.errors.OpError, OSError, RuntimeError) as error:
         raise ImportError(f"{path} does not load: {error}\nTo build it anew: {_rebuild()}") from error
+            try:
+                module = tf.load_op_library(str(path))
+            except (tf.errors.OpError, OSError, RuntimeError) as error:
+                raise ImportError(f"{path} does not load: {error}\nTo build it anew: {_rebuild()}") from error
+            _ops = module if hasattr(module, "tf_symgrad_symbolic_gradient") else _op_functions()
+        return _ops
+
+
+def _op_functions() -> ModuleType:
+    """The module that `tf.load_op_library` makes, of the op as it is registered.
+
+    Where another op library links to this one and was loaded first, that call finds nothing new in this one.
+    """
+    from tensorflow.core.framework import op_def_pb2
+    from tensorflow.python.framework import _pywrap_python_op_gen, op_def_registry
+
+    module = ModuleType("tf_symgrad._generated_ops")
+    ops = op_def_pb2.OpList(op=[op_def_registry.get(_OP)])
+    exec(_pywrap_python_op_gen.GetPythonWrappers(ops.SerializeToString()), module.__dict__)
+    module.__dict__["_IS_TENSORFLOW_PLUGIN"] = True  # for autograph, as there
+    return module
 
 
 def native() -> ModuleType:

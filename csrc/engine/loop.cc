@@ -346,13 +346,8 @@ class LoopSplit {
       else if (summed_[i]) start.summed[i] = dy;
     }
     for (size_t i = 0; i < n_; ++i)
-<<<<<<< HEAD
       if (summed_[i] && !start.summed[i] && split_.finished[i] < 0)
-        start.summed[i] = ZerosOf(args[i], split_.gradient_dtypes[split_.gradients[i]]);
-=======
-      if (summed_[i] && !start.summed[i])
         start.summed[i] = ZerosOf(args[i], split_.gradient_dtypes[split_.gradients[i]], flows_[i]);
->>>>>>> e29e1f17e293c40318fe03de24169f1f9f4ade93
 
     for (const Stack& operand : operands_) start.operands.push_back(EmptyList(operand));
 
@@ -425,11 +420,7 @@ class LoopSplit {
     for (size_t i = 0; i < n_; ++i) {
       const V dx = split_.gradients[i] >= 0 ? pullback.out(split_.gradients[i]) : none;
       if (carried_[i]) next.carried[i] = dx ? dx : op("ZerosLike", now.carried[i]);
-<<<<<<< HEAD
-      if (now.summed[i]) next.summed[i] = author->Sum({now.summed[i], dx});
-=======
-      if (summed_[i] && dx) next.summed[i] = Sum(i, &author, {now.summed[i], dx});
->>>>>>> e29e1f17e293c40318fe03de24169f1f9f4ade93
+      if (now.summed[i] && dx) next.summed[i] = Sum(i, &author, {now.summed[i], dx});
     }
     return author.Finish("body_pullback", next.All());
   }
@@ -440,11 +431,8 @@ class LoopSplit {
   const tf::NodeDef& node_;
   const size_t n_;  // loop variables
   tf::DataTypeVector dtypes_, cotangent_dtypes_;
-<<<<<<< HEAD
   std::unique_ptr<Body> loop_;   // the body
-=======
   tf::DataTypeVector flows_;     // the element dtypes of variables that are flows of arrays, for others DT_INVALID
->>>>>>> e29e1f17e293c40318fe03de24169f1f9f4ade93
   std::vector<bool> invariant_;  // the body returns it as it came
   std::vector<bool> counter_;    // the body adds a number to it
   std::vector<bool> carried_;    // its cotangent goes from iteration to iteration
