@@ -23,7 +23,7 @@ from tf_symgrad import _coverage
 NOT_YET = STOCK.with_name("not_yet.txt")
 BEYOND = STOCK.with_name("beyond_python.txt")
 
-# What the engine differentiates without a rule.
+# What is differentiated without a rule.
 ENGINE = {
     **dict.fromkeys(("If", "StatelessIf", "Case", "StatelessCase"), "the engine's own, for any branches"),
     **dict.fromkeys(("While", "StatelessWhile"), "the engine's own, for any loop"),
@@ -32,6 +32,7 @@ ENGINE = {
         ("Enter", "Exit", "LoopCond", "Merge", "NextIteration", "Switch"),
         "read as While, If; see tests/test_frames.py",
     ),
+    "EagerPyFunc": "Python's own function, called once more under a tape; see tests/test_custom_gradients.py",
     "TfSymgrad>SymbolicGradient": "the next order; see tests/test_runtime.py",
 }
 SHORT = {"h": "f16", "b": "bf16", "f": "f32", "d": "f64", "c": "c64", "z": "c128"}

@@ -156,14 +156,6 @@ def where_nan(x: Tensor) -> Tensor:
     return tf.where(x > 0, tf.sqrt(tf.where(x > 0, x, 1.0)), -x), tf.math.divide_no_nan(x**2, tf.nn.relu(x))
 
 
-def custom(x: Tensor) -> Tensor:
-    @tf.custom_gradient
-    def clipped(x: Tensor) -> Any:
-        return x**2, lambda dy: tf.clip_by_value(dy * x, -0.5, 0.5)
-
-    return clipped(tf.sin(x))
-
-
 FUNCTIONS = [
     # Elementwise, reductions, broadcasting.
     row("mlp", mlp, rand(4, 3), rand(3, 5), rand(5), rand(5, 2)),
@@ -665,7 +657,6 @@ FUNCTIONS = [
     row("calls", shared_calls, rand(2, 3)),
     row("gradient inside", gradient_inside, rand(3)),
     row("tf.gradients inside", tf_gradients_inside, rand(3)),
-    row("custom gradient", custom, rand(4)),
     row(
         "while",
         lambda x: tf.while_loop(lambda i, a: i < 3, lambda i, a: (i + 1, tf.sin(a) * x), (0, x))[1],

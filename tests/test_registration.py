@@ -2,51 +2,197 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 
 import tf_symgrad
 
+# An op library as its author writes it: one file against TensorFlow's headers, one against tf_symgrad's alone.
+OPS = """
+#include "tensorflow/core/framework/common_shape_fns.h"
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/op_kernel.h"
+
+REGISTER_OP("SymgradTest>Power")
+    .Input("x: double")
+    .Output("y: double")
+    .Attr("exponent: int")
+    .SetShapeFn(tensorflow::shape_inference::UnchangedShape);
+
+class Power : public tensorflow::OpKernel {
+ public:
+  explicit Power(tensorflow::OpKernelConstruction* c) : OpKernel(c) {
+    OP_REQUIRES_OK(c, c->GetAttr("exponent", &exponent_));
+  }
+  void Compute(tensorflow::OpKernelContext* c) override {
+    tensorflow::Tensor* y = nullptr;
+    OP_REQUIRES_OK(c, c->allocate_output(0, c->input(0).shape(), &y));
+    for (int64_t i = 0; i < y->NumElements(); ++i)
+      y->flat<double>()(i) = std::pow(c->input(0).flat<double>()(i), exponent_);
+  }
+
+ private:
+  int64_t exponent_ = 0;
+};
+REGISTER_KERNEL_BUILDER(Name("SymgradTest>Power").Device("CPU"), Power);
+"""
 RULES = """
 #include "csrc/rules/rule.h"
+
 namespace symgrad {
 namespace {
-// The cotangent of each element is that of the one that stands for it.
-constexpr Rule kRules[] = {RULE(Unique, return {gather(dy, o.out(1))};) %s};
+Grads PowerGrad(const Op& o) {
+  const int64_t n = o.integer("exponent");
+  return {o.dy() * n * op("SymgradTest>Power", o.in(0), Attr("exponent", n - 1))};
+}
+
+constexpr Rule kRules[] = {
+    {"SymgradTest>Power", PowerGrad},
+    // The cotangent of each element is that of the one that stands for it.
+    RULE(Unique, return {gather(dy, o.out(1))};)
+};
 SYMGRAD_REGISTER(kRules)
 }  // namespace
 }  // namespace symgrad
 """
+CLASH = RULES.replace("RULE(Unique", "UNARY(Sin, dy) RULE(Unique")
 
 USE = """
-import ctypes, sys
+import sys
 import tensorflow as tf
 import tf_symgrad
-tf_symgrad.load()
-ctypes.CDLL(sys.argv[1])
-x = tf.constant([3.0, 1.0, 3.0])
-print(tf_symgrad.symbolic_gradient([x], f=lambda x: tf.reduce_sum(tf.raw_ops.Unique(x=x).y ** 2))[0].numpy().tolist())
+
+library, order = sys.argv[1:]
+if order == "last":
+    tf_symgrad.load()
+power = tf.load_op_library(library).symgrad_test_power
+x = tf.constant([3.0, 1.0, 3.0], tf.float64)
+
+
+def f(x):
+    return tf.reduce_sum(power(tf.sin(x), exponent=3)) + tf.reduce_sum(tf.raw_ops.Unique(x=x).y ** 2)
+
+
+@tf.function
+def df(x):
+    return tf_symgrad.symbolic_gradient([x], f=f)[0]
+
+
+@tf.function
+def ddf(x):
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = df(x)
+    return tape.gradient(y, x)
+
+
+def near(a, b):
+    tf.debugging.assert_near(a, b, 1e-12, 1e-12)
+
+
+s, c = tf.sin(x), tf.cos(x)
+once = 3 * s**2 * c + 2 * x
+twice = 6 * s * c**2 - 3 * s**3 + tf.constant([4.0, 2.0, 4.0], tf.float64)
+near(tf_symgrad.symbolic_gradient([x], f=f)[0], once)
+near(df(x), once)
+near(tf_symgrad.symbolic_gradient([x, tf.ones_like(x)], f=df)[0], twice)
+near(ddf(x), twice)
+print("right")
 """
 
+IN_PYTHON = """
+@tf.RegisterGradient("SymgradTest>Power")
+def power_gradient(op, dy):
+    n = op.get_attr("exponent")
+    return n * dy * power(op.inputs[0], exponent=n - 1)
 
-def compile_rules(folder: Path, more: str = "") -> Path:
-    source, library = folder / "rules.cc", folder / "librules.so"
-    source.write_text(RULES % more)
-    include, symgrad = tf_symgrad.get_include(), Path(tf_symgrad.get_library_path())
-    link = [f"-L{symgrad.parent}", "-ltf_symgrad", f"-Wl,-rpath,{symgrad.parent}", "-Wl,--allow-shlib-undefined"]
-    flags = ["-std=c++17", "-shared", "-fPIC", f"-I{include}"]
-    subprocess.run(["g++", *flags, str(source), "-o", str(library), *link], check=True, capture_output=True, text=True)
+
+"""
+PYTHON_USE = USE.replace("def f(x)", IN_PYTHON + "def f(x)").replace(
+    "tf.raw_ops.Unique(x=x).y", "tf.gather(x, [0, 1, 2])"
+)
+PYTHON_USE = PYTHON_USE.replace("[4.0, 2.0, 4.0]", "[2.0, 2.0, 2.0]")
+
+
+def compiler(*arguments: str) -> None:
+    command = [*shlex.split(os.environ.get("CXX", "g++")), "-std=c++17", "-fPIC", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def ops(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("ops")
+    (folder / "ops.cc").write_text(OPS)
+    compiler("-w", "-DNDEBUG", "-c", f"{folder}/ops.cc", "-o", f"{folder}/ops.o", *tf.sysconfig.get_compile_flags())
+    return f"{folder}/ops.o"
+
+
+def link(ops: str, folder: Path, rules: str = RULES, rpath: bool = True) -> str:
+    """A library of an op and rules."""
+    (folder / "rules.cc").write_text(rules)
+    compiler("-c", f"{folder}/rules.cc", "-o", f"{folder}/rules.o", f"-I{tf_symgrad.get_include()}")
+    place = Path(tf_symgrad.get_library_path()).parent
+    symgrad = [f"-L{place}", "-ltf_symgrad", *([f"-Wl,-rpath,{place}"] if rpath else [])]
+    objects, library = [ops, f"{folder}/rules.o"], f"{folder}/libops.so"
+    compiler("-shared", *objects, "-o", library, *symgrad, *tf.sysconfig.get_link_flags())
     return library
 
 
-@pytest.mark.parametrize("clash", [False, True])
-def test_a_library_brings_rules(tmp_path: Path, clash: bool) -> None:
-    library = compile_rules(tmp_path, "UNARY(Sin, dy)" if clash else "")
-    run = subprocess.run([sys.executable, "-c", USE, str(library)], capture_output=True, text=True, check=False)
-    if clash:
-        assert "more than one rule for: Sin" in run.stderr
-    else:
-        assert run.stdout.strip() == "[6.0, 2.0, 6.0]", run.stderr[-2000:]
+def use(library: str, order: str, code: str = USE) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code, library, order], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("order", ["first", "last"])
+def test_a_library_brings_rules_for_its_ops(ops: str, tmp_path: Path, order: str) -> None:
+    """Loaded before tf_symgrad is, which it then brings along, and after."""
+    done = use(link(ops, tmp_path), order)
+    assert done.stdout.strip() == "right", done.stderr[-2000:]
+
+
+def test_a_library_that_does_not_know_where_tf_symgrad_is_comes_last(ops: str, tmp_path: Path) -> None:
+    library = link(ops, tmp_path, rpath=False)
+    done = use(library, "last")
+    assert done.stdout.strip() == "right", done.stderr[-2000:]
+    assert "libtf_symgrad.so: cannot open shared object file" in use(library, "first").stderr
+
+
+def test_a_second_rule_for_an_op_is_an_error(ops: str, tmp_path: Path) -> None:
+    done = use(link(ops, tmp_path, CLASH), "last")
+    assert "more than one rule for: Sin in csrc/rules/math.cc and in " in done.stderr
+    assert "/rules.cc" in done.stderr
+
+
+def test_a_gradient_that_python_registers_for_an_op_of_a_library(ops: str, tmp_path: Path) -> None:
+    library = f"{tmp_path}/libops.so"
+    compiler("-shared", ops, "-o", library, *tf.sysconfig.get_link_flags())
+    done = use(library, "last", PYTHON_USE)
+    assert done.stdout.strip() == "right", done.stderr[-2000:]
+    assert "no gradient is registered for this op" in use(library, "last").stderr
+
+
+def test_cmake_builds_a_library_with_rules(ops: str, tmp_path: Path) -> None:
+    if shutil.which("cmake") is None:
+        pytest.skip("no cmake")
+    (tmp_path / "rules.cc").write_text(RULES)
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.16)\n"
+        "project(ops CXX)\n"
+        "find_package(tf_symgrad CONFIG REQUIRED)\n"
+        f"add_library(ops SHARED rules.cc {ops})\n"
+        f"target_link_libraries(ops PRIVATE tf_symgrad::tf_symgrad {' '.join(tf.sysconfig.get_link_flags())})\n"
+    )
+    build = str(tmp_path / "build")
+    configure = ["cmake", "-S", str(tmp_path), "-B", build, f"-Dtf_symgrad_DIR={tf_symgrad.get_cmake_dir()}"]
+    for command in [configure, ["cmake", "--build", build]]:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    done = use(f"{build}/libops.so", "first")
+    assert done.stdout.strip() == "right", done.stderr[-2000:]

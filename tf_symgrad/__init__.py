@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from tf_symgrad._loader import get_include, get_library_path, load
+from tf_symgrad._loader import get_cmake_dir, get_include, get_library_path, load
 from tf_symgrad._version import __version__
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "__version__",
+    "get_cmake_dir",
     "get_include",
     "get_library_path",
     "gradient_function",

@@ -75,16 +75,21 @@ def symbolic_gradient(
     function = _resolve(f, values)
     inputs = _inputs(function, _flatten(values))
     tout = _tout(function, inputs, Tout)
-    told = function.specialized(inputs)
-    if not context.executing_eagerly():  # an eager op takes no attrs of f, and need not be built anew for each shape
-        function = told
-    elif not any(spec.dtype == tf.resource for spec in function.inputs):
-        told = function
-    function = _differentiable(function, [True] * len(function.inputs), told)
+    count, eager = len(function.inputs), context.executing_eagerly()
+
+    def told(f: Function) -> Function:
+        # An eager op takes no attrs of f, and need not be built anew for each shape.
+        resources = any(spec.dtype == tf.resource for spec in f.inputs)
+        return f if eager and not resources else f.specialized(f.with_captures(inputs, count))
+
+    function = _custom.differentiable(function, [True] * count, told)
+    inputs = function.with_captures(inputs, count)
+    tout += [_function.gradient_dtype(*item) for item in zip(function.inputs[count:], inputs[count:], strict=False)]
+    function = function if eager else function.specialized(inputs)
     for variable in function.variables:
         resource_variable_ops.variable_accessed(variable)
     gradients = _op.run(inputs, tout, function, name)
-    return gradients if capture_gradients else gradients[: len(function.arguments)]
+    return gradients[: count if capture_gradients else len(function.arguments)]
 
 
 @_op.no_autograph
@@ -98,7 +103,9 @@ def gradient_function(f: Any, wrt: Sequence[bool] | None = None) -> tuple[str, f
 
     Returns:
       The function's name, and a library with it and all that it calls. Its inputs are those of `f`, then a cotangent
-      for each output of `f`; its outputs are the wanted gradients.
+      for each output of `f`; its outputs are the wanted gradients. To call it in a graph, to save a model with it, say,
+      add the library by `tf.graph_util.import_graph_def(GraphDef(library=library))`, then use
+      `tf.raw_ops.PartitionedCall` (or `StatefulPartitionedCall`) with `f=NameAttrList(name=name)`.
 
     Raises:
       TypeError: `f` is nothing that a function can be made of.
@@ -114,26 +121,15 @@ def gradient_function(f: Any, wrt: Sequence[bool] | None = None) -> tuple[str, f
     if wrt is not None and len(wrt) != len(function.inputs):
         raise invalid(f"{function} has {_describe('input', function.inputs)}, but wrt has {len(wrt)} elements.")
     wrt = [True] * len(function.inputs) if wrt is None else wrt
-    gradient = _differentiable(function, wrt).gradient(wrt)
+
+    def told(f: Function) -> Function:  # what captured variables are is known
+        return f.specialized([*f.arguments, *f.captures])
+
+    whole = told(_custom.differentiable(function, wrt, told))
+    # A custom gradient may take variables that f does not: they are inputs of f then, captured ones, all wanted.
+    gradient = whole.gradient([*wrt, *[True] * (len(whole.inputs) - len(wrt))])
+    function.given[gradient.name] = gradient
     return gradient.name, gradient.definitions()
-
-
-def _differentiable(function: Function, wrt: Sequence[bool], told: Function | None = None) -> Function:
-    """The function, with gradients that are Python's handed over if it has nodes with such.
-
-    `told` is the function with what is known of its inputs; it is the one that is tried.
-
-    Errors are better here, where the caller's traceback and the source lines of f are known, than at run time.
-    """
-    try:
-        (told or function).build_gradient(wrt)
-    except tf.errors.UnimplementedError:
-        resolved = _custom.resolve(function)
-        if resolved is None:
-            raise
-        resolved.build_gradient(wrt)
-        return resolved
-    return function
 
 
 # ---- What is f? ----
@@ -277,7 +273,17 @@ def _inputs(function: Function, values: list[Any]) -> list[Any]:
     roles = [f"input {i} ('{x.name}')" for i, x in enumerate(arguments)]
     roles += [f"the cotangent of output {i}" for i in range(len(outputs))]
     converted = [_convert(*item, function) for item in zip(values, specs, roles, strict=True)]
-    return [*converted[: len(arguments)], *function.captures, *converted[len(arguments) :]]
+    return [_inlined(x) for x in (*converted[: len(arguments)], *function.captures, *converted[len(arguments) :])]
+
+
+def _inlined(x: Any) -> Any:
+    """A shape or an axis from outside of the graph as a constant in it.
+
+    The graph would take it as an input, which XLA makes a constant of only where it sees what it is for.
+    """
+    if context.executing_eagerly() or not isinstance(x, ops.EagerTensor) or not x.dtype.is_integer:
+        return x
+    return tf.constant(x.numpy(), x.dtype) if x.shape.num_elements() <= 16 else x
 
 
 def _convert(value: Any, spec: tf.TensorSpec, role: str, function: Function) -> Any:

@@ -3,50 +3,107 @@
 `tf.custom_gradient`, `Graph.gradient_override_map` and `tf.RegisterGradient` name Python functions. Where a function
 that is to be differentiated has nodes with such gradients, they are traced here, once, and a copy of the function is
 made in which each of these nodes names the traced function and the tensors that it takes. The engine needs no Python
-after that, nor does the graph.
+after that, nor does the graph; but for `tf.py_function`, which is Python.
+
+What a traced function calls may have such gradients itself. They are traced when it is differentiated: a gradient may
+have a gradient of Python's without end.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2, function_pb2, node_def_pb2
 from tensorflow.python.eager.polymorphic_function import atomic_function
-from tensorflow.python.framework import func_graph, ops
+from tensorflow.python.framework import auto_control_deps, func_graph, ops
+from tensorflow.python.ops import script_ops
 
-from tf_symgrad import _function, _loader
+from tf_symgrad import _function, _lift, _loader
 from tf_symgrad._function import Function
 
 GRADIENT, INPUTS, OUTPUTS = "_symgrad_gradient", "_symgrad_gradient_inputs", "_symgrad_gradient_outputs"
-_SUFFIX = "__custom"
+# Ops of TensorFlow whose gradient is Python's to give: the others without a rule are the engine's to report.
+_PYTHONS = {"EagerPyFunc"}
 
 
-def resolve(function: Function) -> Function | None:
-    """A copy of a function in which nodes with gradients of Python's name them; None if there are none that can be."""
-    edits: dict[str, list[node_def_pb2.NodeDef]] = {}
+def differentiable(
+    function: Function, wrt: Sequence[bool], told: Callable[[Function], Function] = lambda f: f
+) -> Function:
+    """The function, with gradients that are Python's handed over if it has nodes with such.
+
+    `told` adds what is known of the inputs; with that the gradient is built here. Errors are better here, where the
+    caller's traceback and the source lines of f are known, than at run time.
+    """
+    wrong: list[str] = []
+    if not function.resolved:
+        try:
+            told(function).build_gradient(wrt)
+            return function
+        except tf.errors.UnimplementedError as error:
+            resolved = resolve(function, wrong)
+            if resolved is None:
+                raise _explained(error, wrong) from None
+        # Only what was added is kept: what the function has itself would keep it alive.
+        resolved.captures = resolved.captures[len(function.captures) :]
+        resolved.variables = resolved.variables[len(function.variables) :]
+        resolved._owner = None
+        function.resolved.append(resolved)
+    resolved = copy.copy(function.resolved[0])
+    resolved.captures = [*function.captures, *resolved.captures]
+    resolved.variables = [*function.variables, *resolved.variables]
+    resolved._owner = function._owner
+    wanted = [*wrt, *[True] * (len(resolved.inputs) - len(wrt))]
+    try:
+        told(resolved).build_gradient(wanted)
+    except tf.errors.UnimplementedError as error:
+        raise _explained(error, wrong) from None
+    return resolved
+
+
+def _explained(error: tf.errors.OpError, wrong: list[str]) -> tf.errors.OpError:
+    return type(error)(None, None, "\n".join([error.message, *wrong])) if wrong else error
+
+
+def resolve(function: Function, wrong: list[str]) -> Function | None:
+    """A copy of a function in which nodes with gradients of Python's name them; None if there are none that can be.
+
+    Why a gradient can't be handed over is added to `wrong`.
+    """
     library = dict(function.library)
+    edited: dict[str, function_pb2.FunctionDef] = {}
+    lift = _lift.Lift(function)
+    variables: list[Any] = []
     for name, member in function.library.items():
         graph = getattr(member, "_cached_graph", None)
         if graph is None or GRADIENT.encode() in member.cached_definition.SerializeToString():
             continue
         definition = function_pb2.FunctionDef()
         definition.CopyFrom(member.cached_definition)
-        for node in _candidates(definition):
-            traced = _trace(graph.get_operation_by_name(node.name), graph, definition)
+        for node in list(_candidates(definition)):
+            traced = _trace(graph.get_operation_by_name(node.name), graph)
             if traced is None:
                 continue
-            gradient, inputs, outputs = traced
+            gradient, tensors, outputs = traced
             node.attr[GRADIENT].func.name = gradient.name
-            node.attr[INPUTS].list.s.extend(map(tf.compat.as_bytes, inputs))
+            node.attr[INPUTS].list.s.extend(lift.reference(name, definition, tensor) for tensor in tensors)
             node.attr[OUTPUTS].list.i.extend(outputs)
-            edits.setdefault(name, []).append(node)
+            edited[name] = definition
             library.update(_function.reachable(gradient))
-        if name in edits:
-            library[name] = definition
-    return _renamed(function, library) if edits else None
+            variables += gradient._cached_graph.variables
+    if not edited:
+        return None
+    captures = lift.run(edited, wrong)
+    if captures is None:
+        return None
+    resolved = _renamed(function, library, edited)
+    resolved.captures = [*function.captures, *captures]
+    resolved.inputs = [*function.inputs, *[_lift.spec(x) for x in captures]]
+    resolved.variables = [*function.variables, *[v for v in variables if any(v.handle is x for x in captures)]]
+    return resolved
 
 
 def _candidates(definition: function_pb2.FunctionDef) -> Iterator[node_def_pb2.NodeDef]:
@@ -66,25 +123,39 @@ def _is_registered(op: str) -> bool:
     return gradient is not None and not gradient.__module__.startswith("tensorflow.python.")
 
 
-def _trace(op: Any, graph: Any, definition: function_pb2.FunctionDef) -> tuple[Any, list[str], list[int]] | None:
-    """The gradient of an op as a function of captured tensors, then cotangents; their names; its outputs' places."""
+# A gradient as a function of tensors, then cotangents; the tensors; for each input of the op, which output is its.
+Traced = tuple[Any, list[Any], list[int]]
+
+
+def _trace(op: Any, graph: Any) -> Traced | None:
+    """The gradient of an op, traced once: so that equal requests give equal functions."""
+    known: dict[str, Traced | None] | None = getattr(graph, "_symgrad_traced", None)
+    if known is None:
+        known = graph._symgrad_traced = {}
+    if op.name not in known:
+        known[op.name] = _trace_anew(op)
+    return known[op.name]
+
+
+def _trace_anew(op: Any) -> Traced | None:
     try:
-        python_gradient = ops.get_gradient_function(op)
+        python_gradient = _py_function_gradient if op.type == "EagerPyFunc" else ops.get_gradient_function(op)
     except LookupError:
         return None
     if python_gradient is None:
         return None
     body = func_graph.FuncGraph(f"symgrad_gradient_of_{op.type}")
-    with body.as_default(), tf.name_scope("gradient"):
+    # Writes and prints of the gradient function happen, and in its order.
+    controls = auto_control_deps.AutomaticControlDependencies()
+    with body.as_default(), tf.name_scope("gradient"), controls:
         seeds = [tf.compat.v1.placeholder(y.dtype, y.shape) for y in op.outputs]
         gradients = python_gradient(op, *seeds)
         gradients = list(gradients) if isinstance(gradients, (list, tuple)) else [gradients]
         dense = [None if g is None else tf.convert_to_tensor(g) for g in gradients]
         # An output that is an input as it came is no node: a function needs one.
-        dense = [None if g is None else tf.identity(g) for g in dense]
-    names = [_reference(tensor, graph, definition) for tensor in body.external_captures]
-    if any(name is None for name in names):
-        return None
+        dense = [None if g is None else controls.mark_as_return(tf.identity(g)) for g in dense]
+    body.control_outputs.extend(controls.ops_which_must_run)
+    body.variables = list(body._watched_variables)
     body.inputs = [*body.internal_captures, *seeds]
     body.outputs = [g for g in dense if g is not None]
     outputs, place = [], 0
@@ -92,49 +163,59 @@ def _trace(op: Any, graph: Any, definition: function_pb2.FunctionDef) -> tuple[A
         outputs.append(-1 if g is None else place)
         place += g is not None
     name = f"{body.name}_{ops.uid()}"
-    traced = atomic_function.from_func_graph(name, body, {})
-    return traced, [name for name in names if name is not None], outputs
+    gradient = _function.traced[name] = atomic_function.from_func_graph(name, body, {})
+    return gradient, list(body.external_captures), outputs
 
 
-def _reference(tensor: Any, graph: Any, definition: function_pb2.FunctionDef) -> str | None:
-    """How a node of the function names a tensor: 'argument' or 'node:output:index'."""
-    if getattr(tensor, "graph", None) is not graph:  # an eager tensor or variable that the function captured
-        inner = [placeholder for external, placeholder in graph.captures if external is tensor]
-        if not inner:
-            return None
-        tensor = inner[0]
-    for argument, x in zip(definition.signature.input_arg, graph.inputs, strict=True):
-        if x is tensor:
-            return str(argument.name)
-    index = tensor.value_index
-    for argument in tensor.op.op_def.output_arg:
-        count = 1
-        if argument.number_attr:
-            count = tensor.op.get_attr(argument.number_attr)
-        elif argument.type_list_attr:
-            count = len(tensor.op.get_attr(argument.type_list_attr))
-        if index < count:
-            return f"{tensor.op.name}:{argument.name}:{index}"
-        index -= count
-    return None
+def _py_function_gradient(op: Any, *dys: Any) -> Any:
+    """A py_function that calls the function once more, under a tape.
+
+    TensorFlow's own hands the tape over from the forward call, in a place that all calls share: another call between
+    the two breaks it, so that there are no loops and no second derivatives.
+    """
+    token = op.get_attr("token").decode()
+    function = script_ops._py_funcs.get(token)
+    if not isinstance(function, script_ops.EagerFunc):
+        raise tf.errors.UnimplementedError(
+            None,
+            None,
+            f"node '{op.name}' (op EagerPyFunc): no Python function '{token}' is known in this process, as it was "
+            "made in another one or is gone: keep the tf.py_function, or write it as a tf.function",
+        )
+
+    def vjp(*args: Any) -> list[Any]:
+        x, dy = list(args[: len(op.inputs)]), list(args[len(op.inputs) :])
+        watched = [a for a in x if a.dtype.is_floating or a.dtype.is_complex]
+        with tf.GradientTape() as tape:
+            tape.watch(watched)
+            y = function._func(*x)
+            y = [] if y is None else list(y) if isinstance(y, (list, tuple)) else [y]
+            y = [tf.convert_to_tensor(a, dtype) for a, dtype in zip(y, function._out_dtypes, strict=True)]
+        dx = iter(tape.gradient(y, watched, dy, unconnected_gradients=tf.UnconnectedGradients.ZERO))
+        return [next(dx) if a.dtype.is_floating or a.dtype.is_complex else tf.zeros_like(a) for a in x]
+
+    return tf.py_function(vjp, [*op.inputs, *dys], [x.dtype for x in op.inputs])
 
 
-def _renamed(function: Function, library: dict[str, Any]) -> Function:
+def _renamed(function: Function, library: dict[str, Any], edited: dict[str, function_pb2.FunctionDef]) -> Function:
     """The function over a library in which each function that leads to an edited one has a name of its own."""
-    edited = {name for name, member in library.items() if isinstance(member, function_pb2.FunctionDef)}
-    definitions = {
-        name: member if isinstance(member, function_pb2.FunctionDef) else member.cached_definition
-        for name, member in library.items()
-    }
+    definitions = {name: edited.get(name) or member.cached_definition for name, member in library.items()}
     callees = {name: set(_function.callees(definition)) & library.keys() for name, definition in definitions.items()}
-    grown = True
-    while grown:
-        callers = {name for name in library.keys() - edited if callees[name] & edited}
-        edited |= callers
-        grown = bool(callers)
-    new_names = {name: name + _SUFFIX for name in edited}
-    result = {name: member for name, member in library.items() if name not in edited}
-    for name in edited:
+    changed = set(edited)
+    todo = list(changed)
+    while todo:
+        name = todo.pop()
+        callers = {caller for caller in library.keys() - changed if name in callees[caller]}
+        changed |= callers
+        todo += callers
+    # A name says what the function is: the same function may be resolved again, with other gradients.
+    content = hashlib.sha256()
+    for name in sorted(changed):
+        content.update(definitions[name].SerializeToString(deterministic=True))
+    suffix = f"__custom_{content.hexdigest()[:16]}"
+    new_names = {name: name + suffix for name in changed}
+    result = {name: member for name, member in library.items() if name not in changed}
+    for name in changed:
         definition = function_pb2.FunctionDef()
         definition.CopyFrom(definitions[name])
         definition.signature.name = new_names[name]
@@ -146,7 +227,7 @@ def _renamed(function: Function, library: dict[str, Any]) -> Function:
     renamed = copy.copy(function)
     renamed.name_attrs = attr_value_pb2.NameAttrList(name=root, attr=function.name_attrs.attr)
     renamed.library = {root: result.pop(root), **result}
-    renamed._built, renamed._gradients = {}, {}
+    renamed._built, renamed._gradients, renamed.resolved = {}, {}, []
     return renamed
 
 

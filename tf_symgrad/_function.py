@@ -58,6 +58,10 @@ class Function:
         # By which inputs' gradients are wanted.
         self._built: dict[tuple[bool, ...], tuple[str, bytes]] = {}
         self._gradients: dict[tuple[bool, ...], Function] = {}
+        # This function with gradients of Python's handed over, once it has turned out to need them.
+        self.resolved: list[Function] = []
+        # Gradient functions that somebody else may call by name, which the context is to have as long as this lives.
+        self.given: dict[str, Function] = {}
 
     @property
     def name(self) -> str:
@@ -67,6 +71,11 @@ class Function:
     def arguments(self) -> list[tf.TensorSpec]:
         """The inputs that are not captured."""
         return self.inputs[: len(self.inputs) - len(self.captures)]
+
+    def with_captures(self, inputs: list[Any], count: int) -> list[Any]:
+        """Inputs of the op, for a function that captures more than what the first `count` of them are."""
+        added = len(self.inputs) - count
+        return [*inputs[:count], *self.captures[len(self.captures) - added :], *inputs[count:]] if added else inputs
 
     def __str__(self) -> str:
         return f"Function '{self.name}'"
@@ -98,7 +107,7 @@ class Function:
         if all(told):
             return self
         function = copy.copy(self)
-        function._built, function._gradients = {}, {}
+        function._built, function._gradients, function.resolved = {}, {}, []
         function.name_attrs = attr_value_pb2.NameAttrList()
         function.name_attrs.CopyFrom(self.name_attrs)
         for x in known:
@@ -248,6 +257,8 @@ def gradient_dtype(spec: tf.TensorSpec, value: Any) -> tf.DType:
 
 def variable_spec(handle: Any) -> tf.TensorSpec | None:
     """What is known of the variable that a resource tensor refers to."""
+    if isinstance(handle, tf.TensorSpec):
+        return None
     eager = isinstance(handle, ops.EagerTensor)
     data = handle._handle_data if eager else handle_data_util.get_resource_handle_data(handle)
     if data is None or not data.is_set or len(data.shape_and_type) != 1:
@@ -269,6 +280,10 @@ def atomic(definition: function_pb2.FunctionDef) -> LibraryFunction:
     return function
 
 
+# Functions whose graphs Python has, by name: what the context has of them is the definition alone.
+traced: weakref.WeakValueDictionary[str, LibraryFunction] = weakref.WeakValueDictionary()
+
+
 def _finder(graph: tf.Graph) -> Callable[[str], LibraryFunction | None]:
     """Finds functions by name in a graph, in those that it is inside, and in the eager context."""
 
@@ -279,6 +294,8 @@ def _finder(graph: tf.Graph) -> Callable[[str], LibraryFunction | None]:
             if function is not None:
                 return function
             inner = getattr(inner, "outer_graph", None)
+        if name in traced:
+            return traced[name]
         runtime = context.context()
         return atomic(runtime.get_function_def(name)) if runtime.has_function(name) else None
 

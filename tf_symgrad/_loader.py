@@ -6,12 +6,15 @@ import os
 import sys
 import sysconfig
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
 _PACKAGE = Path(__file__).resolve().parent
 _LIBRARY = "libtf_symgrad.so"
+_XLA_LIBRARY = "libtf_symgrad_xla.so"
+_OP = "TfSymgrad>SymbolicGradient"
 _RECORD = "_build_info.json"
 
 _lock = threading.RLock()
@@ -21,7 +24,8 @@ _ops: ModuleType | None = None
 def get_library_path() -> str:
     """The path of the op library, for `tf.load_op_library` or `TF_LoadLibrary`.
 
-    The environment variable TF_SYMGRAD_LIBRARY overrides it.
+    The environment variable TF_SYMGRAD_LIBRARY overrides it. `libtf_symgrad_xla.so`, which lets XLA compile the op,
+    lies beside it; a library that another build made may be without.
     """
     return os.environ.get("TF_SYMGRAD_LIBRARY") or str(_PACKAGE / _LIBRARY)
 
@@ -39,6 +43,8 @@ def get_cmake_dir() -> str:
 def load() -> ModuleType:
     """Loads the op library into TensorFlow and returns the module of its generated op functions.
 
+    The kernel for XLA comes with it: it costs a few milliseconds, and XLA must have it before it first meets the op.
+
     Raises:
       ImportError: the library is missing, was built for another TensorFlow or Python, or does not load.
     """
@@ -51,11 +57,45 @@ def load() -> ModuleType:
             record = read_record(path)
             if record is not None:
                 check(record, installed())
+            xla = path.with_name(_XLA_LIBRARY)
+            has_xla = record is not None or xla.exists()
+            if has_xla and not xla.exists():
+                raise ImportError(f"{xla} does not exist. To build it: {_rebuild()}")
+            ops = _load(path, tf.load_op_library)
+            if has_xla:
+                _load(xla, tf.load_library)
+            _ops = ops
+        return _ops
+
+
+def _load(path: Path, load_library: Callable[[str], Any]) -> Any:
+    import tensorflow as tf
+
+    try:
+        return load_library(str(path))
+    except (tf.errors.OpError, OSError, RuntimeError) as error:
+        raise ImportError(f"{path} does not load: {error}\nTo build it anew: {_rebuild()}") from error
             try:
-                _ops = tf.load_op_library(str(path))
+                module = tf.load_op_library(str(path))
             except (tf.errors.OpError, OSError, RuntimeError) as error:
                 raise ImportError(f"{path} does not load: {error}\nTo build it anew: {_rebuild()}") from error
+            _ops = module if hasattr(module, "tf_symgrad_symbolic_gradient") else _op_functions()
         return _ops
+
+
+def _op_functions() -> ModuleType:
+    """The module that `tf.load_op_library` makes, of the op as it is registered.
+
+    Where another op library links to this one and was loaded first, that call finds nothing new in this one.
+    """
+    from tensorflow.core.framework import op_def_pb2
+    from tensorflow.python.framework import _pywrap_python_op_gen, op_def_registry
+
+    module = ModuleType("tf_symgrad._generated_ops")
+    ops = op_def_pb2.OpList(op=[op_def_registry.get(_OP)])
+    exec(_pywrap_python_op_gen.GetPythonWrappers(ops.SerializeToString()), module.__dict__)
+    module.__dict__["_IS_TENSORFLOW_PLUGIN"] = True  # for autograph, as there
+    return module
 
 
 def native() -> ModuleType:

@@ -10,7 +10,7 @@ from tensorflow.core.framework import attr_value_pb2
 from tensorflow.python.eager import context
 from tensorflow.python.framework import ops
 
-from tf_symgrad import _function, _loader
+from tf_symgrad import _custom, _function, _loader
 
 F = TypeVar("F", bound=Callable[..., Any])
 OP = "TfSymgrad>SymbolicGradient"
@@ -50,8 +50,15 @@ def _symbolic_gradient_grad(op: Any, *cotangents: Any) -> list[Any]:
     ]
     # A resource can only be among the inputs of f, whose gradients are the op's outputs, of its variable's dtype.
     tout = [op.outputs[i].dtype if x.dtype == tf.resource else x.dtype for i, x in enumerate(op.inputs)]
-    inputs = [*op.inputs, *seeds]
-    gradients = run(inputs, tout, g if context.executing_eagerly() else g.specialized(inputs))
+    inputs, count = [*op.inputs, *seeds], len(op.inputs)
+
+    def told(g: _function.Function) -> _function.Function:
+        return g if context.executing_eagerly() else g.specialized(g.with_captures(inputs, count))
+
+    g = _custom.differentiable(g, [True] * len(g.inputs), told)
+    inputs = g.with_captures(inputs, count)
+    tout += [_function.gradient_dtype(*item) for item in zip(g.inputs[count:], inputs[count:], strict=False)]
+    gradients = run(inputs, tout, told(g))[:count]
     return [dx if dx.dtype.is_floating or dx.dtype.is_complex else None for dx in gradients]
 
 

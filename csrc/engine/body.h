@@ -139,12 +139,18 @@ class Body {
   InferenceContext arena_;
 };
 
+// What a tensor is, through nodes that change nothing.
+Port Origin(const Body& body, Port p);
+
 // Derives shapes and integer values of a node's outputs from those of its inputs.
 absl::Status InferFacts(Body* body, int node);
 
 // The integer values of all outputs of a node that computes `op` of `inputs`, as far as they are known; empty if
 // nothing is.
 std::vector<IntsPtr> FoldInts(Body* body, const std::string& op, const tf::NodeDef& def, absl::Span<const Port> inputs);
+
+// What a constant is, if it is small and of integers.
+IntsPtr ReadInts(const tf::TensorProto& value);
 
 inline bool IsIntegral(tf::DataType t) { return t == tf::DT_INT32 || t == tf::DT_INT64 || t == tf::DT_BOOL; }
 

@@ -17,10 +17,12 @@ namespace symgrad {
 inline constexpr char kGradientOp[] = "TfSymgrad>SymbolicGradient";
 
 // Attrs of an f that say more of its inputs than its FunctionDef does: list(shape), the static shape of each input,
-// for a variable the shape of its value; list(type), the dtype of each, for a variable that of its value. Either may
-// be absent.
+// for a variable the shape of its value; list(type), the dtype of each, for a variable that of its value. Any may be
+// absent.
 inline constexpr char kInputShapes[] = "_input_shapes";
 inline constexpr char kInputDtypes[] = "_input_dtypes";
+// list(tensor), the value of each integer input, of dtype DT_INVALID where it is not known.
+inline constexpr char kInputValues[] = "_input_values";
 // list(type), for each input that is the flow of an array the dtype of its elements, for others DT_INVALID.
 inline constexpr char kInputFlows[] = "_input_flows";
 

@@ -153,6 +153,9 @@ class FunctionReader {
           errors_.Add(absl::StrCat("argument '", body_->name(id), "': _output_shapes: ", status.message()));
       }
     }
+    if (const auto it = attrs_.find(kInputValues);
+        it != attrs_.end() && flat < it->second.list().tensor_size() && it->second.list().tensor(flat).dtype() == dtype)
+      body_->output({id, 0}).ints = ReadInts(it->second.list().tensor(flat));
     const bool known = from_caller != nullptr && body_->shapes()->MakeShapeFromShapeProto(*from_caller, &more).ok();
     if (dtype == tf::DT_RESOURCE) {
       tf::DataType value = tf::DT_INVALID;

@@ -166,6 +166,13 @@ CASES = [
         fn=hidden("ConcatV2", "axis"),
         tag="unknown axis",
     ),
+    case(
+        "ConcatV2",
+        dict(start=rand(2), stop=rand(2), num=4),
+        fn=tf.linspace,
+        dtypes="d",
+        tag="computed axis, in linspace",
+    ),
     case("Split", dict(axis=0, value=rand(4, 3), num_split=2)),
     case("Split", dict(axis=-1, value=rand(2, 3), num_split=3), outputs=(0, 2), tag="two of three cotangents"),
     case("Split", dict(axis=1, value=rand(2, 3), num_split=1)),
@@ -239,6 +246,10 @@ CASES = [
         dict(params=rand(3, 4), indices=np.array([[2, 1]], np.int16)),
         python=False,
         why="Python's needs ScatterNd of int16",
+    ),
+    *(
+        case("GatherNd", dict(params=rand(3, *shape), indices=[2, 1]), python=False, why="Python's ScatterNd fails")
+        for shape in ((4,), (4, 2))
     ),
     case(
         "GatherNd",

@@ -1,0 +1,1 @@
+"""Models as people use them, differentiated whole and compared with GradientTape: `make test-models`."""
