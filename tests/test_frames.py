@@ -36,6 +36,34 @@ def loop_in_branch_in_loop(x: Any) -> Any:
     return loop(3, lambda i, v: (v1.cond(tf.equal(i, 1), lambda: v + x, lambda: inner(i, v)),), x)
 
 
+def array(size: int, **attrs: Any) -> Any:
+    return v1.TensorArray(tf.float64, size, **attrs)
+
+
+def array_of_states(x: Any) -> Any:
+    """A recurrent network: its inputs and outputs are in arrays, and the last step writes something else."""
+    inputs = array(3).unstack(tf.stack([x, x * x, tf.sin(x)]))
+
+    def step(i: Any, state: Any, outputs: Any) -> Any:
+        state = tf.tanh(state * inputs.read(i))
+        return i + 1, state, v1.cond(i < 2, lambda: outputs.write(i, state), lambda: outputs.write(i, x))
+
+    _, state, outputs = v1.while_loop(lambda i, *_: i < 3, step, (0, x, array(0, dynamic_size=True)))
+    return tf.reduce_sum(outputs.stack() ** 2, 0) + state
+
+
+def array_read_back(x: Any) -> Any:
+    """Each element is made of the one before, but for one that is left out."""
+    start = array(4, element_shape=[3], clear_after_read=False).write(0, x)
+
+    def step(i: Any, v: Any, elements: Any) -> Any:
+        last = elements.read(tf.where(tf.equal(i, 3), 1, i - 1))
+        flow = v1.cond(tf.equal(i, 2), lambda: elements.flow, lambda: elements.write(i, last * v).flow)
+        return i + 1, v + last, tf.TensorArray(tf.float64, handle=elements.handle, flow=flow)
+
+    return v1.while_loop(lambda i, *_: i < 4, step, (1, x, start))[1]
+
+
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "branch taken": lambda x: v1.cond(positive(x), lambda: tf.sin(x) * x, lambda: tf.exp(x)),
     "branch not taken": lambda x: v1.cond(positive(-x), lambda: tf.sin(x) * x, lambda: tf.exp(x)),
@@ -54,6 +82,10 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "branch in loop": lambda x: loop(3, lambda i, v: (v1.cond(i < 2, lambda: v * x, lambda: tf.sin(v)),), x),
     "loop in branch": lambda x: v1.cond(positive(x), lambda: loop(3, lambda i, v: (tf.sin(v) * x,), x), lambda: x),
     "loop in branch in loop": loop_in_branch_in_loop,
+    "map": lambda x: tf.map_fn(lambda e: e * tf.sin(e) * x[0], x),
+    "scan": lambda x: tf.scan(lambda a, e: a * e + tf.sin(e), x),
+    "array of states": array_of_states,
+    "array read back": array_read_back,
     "two variables from one tensor": lambda x: v1.while_loop(
         lambda a, b: tf.reduce_sum(a) < 20.0, lambda a, b: (a * 1.7 + b, tf.sin(b) * a), (x, x)
     )[0],
@@ -113,4 +145,17 @@ def test_a_loop_that_does_not_go_on_is_an_error() -> None:
     for merge in nodes(definition, "Merge"):
         merge.input[1] = merge.input[0]
     with pytest.raises(_loader.native().StatusError, match="must be a NextIteration"):
+        build(definition)
+
+
+def test_a_gradient_array_is_an_error() -> None:
+    """TensorFlow's own gradient, in f, of a function with an array."""
+
+    def f(x: Any) -> Any:
+        elements = array(1).write(0, x)
+        y = elements.read(0)
+        return elements.grad("gradients").write(0, y * y).read(0)
+
+    definition = function_of_frames(f, SPEC).function_def
+    with pytest.raises(_loader.native().StatusError, match="a gradient that TensorFlow made"):
         build(definition)

@@ -347,17 +347,13 @@ const std::vector<tf::PartialTensorShape>& Differentiator::ResultShapes(const tf
 
 const Flows& Differentiator::FlowsOf(const tf::NameAttrList& f) {
   static const Flows none;
-  if (!has_arrays_.value_or(false)) return none;
   const std::string key = MemoKey(f);
   const auto [it, added] = flows_.try_emplace(key);
   if (!added || active_.size() > kMaxDepth) return it->second;  // empty while f itself is being read: recursion
   const Activation activation(&active_, absl::StrCat("flows:", key));
   const absl::StatusOr<std::unique_ptr<Body>> body = ImportFunction(this, f);
   if (!body.ok()) return none;  // whoever differentiates the call reports it
-  Flows flows;
-  for (const int arg : (*body)->args) flows.args.push_back((*body)->flow({arg, 0}));
-  for (const Port& p : (*body)->results) flows.results.push_back((*body)->flow(p));
-  return flows_[key] = std::move(flows);
+  return flows_[key] = FindFlows(this, body->get());
 }
 
 }  // namespace symgrad

@@ -68,6 +68,7 @@ class Differentiator final : public Functions {
 
   absl::StatusOr<std::string> GradientOf(const tf::NameAttrList& f) override { return Gradient(f, {}); }
   const std::vector<tf::PartialTensorShape>& ResultShapes(const tf::NameAttrList& f) override;
+  bool has_arrays() const override { return has_arrays_.value_or(false); }
   const Flows& FlowsOf(const tf::NameAttrList& f) override;
 
  private:

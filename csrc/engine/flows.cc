@@ -1,5 +1,8 @@
 #include "csrc/engine/flows.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
 #include "csrc/rules/rule.h"
@@ -66,7 +69,9 @@ bool IsBranch(const Node& n) {
   return n.type() == "If" || n.type() == "StatelessIf" || n.type() == "Case" || n.type() == "StatelessCase";
 }
 
-void MarkStructure(Functions* functions, int id, const Body& body, Marks* marks) {
+using Same = std::vector<std::vector<Port>>;  // ports that are one flow, if any of them is a flow
+
+void MarkStructure(Functions* functions, int id, const Body& body, Marks* marks, Same* same) {
   const Node& n = body.node(id);
   const size_t first = IsBranch(n) ? 1 : 0;
   for (const tf::NameAttrList& f : Callees(n)) {
@@ -75,7 +80,12 @@ void MarkStructure(Functions* functions, int id, const Body& body, Marks* marks)
       marks->Mark(n.inputs[first + i], flows.args[i]);
     for (int i = 0; i < n.num_outputs && i < static_cast<int>(flows.results.size()); ++i)
       marks->Mark({id, i}, flows.results[i]);
+    for (const auto& [arg, result] : flows.passed)
+      if (first + arg < n.inputs.size() && result < n.num_outputs)
+        same->push_back({n.inputs[first + arg], {id, result}});
   }
+  for (int i = 0; IsLoop(n) && i < n.num_outputs && i < static_cast<int>(n.inputs.size()); ++i)
+    same->push_back({n.inputs[i], {id, i}});
 }
 
 }  // namespace
@@ -102,27 +112,45 @@ bool HasArrays(const Functions& functions, const std::string& f) {
   return false;
 }
 
-void FindFlows(Functions* functions, Body* body) {
+Flows FindFlows(Functions* functions, Body* body) {
   Marks marks(body);
-  std::vector<std::vector<Port>> same;  // ports that are one flow if any of them is a flow
+  Same same;
   for (int id = 0; id < body->num_nodes(); ++id) {
     const Node& n = body->node(id);
     if (n.is_arg()) continue;
-    if (IsArrayOp(n.type())) {
-      MarkArrayOp(id, *body, &marks);
-    } else if (n.type() == "Identity" || n.type() == "AddN") {
+    if (IsArrayOp(n.type())) MarkArrayOp(id, *body, &marks);
+    else if (n.type() == "Identity" || n.type() == "AddN")
       same.emplace_back(n.inputs.begin(), n.inputs.end()).push_back({id, 0});
-    } else if (IsLoop(n) || IsBranch(n) || IsCall(*n.def, *n.op)) {
-      MarkStructure(functions, id, *body, &marks);
-      for (int i = 0; IsLoop(n) && i < n.num_outputs && i < static_cast<int>(n.inputs.size()); ++i)
-        same.push_back({n.inputs[i], {id, i}});
-    }
+    else if (IsLoop(n) || IsBranch(n) || IsCall(*n.def, *n.op)) MarkStructure(functions, id, *body, &marks, &same);
   }
-  if (body->flows.empty()) return;
   do {
     for (const auto& ports : same) marks.MarkAll(ports);
     for (auto ports = same.rbegin(); ports != same.rend(); ++ports) marks.MarkAll(*ports);
   } while (marks.TakeGrown());
+
+  Flows flows;
+  for (const int arg : body->args) flows.args.push_back(body->flow({arg, 0}));
+  for (const Port& p : body->results) flows.results.push_back(body->flow(p));
+  for (size_t i = 0; i < body->args.size(); ++i) {
+    const int arg = body->args[i];
+    if (body->output({arg, 0}).dtype != tf::DT_FLOAT) continue;
+    absl::flat_hash_set<int> reached = {body->output_index({arg, 0})};
+    for (const auto& ports : same)  // in the order of the nodes
+      if (std::any_of(ports.begin(), ports.end(), [&](Port p) { return reached.contains(body->output_index(p)); }))
+        reached.insert(body->output_index(ports.back()));
+    for (size_t k = 0; k < body->results.size(); ++k)
+      if (reached.contains(body->output_index(body->results[k])))
+        flows.passed.emplace_back(static_cast<int>(i), static_cast<int>(k));
+  }
+  return flows;
+}
+
+bool UsesGradientArray(const Body& body, const Node& node) {
+  if (body.flows.empty()) return false;
+  return std::any_of(node.inputs.begin(), node.inputs.end(), [&](Port p) {
+    while (!body.node(p.node).is_arg() && body.node(p.node).type() == "Identity") p = body.node(p.node).inputs[0];
+    return p.index == 0 && !body.node(p.node).is_arg() && absl::StartsWith(body.node(p.node).type(), "TensorArrayGrad");
+  });
 }
 
 V EmptyList(tf::DataType element) {

@@ -16,8 +16,12 @@ namespace symgrad {
 // Whether f or what it calls has arrays at all.
 bool HasArrays(const Functions& functions, const std::string& f);
 
-// Fills in body->flows, where arguments may be marked already.
-void FindFlows(Functions* functions, Body* body);
+// Fills in body->flows, where arguments may be marked already; what it finds of arguments and results.
+Flows FindFlows(Functions* functions, Body* body);
+
+// Whether a node takes a gradient array, one that TensorFlow itself made for the gradients of another. Its flow is that
+// of the other array, and a list can't tell the elements of the two.
+bool UsesGradientArray(const Body& body, const Node& node);
 
 // Cotangents of flows: zeros, in a list of no length, and the sum of lists of any lengths.
 V EmptyList(tf::DataType element);

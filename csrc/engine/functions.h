@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -42,9 +43,10 @@ tf::NameAttrList WithInputs(tf::NameAttrList f, const Body& body, absl::Span<con
 tf::PartialTensorShape StaticShape(const Shape& shape);
 
 // Which arguments and results of a function are flows of arrays (flows.h), as the function itself tells: the dtypes of
-// elements, DT_INVALID for what is no flow. Empty if none is.
+// elements, DT_INVALID for what is no flow.
 struct Flows {
   tf::DataTypeVector args, results;
+  std::vector<std::pair<int, int>> passed;  // an argument and a result that are one flow, if the argument is a flow
 };
 
 class Functions {
@@ -68,6 +70,8 @@ class Functions {
   virtual absl::StatusOr<std::string> GradientOf(const tf::NameAttrList& f) = 0;
   // The static shapes of f's results; empty if f can't be read.
   virtual const std::vector<tf::PartialTensorShape>& ResultShapes(const tf::NameAttrList& f) = 0;
+  // Whether there are arrays at all, and which arguments and results of f are their flows.
+  virtual bool has_arrays() const = 0;
   virtual const Flows& FlowsOf(const tf::NameAttrList& f) = 0;
 
  private:

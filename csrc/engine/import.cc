@@ -73,8 +73,10 @@ class FunctionReader {
     for (const Item& item : items_)
       for (const Port& p : item.custom_inputs) body_->custom_inputs[item.id].push_back(BodyPort(p));
     body_->num_forward = body_->num_nodes();
-    ReadArgFlows();
-    FindFlows(functions_, body_.get());
+    if (functions_->has_arrays()) {
+      ReadArgFlows();
+      FindFlows(functions_, body_.get());
+    }
     return std::move(body_);
   }
 

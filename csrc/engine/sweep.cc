@@ -106,6 +106,12 @@ class Sweep {
                     "Graph.gradient_override_map) and was not handed over: differentiate the ConcreteFunction itself"));
       return;
     }
+    if (UsesGradientArray(*body_, n)) {
+      NodeError(id, absl::StatusCode::kUnimplemented,
+                "it belongs to a gradient that TensorFlow made, of which there is no further one: differentiate the "
+                "function before that, twice");
+      return;
+    }
     if (Differentiator::IsStructure(n)) {
       const absl::StatusOr<Grads> grads = differentiator_->StructureGradient(builder_, frame);
       return grads.ok() ? Distribute(id, *grads) : NodeError(id, grads.status().code(), grads.status().message());
