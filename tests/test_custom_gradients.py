@@ -155,6 +155,13 @@ def half(op: Any, dy: Any) -> Any:
     return 0.5 * dy * op.outputs[0]
 
 
+def silus(x: Any) -> Any:
+    """Of several shapes and factors, which may be what they are applied to."""
+    y = tf.nn.silu(tf.nn.silu(x, 0.5), 2.0)
+    a, b = x[0], tf.reduce_sum(x)
+    return tf.nn.silu(y, a) + tf.nn.silu(b, b) + tf.nn.silu(a, b) + tf.nn.silu(a, a) + tf.nn.silu(tf.nn.silu(x[:2])[0])
+
+
 def by_branch(x: Any) -> Any:
     return tf.cond(x[0] > 0.0, lambda: quintuple(x) * x, lambda: x)
 
@@ -244,6 +251,7 @@ FUNCTIONS: list[tuple[str, Fn, tuple[Any, ...], int]] = [
     ("grad_pass_through", lambda x: tf.grad_pass_through(tf.round)(x * 3.0) * x, (VECTOR,), 2),
     ("gradient_override_map", lambda x: tf.function(gradient_override)(x) + x, (VECTOR,), 2),
     ("silu", lambda x: tf.nn.silu(x) * x, (VECTOR,), 2),
+    ("silus that share a trace", lambda x: silus(x) * x, (VECTOR,), 2),
     ("optional", lambda x: tf.experimental.Optional.from_value(x * x).get_value() * x, (VECTOR,), 2),
     ("py_function", lambda x: python(x * x) * x, (VECTOR,), 2),
     ("py_function of several", lambda x, y: tf.add_n(pythons(x, y * x)), (VECTOR, OTHER), 2),
@@ -451,6 +459,17 @@ def test_writes_of_the_gradient_happen() -> None:
     for i, run in enumerate([in_graph, in_graph, lambda x: tf_symgrad.symbolic_gradient([x], f=f)[0]]):
         equal([run(tf.constant(1.0, tf.float64))], [tf.constant(i + 10.0 * (i + 1) + 1.0, tf.float64)])
     assert count.numpy() == 3.0
+
+
+def test_equal_gradients_of_tensorflow_are_traced_once() -> None:
+    def deep(x: Any) -> Any:
+        for _ in range(20):
+            x = tf.nn.silu(x)
+        return tf.reduce_sum(x)
+
+    f = tf.function(deep).get_concrete_function(tf.TensorSpec([3], tf.float32))
+    _, library = tf_symgrad.gradient_function(f)
+    assert sum(g.signature.name.startswith("symgrad_gradient_of") for g in library.function) == 1
 
 
 def test_an_error_of_the_gradient_is_the_callers() -> None:
