@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.python.eager import context
+from tensorflow.python.ops import script_ops
 
 import tf_symgrad
 
@@ -482,6 +483,29 @@ def test_an_error_of_the_gradient_is_the_callers() -> None:
 
     with pytest.raises(ArithmeticError, match="no gradient today"):
         tf_symgrad.symbolic_gradient([1.0], f=broken)
+
+
+def test_in_a_version_1_graph() -> None:
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        x, y = tf.constant(VECTOR), tf.constant(OTHER)
+        (dx,) = tf_symgrad.symbolic_gradient([x, tf.ones_like(x)], f=lambda x: scaled_by(y)(sine(x)) * python(x))
+        (ddx,) = tf.gradients(dx, x)
+        got = session.run([dx, ddx])
+    x, y = tf.constant(VECTOR), tf.constant(OTHER)
+    with python_called_directly():
+        dx = tape(lambda x: scaled_by(y)(sine(x)) * python(x), [x], tf.ones_like(x))
+        ddx = tape(lambda x: tape(lambda x: scaled_by(y)(sine(x)) * python(x), [x], tf.ones_like(x))[0], [x], None)
+    equal(got, [*dx, *ddx])
+
+
+def test_a_python_function_that_is_gone() -> None:
+    f = tf.function(python).get_concrete_function(tf.TensorSpec([3], tf.float64))
+    (node,) = (n for n in f.function_def.node_def if n.op == "EagerPyFunc")
+    script_ops._py_funcs.remove(node.attr["token"].s.decode())
+    with pytest.raises(
+        tf.errors.UnimplementedError, match=rf"node '{node.name}' \(op EagerPyFunc\): no Python function"
+    ):
+        tf_symgrad.symbolic_gradient([VECTOR, VECTOR], f=f)
 
 
 def test_nothing_piles_up_but_what_tensorflow_keeps() -> None:
