@@ -40,6 +40,12 @@ LIBRARIES = [
         links=["-l:libtensorflow_framework.so.2", "-Wl,--no-undefined"],
     ),
     Library(
+        "libtf_symgrad_xla.so",
+        {"xla": SOURCES["XLA"]},
+        links=["-l:libtensorflow_cc.so.2", "-l:libtensorflow_framework.so.2", "-Wl,--no-undefined"],
+        libraries=["libtf_symgrad.so"],
+    ),
+    Library(
         f"_native{EXT_SUFFIX}",
         {"python": SOURCES["MODULE"]},
         links=["-l:libtensorflow_framework.so.2"],
@@ -156,9 +162,13 @@ class NinjaBuild(build_ext):
         header = build / "precompiled.h"
         write(header, "".join(f"#include <{name}>\n" for name in SOURCES["PRECOMPILED_HEADERS"]))
         # System headers are in no depfile; a TensorFlow that was upgraded in place changes tensorflow.json.
-        needs = {"plain": "", "tensorflow": f"| {header}.gch", "python": f"| {build}/tensorflow.json"}
-        flags["tensorflow, precompiled"] = [*flags["tensorflow"], "-include", str(header), "-Winvalid-pch"]
-        use = {"plain": "plain", "tensorflow": "tensorflow, precompiled", "python": "python"}
+        precompiled = {"tensorflow", "xla"}
+        needs = {group: f"| {header}.gch" if group in precompiled else f"| {build}/tensorflow.json" for group in flags}
+        needs["plain"] = ""
+        use = {
+            group: [*words, "-include", str(header), "-Winvalid-pch"] if group in precompiled else words
+            for group, words in flags.items()
+        }
 
         lines = [NINJA_RULES.format(build=build, cxx=cxx, ldflags=ninja_words(ldflags))]
         lines += [f"build {header}.gch: precompile {header} | {build}/tensorflow.json"]
@@ -170,7 +180,7 @@ class NinjaBuild(build_ext):
                 for source in sources:
                     objects.append(f"{build}/{source}.o")
                     lines += [f"build {objects[-1]}: cxx {source} {needs[group]}"]
-                    lines += [f" flags = {ninja_words(flags[use[group]])}"]
+                    lines += [f" flags = {ninja_words(use[group])}"]
                     arguments = [*shlex.split(cxx), *flags[group], "-c", source]
                     commands.append({"directory": str(ROOT), "file": source, "arguments": arguments})
             first = " ".join(f"{build}/{name}" for name in library.libraries)
@@ -199,10 +209,14 @@ class NinjaBuild(build_ext):
         # Their messages name the header, not the folder that it was in.
         theirs += [f"-ffile-prefix-map={flag[2:]}/=" for flag in tensorflow["flags"] if flag.startswith("-I")]
         abi = [flag for flag in tensorflow["flags"] if flag.startswith("-D")]
+        # Third-party headers that XLA's include; the wheel has them, but not on its include path.
+        root = Path(next(flag[2:] for flag in tensorflow["flags"] if flag.startswith("-I")))
+        xla = [f"-isystem{root / 'external' / path}" for path in ("highwayhash", "farmhash_archive/src")]
         python = ["-fvisibility=hidden", f"-isystem{pybind11.get_include()}", f"-isystem{include}"]
         return {
             "plain": [*common, *abi],
             "tensorflow": [*common, *abi, *theirs],
+            "xla": [*common, *abi, *theirs, *xla],
             "python": [*common, *abi, *theirs, *python],
         }
 

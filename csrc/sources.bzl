@@ -21,11 +21,15 @@ ENGINE = [
     "csrc/engine/branch.cc",
     "csrc/engine/builder.cc",
     "csrc/engine/cache.cc",
+    "csrc/engine/cut.cc",
     "csrc/engine/differentiator.cc",
     "csrc/engine/export.cc",
     "csrc/engine/facts.cc",
+    "csrc/engine/flows.cc",
     "csrc/engine/fold.cc",
     "csrc/engine/fold_math.cc",
+    "csrc/engine/function_text.cc",
+    "csrc/engine/functionalize.cc",
     "csrc/engine/functions.cc",
     "csrc/engine/gradient.cc",
     "csrc/engine/import.cc",
@@ -34,13 +38,18 @@ ENGINE = [
     "csrc/engine/node_check.cc",
     "csrc/engine/op.cc",
     "csrc/engine/registry.cc",
+    "csrc/engine/row_sum.cc",
     "csrc/engine/sweep.cc",
+    "csrc/engine/trip_count.cc",
     "csrc/engine/vocabulary.cc",
     "csrc/runtime/call.cc",
     "csrc/runtime/kernel.cc",
     "csrc/runtime/op.cc",
     "csrc/runtime/pass.cc",
 ]
+
+# libtf_symgrad_xla.so: the op under XLA. It needs libtensorflow_cc, which BUILD does without.
+XLA = ["csrc/xla/kernel.cc"]
 
 # tf_symgrad/_native: the Python module.
 MODULE = ["csrc/python/module.cc"]

@@ -28,6 +28,10 @@ ENGINE = {
     **dict.fromkeys(("If", "StatelessIf", "Case", "StatelessCase"), "the engine's own, for any branches"),
     **dict.fromkeys(("While", "StatelessWhile"), "the engine's own, for any loop"),
     **dict.fromkeys(("PartitionedCall", "StatefulPartitionedCall"), "any function; see tests/test_engine.py"),
+    **dict.fromkeys(
+        ("Enter", "Exit", "LoopCond", "Merge", "NextIteration", "Switch"),
+        "read as While, If; see tests/test_frames.py",
+    ),
     "EagerPyFunc": "Python's own function, called once more under a tape; see tests/test_custom_gradients.py",
     "TfSymgrad>SymbolicGradient": "the next order; see tests/test_runtime.py",
 }

@@ -130,6 +130,26 @@ def test_like_the_tape(name: str, f: Fn, values: tuple[Any, ...]) -> None:
         np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-13)
 
 
+def test_the_gradient_of_a_weight_is_one_product_after_the_loop() -> None:
+    """Rows of all iterations are multiplied at once; a bias takes the operands that are there for the weight."""
+    x, w, b = tf.TensorSpec([9, 2, 4]), tf.TensorSpec([8, 4]), tf.TensorSpec([4])
+
+    def f(x: Any, w: Any, b: Any) -> Any:
+        return tf.reduce_sum(loop(9, lambda i, h: (tf.tanh(tf.concat([x[i], h], 1) @ w + b),), x[0]) ** 2)
+
+    concrete = tf.function(f).get_concrete_function(x, w, b)
+    _, library = tf_symgrad.gradient_function(concrete, [False, True, True])
+    bodies = [f for f in library.function if "body_pullback" in f.signature.name]
+    assert [node.op for f in bodies for node in f.node_def].count("AddV2") == 0
+    assert sum(node.op == "TensorListConcatV2" for f in library.function for node in f.node_def) == 2
+
+    rng = np.random.default_rng(0)
+    xs = [tf.constant(rng.normal(size=spec.shape), tf.float32) for spec in (x, w, b)]
+    expected = tf.function(lambda *xs: tape(f, list(xs), None))(*xs)
+    for got, want in zip(tf_symgrad.symbolic_gradient(xs, f=concrete), expected, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
 def test_a_variable_in_a_loop_and_in_a_branch() -> None:
     w = tf.Variable(OTHER)
 
@@ -148,10 +168,61 @@ def test_a_variable_in_a_loop_and_in_a_branch() -> None:
         np.testing.assert_allclose(got, want, rtol=1e-12)
 
 
-def test_only_what_the_pullback_needs_is_stacked() -> None:
-    """The weights of a loop and its counter are not: one stack of the state, one of the activation."""
-    specs = tf.TensorSpec([3], tf.float64), tf.TensorSpec([3, 3], tf.float64)
-    f = tf.function(lambda x, m: loop(4, lambda i, v: (tf.tanh(tf.linalg.matvec(m, v)),), x))
-    _, library = tf_symgrad.gradient_function(f.get_concrete_function(*specs))
-    pushes = [node for f in library.function for node in f.node_def if node.op == "TensorListPushBack"]
-    assert len(pushes) <= 3
+MATRIX_SPEC = tf.TensorSpec([3, 3], tf.float64)
+
+
+def gradient_of(f: Fn, *specs: tf.TensorSpec) -> Any:
+    """A library of the gradient function and all that it calls."""
+    return tf_symgrad.gradient_function(tf.function(f, autograph=False).get_concrete_function(*specs))[1]
+
+
+def recurrent(x: Any, w: Any) -> Any:
+    """The only stack is that of the states: weights, inputs, positions and next states need none."""
+    return loop(4, lambda i, h: (tf.tanh(x[i] @ w + h @ tf.transpose(w)),), x[0])
+
+
+@pytest.mark.parametrize(
+    ("f", "specs", "stacks"),
+    [
+        (recurrent, [tf.TensorSpec([4, 3, 3], tf.float64), MATRIX_SPEC], 1),
+        (lambda x: loop(4, lambda i, v: (tf.sin(v) * v,), x), [MATRIX_SPEC], 2),
+        (lambda x: loop(4, lambda i, v: (v + 2.0 * x,), x), [MATRIX_SPEC], 0),
+        (lambda x: loop(4, lambda i, v: (v * tf.cast(i * i, v.dtype),), x), [MATRIX_SPEC], 0),
+    ],
+)
+def test_only_what_the_pullback_needs_is_stacked(f: Fn, specs: list[tf.TensorSpec], stacks: int) -> None:
+    pushes = [node for f in gradient_of(f, *specs).function for node in f.node_def if node.op == "TensorListPushBack"]
+    assert len(pushes) == stacks
+
+
+def until_large(x: Any, **options: Any) -> Any:
+    return tf.while_loop(lambda v: tf.reduce_sum(v) < 9.0, lambda v: (tf.exp(v),), (x,), **options)[0]
+
+
+@tf.function
+def by_range(count: int, x: Any) -> Any:
+    for _ in tf.range(1, 1 + 2 * count, 2):
+        x = tf.sin(x)
+    return x
+
+
+@pytest.mark.parametrize(
+    ("f", "bound"),
+    [
+        (lambda x: loop(4, lambda i, v: (tf.sin(v),), x), 4),
+        (lambda x: by_range(5, x), 5),
+        (lambda x: until_large(x, maximum_iterations=7), 7),
+        (lambda x: tf.while_loop(lambda i, v: i >= 2, lambda i, v: (i - 3, tf.sin(v)), (10, x))[1], 3),
+        (lambda x: tf.while_loop(lambda i, v: i < 1, lambda i, v: (i + 1, tf.sin(v)), (1, x))[1], 0),
+        (until_large, -1),
+        (lambda x: tf.while_loop(lambda i, v: i < 9, lambda i, v: (i * 2, tf.sin(v)), (1, x))[1], -1),
+    ],
+)
+def test_a_stack_is_as_long_as_the_loop_where_that_can_be_read(f: Fn, bound: int) -> None:
+    """XLA compiles stacks of fixed length only."""
+    lengths = set()
+    for function in gradient_of(f, MATRIX_SPEC).function:
+        nodes = {node.name: node for node in function.node_def}
+        lists = [node for node in function.node_def if node.op == "EmptyTensorList"]
+        lengths |= {nodes[node.input[1].split(":")[0]].attr["value"].tensor.int_val[0] for node in lists}
+    assert lengths == {bound}

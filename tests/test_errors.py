@@ -1,5 +1,6 @@
 """What goes wrong: an exception of the right class that says what to do, eagerly and in a graph, and never an abort."""
 
+import functools
 import inspect
 import json
 import os
@@ -17,6 +18,7 @@ from tensorflow.core.framework import attr_value_pb2, function_pb2
 from tensorflow.python.eager import context
 
 import tf_symgrad
+from tests.frames import function_of_frames, loop, v1
 from tf_symgrad import _loader, symbolic_gradient
 
 native = _loader.native()
@@ -434,8 +436,8 @@ def any_scalar(field: Any, chance: random.Random) -> Any:
     return abs(number) if field.cpp_type in (field.CPPTYPE_UINT32, field.CPPTYPE_UINT64) else number
 
 
-def mutants(seed: int, count: int) -> Any:
-    """Functions with a few mutations each."""
+def mutants(seed: int, count: int, loops: bool) -> Any:
+    """Functions with a few mutations each. A loop that is a mutant may have no end: those are for building alone."""
     chance = random.Random(seed)
     layers = tf.function(
         lambda x, w, i: tf.reduce_sum(
@@ -444,6 +446,14 @@ def mutants(seed: int, count: int) -> Any:
     ).get_concrete_function(tf.TensorSpec([2, 4, 4, 3]), tf.TensorSpec([3, 3, 3, 3]), tf.TensorSpec([2], tf.int32))
     calls = tf.function(lambda x: tf.cond(tf.reduce_sum(x) > 0.0, lambda: tf.function(tf.tanh)(x), lambda: -x))
     sources = [definition(GOOD, "good"), layers.function_def, calls.get_concrete_function(PAIR).function_def]
+    if loops:
+
+        def frames(x: Any) -> Any:
+            inner = functools.partial(loop, 3, lambda i, v: (v1.cond(i < 2, lambda: v * x, lambda: v),), x)
+            return v1.cond(x[0] > 0.0, inner, lambda: x)
+
+        while_loop = tf.function(lambda x: tf.while_loop(lambda i, v: i < 3, lambda i, v: (i + 1, v * x), (0, x))[1])
+        sources += [function_of_frames(frames, PAIR).function_def, while_loop.get_concrete_function(PAIR).function_def]
     for _ in range(count):
         source = chance.choice(sources)
         mutant = function_pb2.FunctionDef.FromString(source.SerializeToString())
@@ -498,16 +508,16 @@ import collections, json, sys
 from tests import test_errors
 
 outcomes = collections.Counter()
-for number, mutant in enumerate(test_errors.mutants(seed={seed}, count={count})):
+for number, mutant in enumerate(test_errors.mutants({seed}, {count}, {loops})):
     print("mutant", number, file=sys.stderr, flush=True)  # the one that is being tried, should the process die
     outcomes[test_errors.{attempt}(mutant)] += 1
 print(json.dumps(outcomes))
 """
 
 
-@pytest.mark.parametrize(("how", "count"), [("attempt", 1500), ("attempt_op", 400)])
+@pytest.mark.parametrize(("how", "count"), [("attempt", 2500), ("attempt_op", 400)])
 def test_mutated_functions_never_abort(how: str, count: int) -> None:
-    code = SURVIVE.format(seed=1, count=count, attempt=how)
+    code = SURVIVE.format(seed=1, count=count, attempt=how, loops=how == "attempt")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     outcomes = json.loads(done.stdout)

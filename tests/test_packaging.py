@@ -15,7 +15,7 @@ from tf_symgrad import _loader
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES: dict[str, list[str]] = {}
 exec((ROOT / "csrc" / "sources.bzl").read_text(), SOURCES)
-LISTS = ("RULES", "ENGINE", "MODULE", "PUBLIC_HEADERS")
+LISTS = ("RULES", "ENGINE", "XLA", "MODULE", "PUBLIC_HEADERS")
 
 BUILT = {
     "tensorflow": "2.21.0",
@@ -54,6 +54,12 @@ def test_main_library_links_to_the_framework_alone():
     assert needed == ["libtensorflow_framework.so.2"]
 
 
+def test_xla_library_links_to_the_main_one():
+    library = str(Path(_loader.get_library_path()).with_name("libtf_symgrad_xla.so"))
+    needed = [name for name in dynamic_section(library, "NEEDED") if "tf_symgrad" in name or "tensorflow" in name]
+    assert sorted(needed) == ["libtensorflow_cc.so.2", "libtensorflow_framework.so.2", "libtf_symgrad.so"]
+
+
 def test_libraries_find_their_own_by_relative_paths():
     for library in (ROOT / "tf_symgrad").glob("*.so"):
         for paths in dynamic_section(str(library), "R(?:UN)?PATH"):
@@ -62,7 +68,8 @@ def test_libraries_find_their_own_by_relative_paths():
 
 
 def test_no_library_tells_where_it_was_built():
-    assert str(ROOT).encode() not in Path(_loader.get_library_path()).read_bytes()
+    for library in (ROOT / "tf_symgrad").glob("*.so"):
+        assert str(ROOT).encode() not in library.read_bytes()
 
 
 def test_bare_library_loads():
@@ -154,6 +161,7 @@ def copied_package(tmp_path, monkeypatch):
     """The package's libraries in another folder, where a build record can be forged, and nothing loaded yet."""
     library = tmp_path / "libtf_symgrad.so"
     library.write_bytes(b"not a library")
+    (tmp_path / "libtf_symgrad_xla.so").write_bytes(b"not a library either")
     monkeypatch.setenv("TF_SYMGRAD_LIBRARY", "")
     monkeypatch.setattr(_loader, "_PACKAGE", tmp_path)
     monkeypatch.setattr(_loader, "_ops", None)
@@ -182,6 +190,35 @@ def test_missing_library_is_refused(copied_package):
     (copied_package / "libtf_symgrad.so").unlink()
     with pytest.raises(ImportError, match="libtf_symgrad.so does not exist.*pip install"):
         _loader.load()
+
+
+def test_missing_xla_library_is_refused(copied_package):
+    (copied_package / "_build_info.json").write_text(json.dumps(_loader.installed()))
+    (copied_package / "libtf_symgrad_xla.so").unlink()
+    with pytest.raises(ImportError, match="libtf_symgrad_xla.so does not exist.*pip install"):
+        _loader.load()
+
+
+def test_xla_library_that_does_not_load_is_refused(copied_package, monkeypatch):
+    (copied_package / "_build_info.json").write_text(json.dumps(_loader.installed()))
+    monkeypatch.setattr(_loader.importlib.import_module("tensorflow"), "load_op_library", lambda path: path)
+    with pytest.raises(ImportError, match="libtf_symgrad_xla.so does not load: .*file too short"):
+        _loader.load()
+
+
+def test_a_library_of_another_build_may_be_without_xla(tmp_path):
+    library = tmp_path / "libtf_symgrad.so"
+    shutil.copy2(_loader.get_library_path(), library)
+    code = "import tf_symgrad; print(tf_symgrad.load().TfSymgrad_SymbolicGradient)"
+    done = run_python(code, TF_SYMGRAD_LIBRARY=str(library), LD_LIBRARY_PATH=tensorflow_path())
+    assert done.returncode == 0, done.stderr
+
+
+def tensorflow_path() -> str:
+    """Where the libraries that a copied library links to are."""
+    import tensorflow as tf
+
+    return tf.sysconfig.get_lib()
 
 
 def test_a_failure_to_load_keeps_its_cause(copied_package):

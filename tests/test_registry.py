@@ -41,7 +41,11 @@ UNTESTED = {
     "it has no kernel here, and Python's is another graph, or an error": {
         *("NcclBroadcast", "NcclReduce", "SparseMatrixAdd", "XlaClusterOutput"),
     },
-    "no graph of today's producers can have it": {"BatchNormWithGlobalNormalization", "QuantizeAndDequantize", "TopK"},
+    "no graph of today's producers can have it": {
+        *("BatchNormWithGlobalNormalization", "QuantizeAndDequantize", "TopK"),
+        *(f"TensorArray{op}" for op in ("Concat", "Gather", "Read", "Scatter", "Split", "Write")),
+        *(f"TensorArray{op}V2" for op in ("Concat", "Gather", "Read", "Scatter", "Split", "Write")),
+    },
     "the value is behind a reference or a resource": {
         *("DebugGradientRefIdentity", "ReadVariableOp", "RefIdentity", "ResourceGather", "ResourceGatherNd"),
     },

@@ -273,7 +273,17 @@ def _inputs(function: Function, values: list[Any]) -> list[Any]:
     roles = [f"input {i} ('{x.name}')" for i, x in enumerate(arguments)]
     roles += [f"the cotangent of output {i}" for i in range(len(outputs))]
     converted = [_convert(*item, function) for item in zip(values, specs, roles, strict=True)]
-    return [*converted[: len(arguments)], *function.captures, *converted[len(arguments) :]]
+    return [_inlined(x) for x in (*converted[: len(arguments)], *function.captures, *converted[len(arguments) :])]
+
+
+def _inlined(x: Any) -> Any:
+    """A shape or an axis from outside of the graph as a constant in it.
+
+    The graph would take it as an input, which XLA makes a constant of only where it sees what it is for.
+    """
+    if context.executing_eagerly() or not isinstance(x, ops.EagerTensor) or not x.dtype.is_integer:
+        return x
+    return tf.constant(x.numpy(), x.dtype) if x.shape.num_elements() <= 16 else x
 
 
 def _convert(value: Any, spec: tf.TensorSpec, role: str, function: Function) -> Any:

@@ -28,13 +28,7 @@ from tf_symgrad._function import Function
 
 GRADIENT, INPUTS, OUTPUTS = "_symgrad_gradient", "_symgrad_gradient_inputs", "_symgrad_gradient_outputs"
 # Ops of TensorFlow whose gradient is Python's to give: the others without a rule are the engine's to report.
-_PYTHONS = {
-    "EagerPyFunc",
-    "OptionalFromValue",
-    "OptionalGetValue",
-    "RaggedTensorFromVariant",
-    "RaggedTensorToVariant",
-}
+_PYTHONS = {"EagerPyFunc"}
 
 
 def differentiable(
@@ -122,9 +116,7 @@ def _candidates(definition: function_pb2.FunctionDef) -> Iterator[node_def_pb2.N
 
 
 def _is_registered(op: str) -> bool:
-    """Whether somebody registered a gradient for an op that TensorFlow does not have, or that only Python knows."""
-    if op in _PYTHONS:
-        return True
+    """Whether somebody registered a gradient that is not TensorFlow's: of those the engine has its own."""
     try:
         gradient = ops.gradient_registry.lookup(op)
     except LookupError:

@@ -6,12 +6,14 @@ import os
 import sys
 import sysconfig
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
 _PACKAGE = Path(__file__).resolve().parent
 _LIBRARY = "libtf_symgrad.so"
+_XLA_LIBRARY = "libtf_symgrad_xla.so"
 _OP = "TfSymgrad>SymbolicGradient"
 _RECORD = "_build_info.json"
 
@@ -22,7 +24,8 @@ _ops: ModuleType | None = None
 def get_library_path() -> str:
     """The path of the op library, for `tf.load_op_library` or `TF_LoadLibrary`.
 
-    The environment variable TF_SYMGRAD_LIBRARY overrides it.
+    The environment variable TF_SYMGRAD_LIBRARY overrides it. `libtf_symgrad_xla.so`, which lets XLA compile the op,
+    lies beside it; a library that another build made may be without.
     """
     return os.environ.get("TF_SYMGRAD_LIBRARY") or str(_PACKAGE / _LIBRARY)
 
@@ -40,6 +43,8 @@ def get_cmake_dir() -> str:
 def load() -> ModuleType:
     """Loads the op library into TensorFlow and returns the module of its generated op functions.
 
+    The kernel for XLA comes with it: it costs a few milliseconds, and XLA must have it before it first meets the op.
+
     Raises:
       ImportError: the library is missing, was built for another TensorFlow or Python, or does not load.
     """
@@ -52,6 +57,24 @@ def load() -> ModuleType:
             record = read_record(path)
             if record is not None:
                 check(record, installed())
+            xla = path.with_name(_XLA_LIBRARY)
+            has_xla = record is not None or xla.exists()
+            if has_xla and not xla.exists():
+                raise ImportError(f"{xla} does not exist. To build it: {_rebuild()}")
+            ops = _load(path, tf.load_op_library)
+            if has_xla:
+                _load(xla, tf.load_library)
+            _ops = ops
+        return _ops
+
+
+def _load(path: Path, load_library: Callable[[str], Any]) -> Any:
+    import tensorflow as tf
+
+    try:
+        return load_library(str(path))
+    except (tf.errors.OpError, OSError, RuntimeError) as error:
+        raise ImportError(f"{path} does not load: {error}\nTo build it anew: {_rebuild()}") from error
             try:
                 module = tf.load_op_library(str(path))
             except (tf.errors.OpError, OSError, RuntimeError) as error:

@@ -11,8 +11,6 @@
 #include "csrc/engine/builder.h"
 #include "csrc/engine/export.h"
 #include "csrc/engine/functions.h"
-#include "tensorflow/core/platform/hash.h"
-#include "xla/tsl/lib/strings/proto_serialization.h"
 
 namespace symgrad {
 
@@ -45,13 +43,9 @@ class FunctionAuthor {
     signature.args = args_;
     for (const V& v : results) signature.results.push_back(ToPort(v));
     tf::FunctionDef fdef = ExportFunction(body_, "", signature, tf::FunctionDef());
-    std::string content;
-    tsl::SerializeToStringDeterministic(fdef, &content);
-    Function function{absl::StrCat("__symgrad_", stem, "_", absl::Hex(tf::Hash64(content), absl::kZeroPad16)),
-                      fdef.signature().is_stateful()};
-    fdef.mutable_signature()->set_name(function.name);
-    TF_RETURN_IF_ERROR(functions_->Add(std::move(fdef)));
-    return function;
+    const bool stateful = fdef.signature().is_stateful();
+    TF_ASSIGN_OR_RETURN(std::string name, functions_->AddNamedByContent(stem, std::move(fdef)));
+    return Function{std::move(name), stateful};
   }
 
  private:

@@ -67,4 +67,9 @@ bool Body::FullyDefined(Port p) const {
   return r >= 0;
 }
 
+Port Origin(const Body& body, Port p) {
+  while (!body.node(p.node).is_arg() && body.node(p.node).type() == "Identity") p = body.node(p.node).inputs[0];
+  return p;
+}
+
 }  // namespace symgrad

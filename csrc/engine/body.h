@@ -113,6 +113,13 @@ class Body {
   // What a resource refers to, where that is known: by output index.
   absl::flat_hash_map<int, std::vector<tf::shape_inference::ShapeAndType>> handles;
 
+  // The element dtype of the array that a flow is of (flows.h): by output index.
+  absl::flat_hash_map<int, tf::DataType> flows;
+  tf::DataType flow(Port p) const {  // DT_INVALID: p is no flow
+    const auto it = flows.find(output_index(p));
+    return it == flows.end() ? tf::DT_INVALID : it->second;
+  }
+
   // The tensors that a node's custom gradient takes (kCustomInputs), by node.
   absl::flat_hash_map<int, std::vector<Port>> custom_inputs;
 
@@ -132,12 +139,18 @@ class Body {
   InferenceContext arena_;
 };
 
+// What a tensor is, through nodes that change nothing.
+Port Origin(const Body& body, Port p);
+
 // Derives shapes and integer values of a node's outputs from those of its inputs.
 absl::Status InferFacts(Body* body, int node);
 
 // The integer values of all outputs of a node that computes `op` of `inputs`, as far as they are known; empty if
 // nothing is.
 std::vector<IntsPtr> FoldInts(Body* body, const std::string& op, const tf::NodeDef& def, absl::Span<const Port> inputs);
+
+// What a constant is, if it is small and of integers.
+IntsPtr ReadInts(const tf::TensorProto& value);
 
 inline bool IsIntegral(tf::DataType t) { return t == tf::DT_INT32 || t == tf::DT_INT64 || t == tf::DT_BOOL; }
 

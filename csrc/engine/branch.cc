@@ -25,30 +25,44 @@ void SetBranches(const std::vector<FunctionAuthor::Function>& functions, tf::Nod
 }
 
 // What crosses from forward to pullback, the same for all branches: a slot serves each branch that has a residual of
-// its dtype.
+// its dtype and static shape. XLA wants all branches to return tensors of the same shapes.
 struct Slots {
   tf::DataTypeVector dtypes;
+  std::vector<tf::PartialTensorShape> shapes;
   std::vector<std::vector<int>> of;  // branch, residual -> slot
 
   explicit Slots(const std::vector<SplitVjp>& splits) {
     for (const SplitVjp& split : splits) {
       std::vector<bool> taken(dtypes.size(), false);
       std::vector<int>& mine = of.emplace_back();
-      for (const tf::DataType t : split.residuals) {
+      for (size_t r = 0; r < split.residuals.size(); ++r) {
+        const tf::DataType t = split.residuals[r];
+        const tf::PartialTensorShape shape = Known(split.residual_shapes[r]);
         size_t slot = 0;
-        while (slot < dtypes.size() && (taken[slot] || dtypes[slot] != t)) ++slot;
-        if (slot == dtypes.size()) dtypes.push_back(t), taken.push_back(false);
+        while (slot < dtypes.size() && (taken[slot] || dtypes[slot] != t || !shapes[slot].IsIdenticalTo(shape))) ++slot;
+        if (slot == dtypes.size()) dtypes.push_back(t), shapes.push_back(shape), taken.push_back(false);
         taken[slot] = true;
         mine.push_back(static_cast<int>(slot));
       }
     }
   }
+
+  // Either all of a shape is known, or nothing.
+  static tf::PartialTensorShape Known(const tf::PartialTensorShape& shape) {
+    return shape.IsFullyDefined() ? shape : tf::PartialTensorShape();
+  }
 };
 
-// What a branch that has nothing to say puts into a slot.
-V Filler(tf::DataType dtype) {
+// What a branch that has nothing to say puts into a slot: where the shape is known, a tensor of it that is allocated
+// once and never written; else something small.
+V Filler(FunctionAuthor* branch, tf::DataType dtype, const tf::PartialTensorShape& shape) {
   if (dtype == tf::DT_VARIANT) return op("EmptyTensorList", ints({}), 0, Attr("element_dtype", DType::kFloat));
-  return constant(0, static_cast<DType>(dtype));
+  if (!shape.IsFullyDefined()) return constant(0, static_cast<DType>(dtype));
+  tf::NodeDef node;
+  node.set_op("FakeParam");
+  (*node.mutable_attr())["dtype"].set_type(dtype);
+  shape.AsProto((*node.mutable_attr())["shape"].mutable_shape());
+  return (*branch)->EmitNode(std::move(node), {}, {dtype});
 }
 
 class BranchSplit {
@@ -58,7 +72,10 @@ class BranchSplit {
     const Node& n = body.node(frame.node);
     inputs_.assign(n.inputs.begin() + 1, n.inputs.end());
     selector_ = tf::BaseType(body.output(n.inputs[0]).dtype);
-    for (const Port& p : inputs_) input_dtypes_.push_back(tf::BaseType(body.output(p).dtype));
+    for (const Port& p : inputs_) {
+      input_dtypes_.push_back(tf::BaseType(body.output(p).dtype));
+      flows_.push_back(body.flow(p));
+    }
     for (int i = 0; i < n.num_outputs; ++i) result_dtypes_.push_back(tf::BaseType(body.output({frame.node, i}).dtype));
     for (const V& dy : frame.cotangents)
       if (dy) cotangent_dtypes_.push_back(ToTf(dy.dtype()));
@@ -76,7 +93,7 @@ class BranchSplit {
     SplitVjp result;
     result.results = result_dtypes_;
     result.residuals = slots.dtypes;
-    result.residual_shapes.resize(slots.dtypes.size());
+    result.residual_shapes = slots.shapes;
     TF_RETURN_IF_ERROR(BuildForward(slots, &result));
     TF_RETURN_IF_ERROR(BuildPullback(slots, &result));
     return result;
@@ -117,8 +134,8 @@ class BranchSplit {
       for (size_t i = 0; i < result_dtypes_.size(); ++i) results[i] = call.out(static_cast<int>(i));
       for (size_t r = 0; r < split.residuals.size(); ++r)
         results[result_dtypes_.size() + slots.of[k][r]] = call.out(static_cast<int>(result_dtypes_.size() + r));
-      for (size_t i = 0; i < results.size(); ++i)
-        if (!results[i]) results[i] = Filler(outputs[i]);
+      for (size_t s = 0; s < slots.dtypes.size(); ++s)
+        if (V& v = results[result_dtypes_.size() + s]; !v) v = Filler(&branch, slots.dtypes[s], slots.shapes[s]);
       TF_ASSIGN_OR_RETURN(auto written, branch.Finish("branch", results));
       branches.push_back(written);
     }
@@ -178,7 +195,7 @@ class BranchSplit {
       for (size_t i = 0; i < n; ++i) {
         if (gradient_dtype[i] == tf::DT_INVALID) continue;
         if (split.gradients[i] >= 0) results.push_back(pullback.out(split.gradients[i]));
-        else results.push_back(ZerosOf(args[i], gradient_dtype[i]));
+        else results.push_back(ZerosOf(args[i], gradient_dtype[i], flows_[i]));
       }
       TF_ASSIGN_OR_RETURN(auto written, branch.Finish("branch", results));
       branches.push_back(written);
@@ -202,6 +219,7 @@ class BranchSplit {
   std::vector<Port> inputs_;  // without the selector
   tf::DataType selector_;
   tf::DataTypeVector input_dtypes_, result_dtypes_, cotangent_dtypes_;
+  tf::DataTypeVector flows_;  // of inputs that are flows of arrays the element dtypes, for others DT_INVALID
   std::vector<SplitVjp> splits_;
 };
 

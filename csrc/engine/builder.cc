@@ -35,6 +35,12 @@ absl::Status SetAttr(const Attr& attr, const tf::OpDef::AttrDef& declared, tf::A
   } else if (type == "list(int)" && ints) {
     out->mutable_list();
     for (const int64_t i : *ints) out->mutable_list()->add_i(i);
+  } else if (type == "list(type)" && ints) {
+    out->mutable_list();
+    for (const int64_t i : *ints) out->mutable_list()->add_type(static_cast<tf::DataType>(i));
+  } else if (type == "list(shape)" && integer) {  // so many unknown shapes
+    out->mutable_list();
+    for (int64_t i = 0; i < *integer; ++i) out->mutable_list()->add_shape()->set_unknown_rank(true);
   } else if (type == "shape" && ints) {
     out->mutable_shape();
     for (const int64_t i : *ints) out->mutable_shape()->add_dim()->set_size(i);

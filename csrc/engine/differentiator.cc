@@ -7,7 +7,9 @@
 #include "csrc/engine/author.h"
 #include "csrc/engine/cache.h"
 #include "csrc/engine/export.h"
+#include "csrc/engine/flows.h"
 #include "csrc/engine/import.h"
+#include "csrc/engine/row_sum.h"
 #include "csrc/engine/sweep.h"
 #include "xla/tsl/lib/strings/proto_serialization.h"
 
@@ -66,20 +68,7 @@ absl::StatusOr<V> ZerosFor(Builder* builder, int arg) {
     return absl::InvalidArgumentError(absl::StrCat(
         "function '", body->function, "': argument '", body->name(arg), "' is a variable that nothing depends on and ",
         "whose dtype the function does not tell: leave it out of the wanted inputs"));
-  return ZerosOf(ToValue(p), handle->second[0].dtype);
-}
-
-// Which nodes belong to the pullback. The sweep emits some that don't need a cotangent: those of integers (shapes,
-// axes) are computed with the forward pass, so that the tensors they are the shapes of need not be kept.
-std::vector<bool> PullbackSide(const Body& body) {
-  std::vector<bool> pullback(body.num_nodes(), false);
-  for (int id = body.num_forward; id < body.num_nodes(); ++id) {
-    const Node& n = body.node(id);
-    bool integers = !n.is_arg();
-    for (int i = 0; i < n.num_outputs; ++i) integers = integers && IsIntegral(body.output({id, i}).dtype);
-    pullback[id] = !integers || std::any_of(n.inputs.begin(), n.inputs.end(), [&](Port p) { return pullback[p.node]; });
-  }
-  return pullback;
+  return ZerosOf(ToValue(p), handle->second[0].dtype, tf::DT_INVALID);
 }
 
 std::vector<Port> ArgPorts(const std::vector<int>& args) {
@@ -90,7 +79,8 @@ std::vector<Port> ArgPorts(const std::vector<int>& args) {
 
 }  // namespace
 
-V ZerosOf(const V& x, tf::DataType dtype) {
+V ZerosOf(const V& x, tf::DataType dtype, tf::DataType flow) {
+  if (flow != tf::DT_INVALID) return EmptyList(flow);
   return x.dtype() == DType::kResource ? zeros(op("VariableShape", x), static_cast<DType>(dtype)) : zeros_like(x);
 }
 
@@ -100,6 +90,7 @@ absl::StatusOr<std::string> Differentiator::Gradient(const tf::NameAttrList& f, 
   if (!added && !it->second.empty()) return it->second;
   const Activation activation(&active_, key);
   TF_RETURN_IF_ERROR(activation.Check(f));
+  if (!has_arrays_) has_arrays_ = HasArrays(*this, f.name());
 
   TF_ASSIGN_OR_RETURN(std::unique_ptr<Body> body, ImportFunction(this, f));
   const std::vector<int> args = body->args;
@@ -111,12 +102,12 @@ absl::StatusOr<std::string> Differentiator::Gradient(const tf::NameAttrList& f, 
   Builder builder(body.get());
   Builder::Scope scope(&builder);
   const std::vector<bool> seeds(body->results.size(), true);
-  TF_ASSIGN_OR_RETURN(const std::vector<V> cotangents, ReverseSweep(&builder, this, wrt, seeds));
+  TF_ASSIGN_OR_RETURN(const std::vector<V> cotangents, ReverseSweep(&builder, this, wrt, seeds, FlowSeeds::kNumbers));
   Signature signature;
   for (size_t i = 0, k = 0; i < args.size(); ++i) {
     if (!wrt[i]) continue;
     V dx = builder.Dense(cotangents[k++]);
-    if (!dx) {
+    if (!dx || body->flow({args[i], 0}) != tf::DT_INVALID) {
       TF_ASSIGN_OR_RETURN(dx, ZerosFor(&builder, args[i]));
     }
     TF_RETURN_IF_ERROR(builder.TakeStatus());
@@ -129,19 +120,21 @@ absl::StatusOr<std::string> Differentiator::Gradient(const tf::NameAttrList& f, 
 }
 
 absl::StatusOr<const SplitVjp*> Differentiator::Split(const tf::NameAttrList& f, const std::vector<bool>& wrt,
-                                                      const std::vector<bool>& seeds) {
-  const std::string mask = absl::StrCat(MaskText(wrt), "|", MaskText(seeds));
+                                                      const std::vector<bool>& seeds, const LoopArguments* loop) {
+  std::string mask = absl::StrCat(MaskText(wrt), "|", MaskText(seeds));
+  if (loop != nullptr) absl::StrAppend(&mask, "|", MaskText(loop->invariant), "|", MaskText(loop->counter));
   const std::string memo = absl::StrCat(MemoKey(f), "|", mask);  // cheaper than a fingerprint
   const auto found = splits_.find(memo);
   if (found != splits_.end()) return &found->second;
   const Activation activation(&active_, absl::StrCat("split:", memo));
   TF_RETURN_IF_ERROR(activation.Check(f));
-  TF_ASSIGN_OR_RETURN(SplitVjp split, BuildSplit(f, wrt, seeds, Fingerprint(*this, f, mask)));
+  TF_ASSIGN_OR_RETURN(SplitVjp split, BuildSplit(f, wrt, seeds, loop, Fingerprint(*this, f, mask)));
   return &splits_.emplace(memo, std::move(split)).first->second;
 }
 
 absl::StatusOr<SplitVjp> Differentiator::BuildSplit(const tf::NameAttrList& f, const std::vector<bool>& wrt,
-                                                    const std::vector<bool>& seeds, const std::string& key) {
+                                                    const std::vector<bool>& seeds, const LoopArguments* loop,
+                                                    const std::string& key) {
   TF_ASSIGN_OR_RETURN(std::unique_ptr<Body> body, ImportFunction(this, f));
   const std::vector<int> args = body->args;
   if (wrt.size() != args.size() || seeds.size() != body->results.size())
@@ -150,51 +143,62 @@ absl::StatusOr<SplitVjp> Differentiator::BuildSplit(const tf::NameAttrList& f, c
                                                    " and ", body->results.size()));
   Builder builder(body.get());
   Builder::Scope scope(&builder);
-  TF_ASSIGN_OR_RETURN(const std::vector<V> cotangents, ReverseSweep(&builder, this, wrt, seeds));
+  TF_ASSIGN_OR_RETURN(const std::vector<V> cotangents, ReverseSweep(&builder, this, wrt, seeds, FlowSeeds::kLists));
 
-  SplitVjp split;
-  Signature forward, pullback;
-  split.gradients.assign(args.size(), -1);
+  std::vector<int> inputs;  // those that have a gradient
+  std::vector<Port> gradients;
   for (size_t i = 0, k = 0; i < args.size(); ++i) {
     if (!wrt[i]) continue;
     const V dx = builder.Dense(cotangents[k++]);
     TF_RETURN_IF_ERROR(builder.TakeStatus());
     if (!dx) continue;
-    split.gradients[i] = static_cast<int>(pullback.results.size());
-    split.gradient_dtypes.push_back(ToTf(dx.dtype()));
-    pullback.results.push_back(ToPort(dx));
+    inputs.push_back(static_cast<int>(i));
+    gradients.push_back(ToPort(dx));
   }
 
-  // What crosses from the forward side to the pullback: arguments as they are, constants as copies, the rest as
-  // residuals.
-  const std::vector<bool> on_pullback = PullbackSide(*body);
-  std::vector<bool> needed(body->num_nodes(), false), arg_used(body->num_nodes(), false);
-  std::vector<Port> residuals;
-  absl::flat_hash_set<int> seen;
-  const auto cross = [&](Port p) {
-    const Node& n = body->node(p.node);
-    if (on_pullback[p.node]) needed[p.node] = true;
-    else if (n.is_arg()) arg_used[p.node] = true;
-    else if (n.type() != "Const" && seen.insert(body->output_index(p)).second) residuals.push_back(p);
-  };
-  for (const Port& p : pullback.results) cross(p);
-  for (int id = body->num_nodes() - 1; id >= 0; --id)
-    if (needed[id])
-      for (const Port& p : body->node(id).inputs) cross(p);
+  SplitVjp split;
+  Signature forward, pullback, finish;
+  split.gradients.assign(args.size(), -1);
+  split.finished.assign(args.size(), -1);
+  std::vector<bool> invariant;
+  for (const int i : inputs) invariant.push_back(loop != nullptr && loop->invariant[i]);
+  const RowSums sums = FindRowSums(*body, gradients, invariant);
+  for (size_t k = 0; k < gradients.size(); ++k) {
+    const bool late = sums.transformed[k];
+    std::vector<Port>& results = late ? finish.results : pullback.results;
+    (late ? split.finished : split.gradients)[inputs[k]] = static_cast<int>(results.size());
+    (late ? split.finished_dtypes : split.gradient_dtypes).push_back(tf::BaseType(body->output(gradients[k]).dtype));
+    results.push_back(gradients[k]);
+  }
+  for (const Port& p : sums.operands) {
+    pullback.results.push_back(p);
+    finish.args.push_back(p);
+    split.operands.push_back(tf::BaseType(body->output(p).dtype));
+    split.operand_shapes.push_back(StaticShape(body->output(p).shape));
+  }
 
+  const Cut cut = CutBody(*body, pullback.results, loop);
   for (size_t i = 0; i < args.size(); ++i) {
     forward.args.push_back({args[i], 0});
-    if (!arg_used[args[i]]) continue;
+    if (!cut.args[i]) continue;
     split.args.push_back(static_cast<int>(i));
     pullback.args.push_back({args[i], 0});
   }
   forward.results = body->results;
   for (const Port& p : body->results) split.results.push_back(tf::BaseType(body->output(p).dtype));
-  for (const Port& p : residuals) {
+  for (const Port& p : cut.residuals) {
     forward.results.push_back(p);
     pullback.args.push_back(p);
     split.residuals.push_back(tf::BaseType(body->output(p).dtype));
     split.residual_shapes.push_back(StaticShape(body->output(p).shape));
+    const auto result = std::find_if(body->results.begin(), body->results.end(),
+                                     [&](Port q) { return Origin(*body, q) == Origin(*body, p); });
+    split.residual_results.push_back(result == body->results.end() ? -1
+                                                                   : static_cast<int>(result - body->results.begin()));
+  }
+  for (const Port& p : cut.invariants) {
+    pullback.args.push_back(p);
+    split.invariant_dtypes.push_back(tf::BaseType(body->output(p).dtype));
   }
   for (size_t i = args.size(); i < body->args.size(); ++i) pullback.args.push_back({body->args[i], 0});
 
@@ -207,6 +211,19 @@ absl::StatusOr<SplitVjp> Differentiator::BuildSplit(const tf::NameAttrList& f, c
   split.stateful_pullback = pullback_def.signature().is_stateful();
   TF_RETURN_IF_ERROR(Add(std::move(forward_def)));
   TF_RETURN_IF_ERROR(Add(std::move(pullback_def)));
+  if (!finish.args.empty()) {
+    split.finish = absl::StrCat("__symgrad_finish_", f.name(), "_", key);
+    TF_RETURN_IF_ERROR(Add(ExportFunction(*body, split.finish, finish, tf::FunctionDef())));
+  }
+  if (!cut.invariants.empty()) {
+    Signature invariants{{}, cut.invariants};
+    for (size_t i = 0; i < args.size(); ++i)
+      if (loop->invariant[i]) invariants.args.push_back({args[i], 0});
+    split.invariants = absl::StrCat("__symgrad_invariants_", f.name(), "_", key);
+    tf::FunctionDef definition = ExportFunction(*body, split.invariants, invariants, tf::FunctionDef());
+    split.stateful_invariants = definition.signature().is_stateful();
+    TF_RETURN_IF_ERROR(Add(std::move(definition)));
+  }
   return split;
 }
 
@@ -326,6 +343,21 @@ const std::vector<tf::PartialTensorShape>& Differentiator::ResultShapes(const tf
   std::vector<tf::PartialTensorShape> shapes;
   for (const Port& p : (*body)->results) shapes.push_back(StaticShape((*body)->output(p).shape));
   return result_shapes_[key] = std::move(shapes);
+}
+
+const Flows& Differentiator::FlowsOf(const tf::NameAttrList& f) {
+  static const Flows none;
+  if (!has_arrays_.value_or(false)) return none;
+  const std::string key = MemoKey(f);
+  const auto [it, added] = flows_.try_emplace(key);
+  if (!added || active_.size() > kMaxDepth) return it->second;  // empty while f itself is being read: recursion
+  const Activation activation(&active_, absl::StrCat("flows:", key));
+  const absl::StatusOr<std::unique_ptr<Body>> body = ImportFunction(this, f);
+  if (!body.ok()) return none;  // whoever differentiates the call reports it
+  Flows flows;
+  for (const int arg : (*body)->args) flows.args.push_back((*body)->flow({arg, 0}));
+  for (const Port& p : (*body)->results) flows.results.push_back((*body)->flow(p));
+  return flows_[key] = std::move(flows);
 }
 
 }  // namespace symgrad

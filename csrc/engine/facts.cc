@@ -73,6 +73,12 @@ class Importer {
   absl::InlinedVector<std::pair<Dim, Dim>, 8> dims_;
 };
 
+// TensorFlow's shape function takes an unknown shape for a rank of -1, which no input has whose rank the engine knows.
+bool EnsuresNothing(const Node& n) {
+  const auto shape = n.def->attr().find("shape");
+  return n.type() == "EnsureShape" && shape != n.def->attr().end() && shape->second.shape().unknown_rank();
+}
+
 const tf::AttrValue* ConstValue(const Body& body, Port p) {
   const Node& n = body.node(p.node);
   if (n.is_arg() || n.type() != "Const") return nullptr;
@@ -85,6 +91,7 @@ const tf::AttrValue* ConstValue(const Body& body, Port p) {
 absl::Status InferFacts(Body* body, int id) {
   const Node& n = body->node(id);
   if (n.is_arg() || n.op->shape_inference_fn == nullptr) return absl::OkStatus();
+  if (EnsuresNothing(n)) return body->output({id, 0}).shape = body->output(n.inputs[0]).shape, absl::OkStatus();
   const size_t num_in = n.inputs.size();
 
   std::vector<Shape> shapes(num_in), as_shapes(num_in);

@@ -30,10 +30,7 @@ Folded FromTensor(const tf::Tensor& t) {
   return One({dims.begin(), dims.end()}, std::move(elements));
 }
 
-Folded Const(const Call& c) {
-  const auto it = c.def->attr().find("value");
-  if (it == c.def->attr().end()) return {};
-  const tf::TensorProto& proto = it->second.tensor();
+Folded Values(const tf::TensorProto& proto) {
   if (!IsIntegral(proto.dtype())) return {};
   int64_t n = 1;
   for (const auto& d : proto.tensor_shape().dim()) {
@@ -46,6 +43,11 @@ Folded Const(const Call& c) {
   if (t.dtype() == tf::DT_INT32) return FromTensor<int32_t>(t);
   if (t.dtype() == tf::DT_INT64) return FromTensor<int64_t>(t);
   return FromTensor<bool>(t);
+}
+
+Folded Const(const Call& c) {
+  const auto it = c.def->attr().find("value");
+  return it == c.def->attr().end() ? Folded{} : Values(it->second.tensor());
 }
 
 Folded ShapeOp(const Call& c) {
@@ -338,6 +340,11 @@ const FoldTable& StructureFolds() {
 }
 
 }  // namespace fold
+
+IntsPtr ReadInts(const tf::TensorProto& value) {
+  const fold::Folded folded = fold::Values(value);
+  return folded.empty() ? nullptr : folded[0];
+}
 
 std::vector<IntsPtr> FoldInts(Body* body, const std::string& op, const tf::NodeDef& def,
                               absl::Span<const Port> inputs) {

@@ -3,6 +3,9 @@
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "tensorflow/core/platform/hash.h"
+#include "xla/tsl/lib/strings/proto_serialization.h"
 
 namespace symgrad {
 
@@ -42,6 +45,10 @@ tf::NameAttrList WithInputs(tf::NameAttrList f, const Body& body, absl::Span<con
     StaticShape(variable ? handle->second[0].shape : in.shape).AsProto(shapes->add_shape());
     dtypes->add_type(variable ? handle->second[0].dtype : in.dtype == tf::DT_RESOURCE ? tf::DT_INVALID : in.dtype);
   }
+  if (body.flows.empty()) return f;
+  auto* flows = (*f.mutable_attr())[kInputFlows].mutable_list();
+  flows->Clear();
+  for (const Port& p : inputs) flows->add_type(body.flow(p));
   return f;
 }
 
@@ -60,6 +67,15 @@ absl::Status Functions::LookUp(const std::string& op, const tf::OpRegistrationDa
 absl::Status Functions::Add(tf::FunctionDef fdef) {
   if (generated_.Contains(fdef.signature().name())) return absl::OkStatus();
   return generated_.AddFunctionDef(std::move(fdef));
+}
+
+absl::StatusOr<std::string> Functions::AddNamedByContent(absl::string_view stem, tf::FunctionDef fdef) {
+  std::string content;
+  tsl::SerializeToStringDeterministic(fdef, &content);
+  std::string name = absl::StrCat("__symgrad_", stem, "_", absl::Hex(tf::Hash64(content), absl::kZeroPad16));
+  fdef.mutable_signature()->set_name(name);
+  TF_RETURN_IF_ERROR(Add(std::move(fdef)));
+  return name;
 }
 
 tf::FunctionDefLibrary Functions::Generated(const std::string& name) const {

@@ -16,10 +16,14 @@ namespace symgrad {
 inline constexpr char kGradientOp[] = "TfSymgrad>SymbolicGradient";
 
 // Attrs of an f that say more of its inputs than its FunctionDef does: list(shape), the static shape of each input,
-// for a variable the shape of its value; list(type), the dtype of each, for a variable that of its value. Either may
-// be absent.
+// for a variable the shape of its value; list(type), the dtype of each, for a variable that of its value. Any may be
+// absent.
 inline constexpr char kInputShapes[] = "_input_shapes";
 inline constexpr char kInputDtypes[] = "_input_dtypes";
+// list(tensor), the value of each integer input, of dtype DT_INVALID where it is not known.
+inline constexpr char kInputValues[] = "_input_values";
+// list(type), for each input that is the flow of an array the dtype of its elements, for others DT_INVALID.
+inline constexpr char kInputFlows[] = "_input_flows";
 
 // Attrs of a node whose gradient is a function that the caller hands over (tf.custom_gradient, a gradient registered
 // in Python): the function, the tensors of the body that it takes before the cotangents of the node's outputs,
@@ -32,10 +36,16 @@ inline constexpr char kCustomOutputs[] = "_symgrad_gradient_outputs";
 // What a node calls, if it calls a function as it is: by PartitionedCall, or by an op that is a function's name.
 bool IsCall(const tf::NodeDef& node, const tf::OpRegistrationData& op);
 tf::NameAttrList Callee(const tf::NodeDef& node);
-// f with all that is known of the inputs that it is called with (kInputShapes, kInputDtypes).
+// f with all that is known of the inputs that it is called with (kInputShapes, kInputDtypes, kInputFlows).
 tf::NameAttrList WithInputs(tf::NameAttrList f, const Body& body, absl::Span<const Port> inputs);
 
 tf::PartialTensorShape StaticShape(const Shape& shape);
+
+// Which arguments and results of a function are flows of arrays (flows.h), as the function itself tells: the dtypes of
+// elements, DT_INVALID for what is no flow. Empty if none is.
+struct Flows {
+  tf::DataTypeVector args, results;
+};
 
 class Functions {
  public:
@@ -49,6 +59,8 @@ class Functions {
 
   // Takes a generated function. One that is there already is the same one: names are content hashes.
   absl::Status Add(tf::FunctionDef fdef);
+  // The same for one that is to be named by `stem` and a hash of its content; its name.
+  absl::StatusOr<std::string> AddNamedByContent(absl::string_view stem, tf::FunctionDef fdef);
   // `name` and what it calls, of the generated functions.
   tf::FunctionDefLibrary Generated(const std::string& name) const;
 
@@ -56,6 +68,7 @@ class Functions {
   virtual absl::StatusOr<std::string> GradientOf(const tf::NameAttrList& f) = 0;
   // The static shapes of f's results; empty if f can't be read.
   virtual const std::vector<tf::PartialTensorShape>& ResultShapes(const tf::NameAttrList& f) = 0;
+  virtual const Flows& FlowsOf(const tf::NameAttrList& f) = 0;
 
  private:
   const tf::FunctionLibraryDefinition& library_;

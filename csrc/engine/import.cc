@@ -9,6 +9,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "csrc/engine/errors.h"
+#include "csrc/engine/flows.h"
+#include "csrc/engine/functionalize.h"
 #include "csrc/engine/node_check.h"
 #include "tensorflow/core/framework/attr_value_util.h"
 #include "tensorflow/core/framework/node_def_util.h"
@@ -51,6 +53,12 @@ class FunctionReader {
                                             [](const void* r) { static_cast<const tf::FunctionRecord*>(r)->Unref(); }));
 
     ReadAttrs();
+    if (HasFrames(*fdef_)) {
+      TF_ASSIGN_OR_RETURN(tf::FunctionDef functional, Functionalize(functions_, *fdef_, attrs_));
+      const auto kept = std::make_shared<const tf::FunctionDef>(std::move(functional));
+      fdef_ = kept.get();
+      body_->Keep(kept);
+    }
     ReadArgs();
     ReadNodes();
     ReadEdges();
@@ -65,6 +73,8 @@ class FunctionReader {
     for (const Item& item : items_)
       for (const Port& p : item.custom_inputs) body_->custom_inputs[item.id].push_back(BodyPort(p));
     body_->num_forward = body_->num_nodes();
+    ReadArgFlows();
+    FindFlows(functions_, body_.get());
     return std::move(body_);
   }
 
@@ -141,6 +151,9 @@ class FunctionReader {
           errors_.Add(absl::StrCat("argument '", body_->name(id), "': _output_shapes: ", status.message()));
       }
     }
+    if (const auto it = attrs_.find(kInputValues);
+        it != attrs_.end() && flat < it->second.list().tensor_size() && it->second.list().tensor(flat).dtype() == dtype)
+      body_->output({id, 0}).ints = ReadInts(it->second.list().tensor(flat));
     const bool known = from_caller != nullptr && body_->shapes()->MakeShapeFromShapeProto(*from_caller, &more).ok();
     if (dtype == tf::DT_RESOURCE) {
       tf::DataType value = tf::DT_INVALID;
@@ -151,6 +164,18 @@ class FunctionReader {
       shape = merged;
     }
     body_->output({id, 0}).shape = shape;
+  }
+
+  // The arguments that are flows of arrays to the caller.
+  void ReadArgFlows() {
+    const auto it = attrs_.find(kInputFlows);
+    if (it == attrs_.end()) return;
+    for (size_t i = 0; i < body_->args.size() && i < static_cast<size_t>(it->second.list().type_size()); ++i) {
+      const Port arg{body_->args[i], 0};
+      const tf::DataType element = it->second.list().type(static_cast<int>(i));
+      if (element != tf::DT_INVALID && body_->output(arg).dtype == tf::DT_FLOAT)
+        body_->flows[body_->output_index(arg)] = element;
+    }
   }
 
   // A variable's dtype is told by whoever reads it, where the caller has not told it.

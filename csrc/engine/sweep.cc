@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "csrc/engine/errors.h"
+#include "csrc/engine/flows.h"
 #include "csrc/engine/registry.h"
 #include "tensorflow/core/framework/types.h"
 
@@ -13,8 +14,14 @@ namespace {
 
 class Sweep {
  public:
-  Sweep(Builder* builder, Differentiator* differentiator, const std::vector<bool>& wrt, const std::vector<bool>& seeds)
-      : builder_(builder), body_(builder->body()), differentiator_(differentiator), wrt_(wrt), seeds_(seeds) {}
+  Sweep(Builder* builder, Differentiator* differentiator, const std::vector<bool>& wrt, const std::vector<bool>& seeds,
+        FlowSeeds flow_seeds)
+      : builder_(builder),
+        body_(builder->body()),
+        differentiator_(differentiator),
+        wrt_(wrt),
+        seeds_(seeds),
+        flow_seeds_(flow_seeds) {}
 
   absl::StatusOr<std::vector<V>> Run() {
     MarkDependent();
@@ -54,16 +61,20 @@ class Sweep {
     const std::vector<Port> results = body_->results;
     for (size_t i = 0; i < results.size(); ++i) {
       if (!seeds_[i]) continue;
-      const int dy = body_->AddArg(absl::StrCat("dy_", i), body_->output(results[i]).dtype);
+      const bool flow = body_->flow(results[i]) != tf::DT_INVALID;
+      const bool list = flow && flow_seeds_ == FlowSeeds::kLists;
+      const int dy =
+          body_->AddArg(absl::StrCat("dy_", i), list ? tf::DT_VARIANT : tf::BaseType(body_->output(results[i]).dtype));
       body_->output({dy, 0}).shape = body_->output(results[i]).shape;
-      if (Wanted(results[i])) cotangents_[body_->output_index(results[i])].push_back(V::Tensor(dy, 0));
+      if (Wanted(results[i]) && flow == list) cotangents_[body_->output_index(results[i])].push_back(V::Tensor(dy, 0));
     }
   }
 
   // The cotangent of a forward tensor; all that flows into it has been seen.
   V Cotangent(Port p) {
     std::vector<V> parts = std::exchange(cotangents_[body_->output_index(p)], {});
-    V sum = parts.size() == 1 ? parts[0] : builder_->Sum(parts);
+    const bool flow = body_->flow(p) != tf::DT_INVALID;
+    V sum = parts.size() == 1 ? parts[0] : flow && !parts.empty() ? SumOfLists(parts) : builder_->Sum(parts);
     // A cotangent has the shape of its primal, whatever else is known of it.
     if (sum.is_tensor() && body_->output(p).dtype != tf::DT_RESOURCE && !body_->FullyDefined(ToPort(sum)) &&
         body_->rank(p) >= 0)
@@ -125,10 +136,12 @@ class Sweep {
       if (i >= grads.size())
         return NodeError(id, absl::StatusCode::kInternal, absl::StrCat("its rule omits input ", i));
       if (!grads[i]) continue;
-      if (dtype != tf::DT_RESOURCE && tf::BaseType(ToTf(grads[i].dtype())) != tf::BaseType(dtype))
-        return NodeError(id, absl::StatusCode::kInternal,
-                         absl::StrCat("its rule gives input ", i, " a gradient of dtype ",
-                                      tf::DataTypeString(ToTf(grads[i].dtype())), ", not ", tf::DataTypeString(dtype)));
+      const tf::DataType expected = body_->flow(p) != tf::DT_INVALID ? tf::DT_VARIANT : tf::BaseType(dtype);
+      if (dtype != tf::DT_RESOURCE && tf::BaseType(ToTf(grads[i].dtype())) != expected)
+        return NodeError(
+            id, absl::StatusCode::kInternal,
+            absl::StrCat("its rule gives input ", i, " a gradient of dtype ",
+                         tf::DataTypeString(ToTf(grads[i].dtype())), ", not ", tf::DataTypeString(expected)));
       cotangents_[body_->output_index(p)].push_back(grads[i]);
     }
   }
@@ -144,6 +157,7 @@ class Sweep {
   Body* const body_;
   Differentiator* const differentiator_;
   const std::vector<bool>&wrt_, &seeds_;
+  const FlowSeeds flow_seeds_;
   std::vector<bool> depends_;               // by forward node
   std::vector<std::vector<V>> cotangents_;  // by output: what has flowed into it so far
   Errors errors_;
@@ -159,8 +173,9 @@ bool IsDifferentiable(tf::DataType dtype) {
 }
 
 absl::StatusOr<std::vector<V>> ReverseSweep(Builder* builder, Differentiator* differentiator,
-                                            const std::vector<bool>& wrt, const std::vector<bool>& seeds) {
-  return Sweep(builder, differentiator, wrt, seeds).Run();
+                                            const std::vector<bool>& wrt, const std::vector<bool>& seeds,
+                                            FlowSeeds flow_seeds) {
+  return Sweep(builder, differentiator, wrt, seeds, flow_seeds).Run();
 }
 
 }  // namespace symgrad

@@ -56,7 +56,10 @@ V Sizes(const Values& xs, const V& axis) {
 Grads ConcatGrad(const Op& o, const V& axis, const Values& xs) {
   const int n = static_cast<int>(xs.size());
   if (n == 1) return {o.raw_dy()};
-  return Outputs(op("SplitV", o.dy(), Sizes(xs, axis), cast(axis, DType::kInt32), Attr{"num_split", n}), n);
+  // A constant if it is known: without its value SplitV's shape function takes the last axis, and Grappler believes it.
+  const auto static_axis = known(axis);
+  const V split_axis = cast(static_axis ? V(static_axis->at(0)) : axis, DType::kInt32);
+  return Outputs(op("SplitV", o.dy(), Sizes(xs, axis), split_axis, Attr{"num_split", n}), n);
 }
 
 // ---- Gathering and scattering ----
@@ -109,7 +112,8 @@ V GatherNdGrad(const Op& o, const V& params_shape, const V& indices) {
   const bool ignore = o.has_attr("bad_indices_policy") && o.text("bad_indices_policy") == "IGNORE";
   if (indices.dim(-1) == 1 && !ignore) return GatherRows(params_shape, squeeze(indices, {-1}), o.dy());
   if (indices.dim(-1) == 0) return sum(o.dy(), range(0, rank(indices) - 1));  // ScatterNd takes no such indices
-  return o.like("ScatterNd", indices, o.dy(), params_shape);
+  if (indices.rank() > 1) return o.like("ScatterNd", indices, o.dy(), params_shape);
+  return o.like("ScatterNd", expand_dims(indices, 0), expand_dims(o.dy(), 0), params_shape);  // nor a single index
 }
 
 // Where several of the tensor's element and the updates are equal to the extremum, they share its cotangent equally.
@@ -185,6 +189,15 @@ Grads FakeQuantGradGrad(const Op& o, const char* gradient, const char* quantise)
     dy = dy + outside * select(x < o.like(quantise, x, min, max), o.dy(1), o.dy(2));
   }
   return {dy, none, none, none};  // the masks are piecewise constant
+}
+
+// Equal elements, or slices along an axis, share the cotangent of the one that stands for them.
+Grads UniqueGrad(const Op& o) {
+  const V x = o.in(0), dy = o.dy(), idx = o.out(1);
+  const V axis = o.num_in() == 2 ? sum(o.in(1), ints({0})) % cast_like(rank(x), o.in(1)) : V(0);  // none is axis 0
+  const V n = op("UnsortedSegmentSum", ones_like(idx), idx, gather(shape(dy), axis));
+  const V inner = fill(expand_dims(rank(x) - 1 - cast(axis, DType::kInt32), 0), 1);
+  return {gather(dy, idx, axis) / cast_like(reshape(gather(n, idx), concat({shape(idx), inner}, 0)), dy)};
 }
 
 // clang-format off
@@ -313,6 +326,8 @@ constexpr Rule kRules[] = {
          return Outputs(o.like("FakeQuantWithMinMaxVarsPerChannelGradient", dy, x, o.in(1), o.in(2)), 3);)
     RULE(FakeQuantWithMinMaxVarsPerChannelGradient,
          return FakeQuantGradGrad(o, "FakeQuantWithMinMaxVarsPerChannelGradient", "FakeQuantWithMinMaxVarsPerChannel");)
+
+    {"Unique", UniqueGrad}, {"UniqueV2", UniqueGrad}, {"UniqueWithCounts", UniqueGrad}, {"UniqueWithCountsV2", UniqueGrad},
 };
 // clang-format on
 SYMGRAD_REGISTER(kRules)

@@ -1,5 +1,5 @@
-// Lists of tensors and optional tensors, held in variants. The cotangent of a list is a list of the same length; an
-// element that was never set stands for zeros.
+// Lists of tensors and optional tensors, held in variants, and arrays. The cotangent of a list is a list of the same
+// length; an element that was never set stands for zeros.
 #include <algorithm>
 
 #include "csrc/rules/rule.h"
@@ -29,12 +29,14 @@ bool AreDistinct(const V& indices) {
   return std::adjacent_find(elements->begin(), elements->end()) == elements->end();
 }
 
-// A list's cotangent where several rows may have been gathered from one element: each row scattered is the sum of
-// them.
+// Several rows may have been gathered from one of n elements: each row scattered is the sum of them.
+V Totals(const V& rows, const V& indices, const V& n) {
+  return AreDistinct(indices) ? rows : gather(op("UnsortedSegmentSum", rows, indices, n), indices);
+}
+
 Grads GatherGrad(const Op& o) {
-  const V list = o.in(0), indices = o.in(1), dy = o.dy();
-  const V total = AreDistinct(indices) ? dy : gather(op("UnsortedSegmentSum", dy, indices, Length(list)), indices);
-  return {op("TensorListScatterIntoExistingList", ZeroList(list, dy.dtype()), total, indices)};
+  const V list = o.in(0), indices = o.in(1), total = Totals(o.dy(), indices, Length(list));
+  return {op("TensorListScatterIntoExistingList", ZeroList(list, total.dtype()), total, indices)};
 }
 
 // The rows' cotangents, where the last one of several rows for one element is in the list and the others are lost.
@@ -64,7 +66,83 @@ Grads SetItemGrad(const Op& o) {
 
 Grads ConcatGrad(const Op& o) { return {op("TensorListSplit", o.dy(), PieceShape(o.out()), o.out(1))}; }
 
+// ---- Several tensors in a variant ----
+
+// What has no cotangent stands for itself in a variant that is one.
+List Components(const Op& o) {
+  Values components;
+  for (int i = 0; i < o.num_out(); ++i) {
+    const DType t = o.out(i).dtype();
+    const bool whole = t == DType::kInt32 || t == DType::kInt64 || t == DType::kBool || t == DType::kString;
+    components.push_back(o.has_dy(i) || !whole ? o.dy(i) : o.out(i));
+  }
+  return list(components);
+}
+
+// An output of `gradient` for each input.
+Grads Outputs(const Op& o, const V& gradient) {
+  Grads grads;
+  for (int i = 0; i < o.num_in(); ++i) grads.push_back(gradient.out(i));
+  return grads;
+}
+
+Grads OptionalFromValueGrad(const Op& o) {
+  std::vector<int64_t> dtypes;
+  for (int i = 0; i < o.num_in(); ++i) dtypes.push_back(static_cast<int64_t>(o.in(i).dtype()));
+  return Outputs(o, op("OptionalGetValue", o.dy(), Attr("output_types", dtypes), Attr("output_shapes", o.num_in())));
+}
+
+// ---- Arrays of TensorFlow 1: their cotangents are lists, which the flow carries (csrc/engine/flows.h) ----
+
+// A list is as long as the elements that have a cotangent. The others' are zeros.
+V OfLength(const V& list, const V& length) { return op("TensorListResize", list, length); }
+V AtLeast(const V& list, const V& length) { return OfLength(list, maximum(Length(list), length)); }
+V EndOf(const V& indices) { return op("Max", concat({ints({-1}), indices}, 0), 0) + 1; }
+
+Grads ArrayReadGrad(const Op& o) {
+  const V i = o.in(1), dy = o.dy();
+  const V zeros = op("TensorListReserve", -1, i + 1, Attr("element_dtype", dy.dtype()), Attr("shape_type", i.dtype()));
+  return {none, none, op("TensorListSetItem", zeros, i, dy)};
+}
+
+// Nobody has read the element before it was written.
+Grads ArrayWriteGrad(const Op& o) {
+  const V i = o.in(1), value = o.in(2), dlist = o.dy();
+  auto item = [&] {
+    return op("TensorListGetItem", AtLeast(dlist, i + 1), i, shape(value), Attr("element_dtype", value.dtype()));
+  };
+  return {none, none, o.wants(2) ? item() : none, dlist};
+}
+
+Grads ArrayGatherGrad(const Op& o) {
+  const V indices = o.in(1), n = EndOf(indices);
+  return {none, none, op("TensorListScatterV2", Totals(o.dy(), indices, n), indices, -1, n)};
+}
+
+Grads ArrayScatterGrad(const Op& o) {
+  const V indices = o.in(1), rows = o.in(2), dlist = o.dy();
+  auto gathered = [&] {
+    return op("TensorListGather", AtLeast(dlist, EndOf(indices)), indices, RowShape(rows),
+              Attr("element_dtype", rows.dtype()));
+  };
+  return {none, none, o.wants(2) ? gathered() : none, dlist};
+}
+
+Grads ArrayConcatGrad(const Op& o) { return {none, op("TensorListSplit", o.dy(), PieceShape(o.out()), o.out(1))}; }
+
+Grads ArraySplitGrad(const Op& o) {
+  const V x = o.in(1), lengths = o.in(2), dlist = o.dy();
+  auto pieces = [&] {
+    return op("TensorListConcatV2", OfLength(dlist, size(lengths)), PieceShape(x), lengths,
+              Attr("element_dtype", x.dtype()));
+  };
+  return {none, o.wants(1) ? pieces() : none, none, dlist};
+}
+
 // clang-format off
+#define ARRAY(name, gradient)                                                                                          \
+    {"TensorArray" #name, gradient}, {"TensorArray" #name "V2", gradient}, {"TensorArray" #name "V3", gradient},
+
 constexpr Rule kRules[] = {
     NO_GRAD(EmptyTensorList) NO_GRAD(OptionalHasValue) NO_GRAD(OptionalNone) NO_GRAD(TensorListConcatLists)
     NO_GRAD(TensorListElementShape) NO_GRAD(TensorListLength) NO_GRAD(TensorListPushBackBatch)
@@ -91,6 +169,16 @@ constexpr Rule kRules[] = {
     UNARY(TensorListScatter, ScatteredGrad(dy, x, o.in(1)))
     UNARY(TensorListScatterV2, ScatteredGrad(dy, x, o.in(1)))
     {"TensorListScatterIntoExistingList", ScatterIntoExistingListGrad},
+
+    {"OptionalFromValue", OptionalFromValueGrad},
+    RULE(OptionalGetValue, return {op("OptionalFromValue", Components(o))};)
+    RULE(CompositeTensorVariantFromComponents, return Outputs(o, o.like("CompositeTensorVariantToComponents", dy));)
+    RULE(CompositeTensorVariantToComponents,
+         return {o.like("CompositeTensorVariantFromComponents", Components(o))};)
+
+    ARRAY(Read, ArrayReadGrad) ARRAY(Write, ArrayWriteGrad)
+    ARRAY(Gather, ArrayGatherGrad) ARRAY(Scatter, ArrayScatterGrad)
+    ARRAY(Concat, ArrayConcatGrad) ARRAY(Split, ArraySplitGrad)
 };
 // clang-format on
 SYMGRAD_REGISTER(kRules)

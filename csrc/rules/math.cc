@@ -110,23 +110,23 @@ V Kept(const Op& o, const V& y) {
   return reshape(y, op("DynamicStitch", list({range(0, n), reduced}), list({shape(x), ones_like(reduced)})));
 }
 
-// The share that each element has in its mean: one divided by their number.
+// The share that each element has in its mean: one divided by their number (of none, anything finite).
 V Share(const Op& o) {
   const V x = o.in(0), dy = o.dy();
   auto axes = KnownAxes(o);
   if (!axes || std::any_of(axes->begin(), axes->end(), [&](int64_t axis) { return x.dim(axis) < 0; })) {
     auto count = [](const V& v) { return cast(size(v, DType::kInt64), DType::kDouble); };  // half ends at 65504
-    return cast_like(count(dy) / count(x), dy);
+    return cast_like(div_no_nan(count(dy), count(x)), dy);
   }
   double share = 1;
-  for (int64_t axis : *axes) share /= x.dim(axis);
+  for (int64_t axis : *axes) share /= std::max<int64_t>(x.dim(axis), 1);
   return share;
 }
 
 // Elements that tie share the cotangent.
 Grads ExtremumGrad(const Op& o) {
   const V x = o.in(0), dy = o.dy(), hit = cast_like(equal(x, Kept(o, o.out())), dy);
-  return {hit * Kept(o, dy / o.like("Sum", hit, o.in(1)))};
+  return {hit / Kept(o, o.like("Sum", hit, o.in(1))) * Kept(o, dy)};
 }
 
 // The product of all other elements along an axis. No division, so zeros are no exception.
@@ -374,7 +374,7 @@ constexpr Rule kRules[] = {
     PARTIAL(BesselK0, -op("BesselK1", x))
     PARTIAL(BesselK1, -op("BesselK0", x) - y / x)
     PARTIAL(BesselK0e, y - op("BesselK1e", x))
-    PARTIAL(BesselK1e, y - op("BesselK0e", x) - y / x)
+    PARTIAL(BesselK1e, y * (1 - reciprocal(x)) - op("BesselK0e", x))   // -inf at 0, not the difference of two infinities
     PARTIAL(BesselY0, -op("BesselY1", x))
     PARTIAL(BesselY1, op("BesselY0", x) - y / x)
 
@@ -426,8 +426,8 @@ constexpr Rule kRules[] = {
     {"Max", ExtremumGrad},
     {"Min", ExtremumGrad},
     {"Prod", ProdGrad},
-    // sqrt(sum |x|^2): zero is a subgradient at x = 0.
-    UNARY(EuclideanNorm, x * Kept(o, div_no_nan(RealOf(dy), y)))
+    // sqrt(sum |x|^2), and so without a gradient at x = 0.
+    UNARY(EuclideanNorm, x * Kept(o, RealOf(dy) / y))
 
     // Scans.
     UNARY(Cumsum, SumBack(o, dy))

@@ -142,8 +142,8 @@ Grads LRNGradGrad(const Op& o) {
   const DType dtype = AtLeastFloat(o.in(1).dtype());
   const V dy = cast(o.in(0), dtype), x = cast(o.in(1), dtype), u = cast(o.dy(), dtype);
   const double alpha = o.number("alpha"), beta = o.number("beta");
-  const int64_t radius = o.integer("depth_radius");
-  const V c = gather(shape(x), 3), band = band_part(fill(pack({c, c}), constant(1, dtype)), radius, radius);
+  const V c = gather(shape(x, DType::kInt64), 3), radius = minimum(c, o.integer("depth_radius"));
+  const V band = op("MatrixBandPart", fill(pack({c, c}), constant(1, dtype)), radius, radius);
   const auto W = [&band](const V& v) { return matmul(v, band); };
   const V s = W(square(x)) * alpha + o.number("bias"), scale = pow(s, -beta), p = scale / s * beta;
   const V v = W(u * x), t = W(p * x * dy);

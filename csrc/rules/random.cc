@@ -14,21 +14,20 @@ V Gamma(const Op& o, int alpha) {
 
 V NormalCdf(const V& z) { return 0.5 * op("Erfc", -0.70710678118654752 * z); }
 
-// F = (N(z) - N(l)) / (N(h) - N(l)) with z, l and h the standardised sample, lower and upper bound. Moving or
-// stretching mean, deviation and bounds together does the same to the sample, which gives the first two from the last
-// two.
+// F = (N(z) - N(l)) / (N(h) - N(l)) with z, l and h the standardised sample, lower and upper bound. Mean and deviation
+// shift and stretch the sample, as in TensorFlow's sampler; that they shift and stretch the bounds too is not counted.
 Grads TruncatedNormalGrad(const Op& o) {
   const V mean = o.in(2), deviation = o.in(3), y = o.out(), dy = o.dy();
   const V z = (y - mean) / deviation, l = (o.in(4) - mean) / deviation, h = (o.in(5) - mean) / deviation;
   const V below = NormalCdf(z) - NormalCdf(l), above = NormalCdf(h) - NormalCdf(z), total = below + above;
-  const V lower = op("MulNoNan", exp(0.5 * (square(z) - square(l))), above / total);
-  const V upper = op("MulNoNan", exp(0.5 * (square(z) - square(h))), below / total);
+  const V dlower = mul_no_nan(exp(0.5 * (square(z) - square(l))), above / total);
+  const V dupper = mul_no_nan(exp(0.5 * (square(z) - square(h))), below / total);
   return {none,
           none,
-          sum_to(dy * (1 - lower - upper), mean),
-          sum_to(dy * (z - op("MulNoNan", l, lower) - op("MulNoNan", h, upper)), deviation),
-          sum_to(dy * lower, o.in(4)),
-          sum_to(dy * upper, o.in(5))};
+          sum_to(dy, mean),
+          sum_to(dy * z, deviation),
+          sum_to(dy * dlower, o.in(4)),
+          sum_to(dy * dupper, o.in(5))};
 }
 
 // clang-format off

@@ -81,6 +81,42 @@ Grads RaggedTensorToTensorGrad(const Op& o) {
   return grads;
 }
 
+// Ragged tensors in variants, whole or row by row. Their cotangents are such variants, too: what encodes them decodes
+// those, and the other way round.
+Grads RaggedTensorToVariantGrad(const Op& o) {
+  const int n = o.num_in() - 1, rows = o.flag("batched_input") ? 1 : 0;
+  const V values = o.in(n);
+  Grads grads(static_cast<size_t>(n + 1));
+  if (n < rows) {
+    grads[n] = op("RaggedTensorToVariantGradient", o.dy(), 0, shape(values), Attr("Tvalues", values.dtype()));
+  } else {
+    const V decoded =
+        op("RaggedTensorFromVariant", o.dy(), Attr("input_ragged_rank", n - rows), Attr("output_ragged_rank", n),
+           Attr("Tvalues", values.dtype()), Attr("Tsplits", o.type("Tsplits")));
+    grads[n] = reshape_like(decoded.out(n), values);
+  }
+  return grads;
+}
+
+// Rows of dense values.
+Grads RaggedTensorToVariantGradientGrad(const Op& o) {
+  const V encoded = o.in(0), splits = o.in(1);
+  const List all = splits.rank() == 1 && encoded.rank() != 0 ? list({splits}) : list({});
+  return {op("RaggedTensorToVariant", all, o.dy(), Attr("batched_input", encoded.rank() != 0),
+             Attr("Tsplits", splits.dtype()))};
+}
+
+Grads RaggedTensorFromVariantGrad(const Op& o) {
+  const V x = o.in(0);
+  const int n = o.num_out() - 1, inner = static_cast<int>(o.integer("input_ragged_rank"));
+  const int rank = x.rank() >= 0 ? x.rank() : inner >= 0 ? n - inner : n > 0 ? 1 : 0;
+  Values splits;
+  for (int i = rank > 0 ? rank - 1 : 0; i < n; ++i) splits.push_back(o.out(i));
+  const V encoded = op("RaggedTensorToVariant", list(splits), o.dy(n), Attr("batched_input", rank > 0),
+                       Attr("Tsplits", o.type("Tsplits")));
+  return {rank > 1 ? reshape(encoded, shape(x)) : encoded};
+}
+
 V FillEmptyRowsGradGrad(const Op& o) {
   const V taken = expand_dims(o.in(0), 1), rest = o.dy(1);
   return ScatterNd(taken, o.dy() - rest, shape(o.in(1), DType::kInt64)) + rest;
@@ -187,8 +223,10 @@ Grads SparseToDenseGrad(const Op& o) {
 
 Grads SparseSegmentGrad(const Op& o, const char* gradient, const char* sparse_gradient) {
   const V x = o.in(0), dim = Dim(x, 0);
-  if (!o.has_attr("sparse_gradient") || !o.flag("sparse_gradient"))
-    return {op(gradient, o.dy(), o.in(1), o.in(2), dim)};
+  if (!o.has_attr("sparse_gradient") || !o.flag("sparse_gradient")) {
+    const V dx = op(gradient, o.dy(), o.in(1), o.in(2), dim);  // which leaves memory as it is where there is no index
+    return {o.in(1).dim(0) > 0 ? dx : select(size(o.in(1)) > 0, dx, 0)};
+  }
   const V g = op(sparse_gradient, o.dy(), o.in(1), o.in(2), dim);
   return {rows(g.out(1), g, shape(x))};
 }
@@ -321,6 +359,9 @@ constexpr Rule kRules[] = {
          return {none, g, none, g.out(1)};)
     RULE(RaggedFillEmptyRowsGrad, return {none, FillEmptyRowsGradGrad(o)};)
     {"RaggedGather", RaggedGatherGrad},
+    {"RaggedTensorToVariant", RaggedTensorToVariantGrad},
+    {"RaggedTensorToVariantGradient", RaggedTensorToVariantGradientGrad},
+    {"RaggedTensorFromVariant", RaggedTensorFromVariantGrad},
     RULE(RaggedTensorToSparse, Grads grads(static_cast<size_t>(o.num_in()));
          grads.back() = reshape_like(o.dy(1), o.in(o.num_in() - 1)); return grads;)
     {"RaggedTensorToTensor", RaggedTensorToTensorGrad},

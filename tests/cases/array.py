@@ -71,6 +71,8 @@ QUANTISED_ONCE = dict(
     fd=False, orders=1, why=STRAIGHT + "; Python has no right order 2: see the cases of the gradient ops"
 )
 
+NO_SUCH = "Python has no such gradient"
+
 CASES = [
     # Identities.
     case("Identity", dict(input=rand(2, 3))),
@@ -164,6 +166,13 @@ CASES = [
         fn=hidden("ConcatV2", "axis"),
         tag="unknown axis",
     ),
+    case(
+        "ConcatV2",
+        dict(start=rand(2), stop=rand(2), num=4),
+        fn=tf.linspace,
+        dtypes="d",
+        tag="computed axis, in linspace",
+    ),
     case("Split", dict(axis=0, value=rand(4, 3), num_split=2)),
     case("Split", dict(axis=-1, value=rand(2, 3), num_split=3), outputs=(0, 2), tag="two of three cotangents"),
     case("Split", dict(axis=1, value=rand(2, 3), num_split=1)),
@@ -237,6 +246,10 @@ CASES = [
         dict(params=rand(3, 4), indices=np.array([[2, 1]], np.int16)),
         python=False,
         why="Python's needs ScatterNd of int16",
+    ),
+    *(
+        case("GatherNd", dict(params=rand(3, *shape), indices=[2, 1]), python=False, why="Python's ScatterNd fails")
+        for shape in ((4,), (4, 2))
     ),
     case(
         "GatherNd",
@@ -375,5 +388,20 @@ CASES = [
     case(
         "FakeQuantWithMinMaxVarsPerChannelGradient",
         dict(gradients=rand(2, 3), inputs=OUTSIDE, min=[-0.5, -0.2, -0.1], max=[0.5, 0.1, 0.1]),
+    ),
+    *(case(op, dict(x=rand(4)), python=False, why=NO_SUCH) for op in ("Unique", "UniqueWithCounts")),
+    *(
+        case(op, dict(x=rand(2, 3, 2), axis=np.array(axis, np.int64)), python=False, why=NO_SUCH)
+        for op in ("UniqueV2", "UniqueWithCountsV2")
+        for axis in ([1], [-1])
+    ),
+    case("UniqueV2", dict(x=rand(4), axis=np.zeros([0], np.int32)), python=False, why=NO_SUCH),
+    case(
+        "Unique",
+        dict(x=rand(2)),
+        fn=lambda x: tf.unique(tf.gather(x, [0, 1, 0]))[0] ** 2,
+        tag="equal elements",
+        python=False,
+        why=NO_SUCH,
     ),
 ]

@@ -1,9 +1,12 @@
 """Lists of tensors (csrc/rules/list.cc). Each function makes a list, uses it, and returns tensors."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.ops import composite_tensor_ops
 
 from tests.harness import Case, case, rand
 
@@ -183,7 +186,176 @@ def ragged_product(element_shape: Any) -> Callable[..., Any]:
 SCATTER = ("TensorListScatter", "TensorListScatterV2")
 CONCAT = ("TensorListConcat", "TensorListConcatV2")
 
+
+class Array:
+    """An array of TensorFlow 1: its ops are ordered by the flow."""
+
+    def __init__(self, x: Any, n: int, **attrs: Any) -> None:
+        self.dtype = x.dtype
+        self.handle, self.flow = RAW.TensorArrayV3(size=n, dtype=x.dtype, **attrs)
+
+    def _op(self, op: str, **args: Any) -> Any:
+        return getattr(RAW, f"TensorArray{op}V3")(handle=self.handle, flow_in=self.flow, **args)
+
+    def write(self, i: Any, x: Any) -> Array:
+        self.flow = self._op("Write", index=i, value=x)
+        return self
+
+    def scatter(self, indices: Any, x: Any) -> Array:
+        self.flow = self._op("Scatter", indices=indices, value=x)
+        return self
+
+    def split(self, x: Any, *lengths: int) -> Array:
+        self.flow = self._op("Split", value=x, lengths=tf.constant(lengths, tf.int64))
+        return self
+
+    def read(self, i: Any) -> Any:
+        return self._op("Read", index=i, dtype=self.dtype)
+
+    def gather(self, indices: Any) -> Any:
+        return self._op("Gather", indices=indices, dtype=self.dtype)
+
+    def concat(self) -> Any:
+        return self._op("Concat", dtype=self.dtype)[0]
+
+
+KEPT = dict(clear_after_read=False)
+V2 = "Python's gradient fails where control flow is that of TensorFlow 2"
+
+
+def array(op: str, tag: str, fn: Callable[..., Any], *shapes: tuple[int, ...], **options: Any) -> Case:
+    """A case of an op of arrays, which work in functions alone."""
+    return of(op, tag, tf.function(fn, autograph=False), *shapes, python=False, why=V2, **options)
+
+
+def written(x: Any, y: Any) -> Any:
+    a = Array(x, 3).write(0, x * x).write(2, y)
+    return a.read(2) * a.read(0)
+
+
+def read_twice(x: Any) -> Any:
+    a = Array(x, 2, **KEPT).write(0, x * x).write(1, x)
+    return a.read(0) * a.read(0) * a.read(1), a.read(1)
+
+
+def of_two_shapes(x: Any, y: Any) -> Any:
+    a = Array(x, 2).write(0, x * x).write(1, y * y)
+    return a.read(0), a.read(1)
+
+
+def in_a_loop(x: Any, y: Any) -> Any:
+    """Rows come from one array, which does not change, and go to another one."""
+    rows, out = Array(x, 3, **KEPT).scatter([0, 1, 2], x), Array(x, 0, dynamic_size=True)
+
+    def step(i: Any, state: Any, flow: Any) -> Any:
+        out.flow = flow
+        state = tf.ensure_shape(tf.tanh(state * rows.read(i) + rows.read(0)), y.shape)
+        return i + 1, state, out.write(i, state * state).flow
+
+    _, state, out.flow = tf.while_loop(lambda i, *_: i < 3, step, [0, y, out.flow])
+    return state, out.gather([0, 1, 2])
+
+
+def read_back_in_a_loop(x: Any) -> Any:
+    """Each element is made of the one before; nobody needs the array after the loop."""
+    a = Array(x, 4, **KEPT).write(0, x * x)
+
+    def step(i: Any, last: Any, flow: Any) -> Any:
+        a.flow = flow
+        a.write(i, a.read(i - 1) * last)
+        return i + 1, tf.ensure_shape(a.read(i), x.shape), a.flow
+
+    return tf.while_loop(lambda i, *_: i < 4, step, [1, x, a.flow])[1]
+
+
+def in_a_branch(x: Any, y: Any) -> Any:
+    a = Array(x, 2).write(0, x * y)
+
+    flow = a.flow
+
+    def more() -> Any:
+        a.flow = flow
+        return a.write(1, y * y).flow
+
+    a.flow = tf.cond(tf.reduce_sum(x) < 1e3, more, lambda: flow)
+    return a.read(0) * a.read(1)
+
+
+def in_calls(x: Any, y: Any) -> Any:
+    a = Array(x, 2)
+
+    @tf.function(autograph=False)
+    def write(i: Any, value: Any, handle: Any, flow: Any) -> Any:
+        return RAW.TensorArrayWriteV3(handle=handle, index=i, value=value**2, flow_in=flow)
+
+    @tf.function(autograph=False)
+    def read(i: Any, handle: Any, flow: Any) -> Any:
+        return RAW.TensorArrayReadV3(handle=handle, index=i, flow_in=flow, dtype=x.dtype) ** 2, flow
+
+    a.flow = write(0, x, a.handle, a.flow)
+    a.flow = write(1, y * x, a.handle, a.flow)
+    first, a.flow = read(0, a.handle, a.flow)
+    return first * a.read(1)
+
+
+ARRAYS = [
+    array("TensorArrayWriteV3", "read", written, (2,), (2,)),
+    array("TensorArrayWriteV3", "unread", lambda x: Array(x, 3).write(1, x).write(0, x**2).read(0), (2,)),
+    array("TensorArrayReadV3", "twice", read_twice, (2,)),
+    array("TensorArrayReadV3", "shapes", of_two_shapes, (2,), (3, 1)),
+    array("TensorArrayReadV3", "loop", in_a_loop, (3, 2), (2,)),
+    array("TensorArrayReadV3", "loop, read back", read_back_in_a_loop, (2,)),
+    array("TensorArrayReadV3", "branch", in_a_branch, (2,), (2,)),
+    array("TensorArrayReadV3", "calls", in_calls, (2,), (2,)),
+    array("TensorArrayGatherV3", "rows", lambda x: Array(x, 3).scatter([2, 0, 1], x**2).gather([1, 2]) ** 2, (3, 2)),
+    array(
+        "TensorArrayGatherV3", "equal", lambda x: Array(x, 3, **KEPT).scatter([2, 0, 1], x**2).gather([1, 1]), (3, 2)
+    ),
+    array("TensorArrayScatterV3", "read", lambda x: Array(x, 4).scatter([3, 1], x**2).read(1), (2, 2)),
+    array("TensorArrayScatterV3", "scalars", lambda x: Array(x, 2).scatter([1, 0], x**2).gather([0, 1]) ** 2, (2,)),
+    array(
+        "TensorArrayConcatV3",
+        "pieces",
+        lambda x, y: Array(x, 2).write(0, x**2).write(1, y).concat() ** 2,
+        (3, 2),
+        (1, 2),
+    ),
+    array("TensorArraySplitV3", "concat", lambda x: Array(x, 3).split(x**2, 1, 0, 3).concat() ** 2, (4, 2)),
+    array("TensorArraySplitV3", "read", lambda x: Array(x, 3).split(x**2, 1, 1, 2).read(2) ** 2, (4, 2)),
+]
+
+
+def optional(x: Any, y: Any) -> Any:
+    """Two tensors, and an integer, in a variant that is used twice."""
+    some = RAW.OptionalFromValue(components=[x * x, y, tf.constant(3)])
+    attrs = dict(output_types=[x.dtype, y.dtype, tf.int32], output_shapes=[x.shape, y.shape, []])
+    a, b, n = RAW.OptionalGetValue(optional=some, **attrs)
+    return a * b * tf.cast(n, x.dtype), RAW.OptionalGetValue(optional=some, **attrs)[0]
+
+
+def optional_in_optional(x: Any) -> Any:
+    some = RAW.OptionalFromValue(components=[RAW.OptionalFromValue(components=[x * x])])
+    inner = RAW.OptionalGetValue(optional=some, output_types=[tf.variant], output_shapes=[[]])[0]
+    return RAW.OptionalGetValue(optional=inner, output_types=[x.dtype], output_shapes=[x.shape])[0] ** 2
+
+
+def composite(x: Any) -> Any:
+    """The values of a ragged tensor, through a variant that holds it."""
+    ragged = tf.RaggedTensor.from_row_splits(x * x, [0, 1, 3])
+    variant = composite_tensor_ops.composite_tensor_to_variants(ragged)
+    back = composite_tensor_ops.composite_tensor_from_variant(variant, ragged._type_spec)
+    return back.flat_values**2
+
+
+VARIANTS = [
+    *(of(op, "several", optional, (2,), (2,)) for op in ("OptionalFromValue", "OptionalGetValue")),
+    of("OptionalGetValue", "in another", optional_in_optional, (2,)),
+    *(of(f"CompositeTensorVariant{op}", "ragged", composite, (3, 2)) for op in ("FromComponents", "ToComponents")),
+]
+
 CASES = [
+    *ARRAYS,
+    *VARIANTS,
     of("TensorListPushBack", "two", pushed_and_popped, (2,), (2,)),
     of("TensorListPushBack", "ragged", ragged, (2, 3), (4,)),
     of("TensorListPushBack", "lists", nested, (2,), (2,)),

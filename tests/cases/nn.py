@@ -396,6 +396,7 @@ LAYOUTS = dict(NHWC=(2, 2, 2, 3), NCHW=(2, 3, 2, 2), NDHWC=(1, 2, 2, 2, 3), NCDH
 NORMALISATION = [
     case("LRN", dict(input=rand(2, 2, 2, 5), depth_radius=1, bias=1.5, alpha=0.7, beta=0.8)),
     case("LRN", dict(input=rand(1, 2, 1, 12))),
+    case("LRN", dict(input=rand(1, 2, 1, 3), alpha=0.7), tag="wider than the channels"),
     case(
         "LRNGrad",
         dict(input_grads=rand(1, 2, 1, 5), input_image=rand(1, 2, 1, 5), depth_radius=1, bias=1.5, alpha=0.7),

@@ -60,6 +60,12 @@ def segments(kind: str, **attrs: Any) -> Case:
     return case(op, dict(data=rand(5, 2), indices=indices, segment_ids=ids, **attrs))
 
 
+def no_segments(kind: str, **attrs: Any) -> Case:
+    op = f"SparseSegment{kind}" + ("WithNumSegments" if "num_segments" in attrs else "")
+    args = dict(data=rand(2, 2), indices=axes(), segment_ids=axes(), **attrs)
+    return case(op, args, tag="no segments", python=False, why="Python's gradient is memory that nobody has written to")
+
+
 def segments_grad(kind: str, version: str, *, count: int = 3) -> Case:
     """The gradient op of the same segments: rows of data are repeated and left out."""
     dim = "dense_output_dim0" if version else "output_dim0"
@@ -114,6 +120,39 @@ def csr_product(**attrs: bool) -> Case:
         why="Python's gradient is of graphs alone; the second order adds sparse matrices, which has no kernel",
     )
 
+
+def encoded(*splits: Any, batched: bool = False, **attrs: Any) -> Any:
+    """A function of ragged values that goes to a variant, or to one of rows, and back."""
+
+    def fn(x: Any) -> Any:
+        n = len(splits)
+        variant = raw.RaggedTensorToVariant(rt_nested_splits=splits, rt_dense_values=x * x, batched_input=batched)
+        back = dict(input_ragged_rank=n - batched, output_ragged_rank=n, Tvalues=x.dtype, Tsplits=tf.int64) | attrs
+        if batched:
+            variant = tf.stack(tf.unstack(variant, num=2)[::-1])
+        return raw.RaggedTensorFromVariant(encoded_ragged=variant, **back)[1] ** 2
+
+    return fn
+
+
+def encoded_rows(x: Any) -> Any:
+    """Rows, each in a variant, two by two."""
+    splits = np.array([0, 1, 1, 3, 4])
+    rows = raw.RaggedTensorToVariant(rt_nested_splits=[splits], rt_dense_values=x * x, batched_input=True)
+    attrs = dict(input_ragged_rank=0, output_ragged_rank=2, Tvalues=x.dtype, Tsplits=tf.int64)
+    return raw.RaggedTensorFromVariant(encoded_ragged=tf.reshape(rows, [2, 2]), **attrs)[1] ** 2
+
+
+def ragged_rows(x: Any) -> Any:
+    """What each row of a ragged tensor is decoded to, by an op that TensorFlow has for gradients alone."""
+    rows = raw.RaggedTensorToVariant(rt_nested_splits=[SPLITS], rt_dense_values=x * x, batched_input=True)
+    values = raw.RaggedTensorToVariantGradient(
+        encoded_ragged_grad=rows, row_splits=SPLITS, dense_values_shape=tf.shape(x), Tvalues=x.dtype
+    )
+    return values**2
+
+
+OUTER = np.array([0, 2, 3], np.int64)
 
 MATRICES = [
     case("CSRSparseMatrixToDense", dict(x=rand(4)), dtypes="fdcz", fn=lambda x: to_dense(to_csr(x), x.dtype)),
@@ -372,9 +411,23 @@ CASES = [
     *(matmul(adjoint_a, adjoint_b) for adjoint_a in (True, False) for adjoint_b in (True, False)),
     *(segments(kind) for kind in ("Sum", "Mean", "SqrtN")),
     *(segments(kind, num_segments=np.int32(4)) for kind in ("Sum", "Mean", "SqrtN")),
+    *(no_segments(kind, num_segments=np.int32(2)) for kind in ("Sum", "Mean", "SqrtN")),
+    no_segments("Sum"),
     *(segments(kind, sparse_gradient=True) for kind in ("Sum", "Mean", "SqrtN")),
     segments("Sum", num_segments=np.int32(4), sparse_gradient=True),
     *(segments_grad(kind, version) for kind in ("Sum", "Mean", "SqrtN") for version in ("", "V2")),
     *(segments_grad("Mean", version, count=4) for version in ("", "V2")),
+    case("RaggedTensorToVariant", dict(x=rand(4, 2)), fn=encoded(SPLITS), tag="whole"),
+    case("RaggedTensorToVariant", dict(x=rand(4, 2)), fn=encoded(OUTER, SPLITS), tag="whole, two splits"),
+    case("RaggedTensorToVariant", dict(x=rand(4, 2)), fn=encoded(np.array([0, 1, 4]), batched=True), tag="rows"),
+    case("RaggedTensorToVariant", dict(x=rand(4)), fn=encoded(OUTER, SPLITS, batched=True), tag="ragged rows"),
+    case(
+        "RaggedTensorToVariant",
+        dict(x=rand(4)),
+        fn=encoded(OUTER, SPLITS, batched=True, input_ragged_rank=-1),
+        tag="rank -1",
+    ),
+    case("RaggedTensorFromVariant", dict(x=rand(4, 2)), fn=encoded_rows, tag="rows of rows", **BEYOND),
+    case("RaggedTensorToVariantGradient", dict(x=rand(4, 2)), fn=ragged_rows, **BEYOND),
     *MATRICES,
 ]
