@@ -27,7 +27,7 @@ from tf_symgrad import _function, _lift, _loader
 from tf_symgrad._function import Function
 
 GRADIENT, INPUTS, OUTPUTS = "_symgrad_gradient", "_symgrad_gradient_inputs", "_symgrad_gradient_outputs"
-# Ops of TensorFlow whose gradient is Python's to give: the others without a rule are the engine's to report.
+# Ops of TensorFlow whose gradient is Python's to give.
 _PYTHONS = {"EagerPyFunc"}
 
 
@@ -117,6 +117,8 @@ def _candidates(definition: function_pb2.FunctionDef) -> Iterator[node_def_pb2.N
 
 def _is_registered(op: str) -> bool:
     """Whether somebody registered a gradient that is not TensorFlow's: of those the engine has its own."""
+    if op in _PYTHONS:
+        return True
     try:
         gradient = ops.gradient_registry.lookup(op)
     except LookupError:

@@ -64,7 +64,7 @@ def load() -> ModuleType:
             ops = _load(path, tf.load_op_library)
             if has_xla:
                 _load(xla, tf.load_library)
-            _ops = ops
+            _ops = ops if hasattr(ops, "tf_symgrad_symbolic_gradient") else _op_functions()
         return _ops
 
 
@@ -75,12 +75,6 @@ def _load(path: Path, load_library: Callable[[str], Any]) -> Any:
         return load_library(str(path))
     except (tf.errors.OpError, OSError, RuntimeError) as error:
         raise ImportError(f"{path} does not load: {error}\nTo build it anew: {_rebuild()}") from error
-            try:
-                module = tf.load_op_library(str(path))
-            except (tf.errors.OpError, OSError, RuntimeError) as error:
-                raise ImportError(f"{path} does not load: {error}\nTo build it anew: {_rebuild()}") from error
-            _ops = module if hasattr(module, "tf_symgrad_symbolic_gradient") else _op_functions()
-        return _ops
 
 
 def _op_functions() -> ModuleType:

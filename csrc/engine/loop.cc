@@ -146,7 +146,7 @@ class LoopSplit {
   }
 
   // A list of fixed length, where the length is known, is what XLA can compile.
-  V EmptyList(const Stack& stack) const {
+  V EmptyStack(const Stack& stack) const {
     return op("EmptyTensorList", stack.ElementShape(), max_iterations_,
               Attr("element_dtype", static_cast<DType>(stack.dtype)), Attr("shape_type", DType::kInt32));
   }
@@ -249,7 +249,7 @@ class LoopSplit {
     FunctionAuthor author(differentiator_);
     Values variables = author.Args(dtypes_);
     variables.push_back(constant(0, DType::kInt32));
-    for (const Stack& stack : stacks_) variables.push_back(EmptyList(stack));
+    for (const Stack& stack : stacks_) variables.push_back(EmptyStack(stack));
     const V loop = EmitLoop(&author, cond, body, variables, true);
     Values results;
     for (size_t i = 0; i < types.size(); ++i) results.push_back(loop.out(static_cast<int>(i)));
@@ -349,7 +349,7 @@ class LoopSplit {
       if (summed_[i] && !start.summed[i] && split_.finished[i] < 0)
         start.summed[i] = ZerosOf(args[i], split_.gradient_dtypes[split_.gradients[i]], flows_[i]);
 
-    for (const Stack& operand : operands_) start.operands.push_back(EmptyList(operand));
+    for (const Stack& operand : operands_) start.operands.push_back(EmptyStack(operand));
 
     const Values variables = start.All();
     tf::DataTypeVector types;
@@ -420,7 +420,7 @@ class LoopSplit {
     for (size_t i = 0; i < n_; ++i) {
       const V dx = split_.gradients[i] >= 0 ? pullback.out(split_.gradients[i]) : none;
       if (carried_[i]) next.carried[i] = dx ? dx : op("ZerosLike", now.carried[i]);
-      if (now.summed[i] && dx) next.summed[i] = Sum(i, &author, {now.summed[i], dx});
+      if (now.summed[i].is_tensor() && dx.is_tensor()) next.summed[i] = Sum(i, &author, {now.summed[i], dx});
     }
     return author.Finish("body_pullback", next.All());
   }

@@ -54,7 +54,11 @@ absl::StatusOr<TensorShapeProto> StaticShape(XlaOpKernelContext* ctx, int i) {
   const XlaExpression& input = ctx->InputExpression(i);
   TensorShapeProto proto;
   switch (input.kind()) {
-    case XlaExpression::Kind::kConstant: input.constant_value()->shape().AsProto(&proto); break;
+    case XlaExpression::Kind::kConstant: {
+      TF_ASSIGN_OR_RETURN(const tensorflow::TensorShape shape, input.GetShape());
+      shape.AsProto(&proto);
+      break;
+    }
     case XlaExpression::Kind::kXlaOp: {
       TF_ASSIGN_OR_RETURN(const xla::Shape shape, ctx->InputXlaShape(i));
       for (int d = 0; d < static_cast<int>(shape.dimensions().size()); ++d)
