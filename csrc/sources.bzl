@@ -35,6 +35,7 @@ ENGINE = [
     "csrc/engine/import.cc",
     "csrc/engine/literal.cc",
     "csrc/engine/loop.cc",
+    "csrc/engine/loop_plan.cc",
     "csrc/engine/node_check.cc",
     "csrc/engine/op.cc",
     "csrc/engine/registry.cc",

@@ -24,9 +24,11 @@ class FunctionAuthor {
     bool stateful = false;
   };
 
-  V Arg(tf::DataType dtype) {
+  V Arg(tf::DataType dtype, const tf::PartialTensorShape& shape = tf::PartialTensorShape()) {
     const V arg = V::Tensor(body_.AddArg(absl::StrCat("x_", body_.args.size()), dtype), 0);
     args_.push_back(ToPort(arg));
+    Shape known;
+    if (body_.shapes()->MakeShapeFromPartialTensorShape(shape, &known).ok()) body_.output(ToPort(arg)).shape = known;
     return arg;
   }
   Values Args(const tf::DataTypeVector& dtypes) {
@@ -34,6 +36,8 @@ class FunctionAuthor {
     for (const tf::DataType t : dtypes) args.push_back(Arg(t));
     return args;
   }
+  // What is known of the shape of a value.
+  tf::PartialTensorShape StaticShapeOf(const V& v) const { return StaticShape(body_.output(ToPort(v)).shape); }
   Builder* operator->() { return &builder_; }
 
   // Adds the function, under a name made of `stem` and a hash of its content.

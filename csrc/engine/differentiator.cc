@@ -199,6 +199,7 @@ absl::StatusOr<SplitVjp> Differentiator::BuildSplit(const tf::NameAttrList& f, c
   for (const Port& p : cut.invariants) {
     pullback.args.push_back(p);
     split.invariant_dtypes.push_back(tf::BaseType(body->output(p).dtype));
+    split.invariant_shapes.push_back(StaticShape(body->output(p).shape));
   }
   for (size_t i = args.size(); i < body->args.size(); ++i) pullback.args.push_back({body->args[i], 0});
 

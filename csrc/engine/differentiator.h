@@ -39,6 +39,7 @@ struct SplitVjp {
   std::string invariants;             // empty if there are none
   bool stateful_invariants = false;
   tf::DataTypeVector invariant_dtypes;
+  std::vector<tf::PartialTensorShape> invariant_shapes;
   std::string finish;  // empty if there are no operands
   tf::DataTypeVector operands, finished_dtypes;
   std::vector<tf::PartialTensorShape> operand_shapes;
