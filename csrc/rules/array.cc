@@ -191,6 +191,15 @@ Grads FakeQuantGradGrad(const Op& o, const char* gradient, const char* quantise)
   return {dy, none, none, none};  // the masks are piecewise constant
 }
 
+// Equal elements, or slices along an axis, share the cotangent of the one that stands for them.
+Grads UniqueGrad(const Op& o) {
+  const V x = o.in(0), dy = o.dy(), idx = o.out(1);
+  const V axis = o.num_in() == 2 ? sum(o.in(1), ints({0})) % cast_like(rank(x), o.in(1)) : V(0);  // none is axis 0
+  const V n = op("UnsortedSegmentSum", ones_like(idx), idx, gather(shape(dy), axis));
+  const V inner = fill(expand_dims(rank(x) - 1 - cast(axis, DType::kInt32), 0), 1);
+  return {gather(dy, idx, axis) / cast_like(reshape(gather(n, idx), concat({shape(idx), inner}, 0)), dy)};
+}
+
 // clang-format off
 constexpr Rule kRules[] = {
     NO_GRAD(BroadcastArgs) NO_GRAD(BroadcastGradientArgs) NO_GRAD(ConcatOffset) NO_GRAD(Const) NO_GRAD(EditDistance)
@@ -317,6 +326,8 @@ constexpr Rule kRules[] = {
          return Outputs(o.like("FakeQuantWithMinMaxVarsPerChannelGradient", dy, x, o.in(1), o.in(2)), 3);)
     RULE(FakeQuantWithMinMaxVarsPerChannelGradient,
          return FakeQuantGradGrad(o, "FakeQuantWithMinMaxVarsPerChannelGradient", "FakeQuantWithMinMaxVarsPerChannel");)
+
+    {"Unique", UniqueGrad}, {"UniqueV2", UniqueGrad}, {"UniqueWithCounts", UniqueGrad}, {"UniqueWithCountsV2", UniqueGrad},
 };
 // clang-format on
 SYMGRAD_REGISTER(kRules)
