@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.python.eager import context
+from tensorflow.python.ops import script_ops
 
 import tf_symgrad
 
@@ -155,6 +156,13 @@ def half(op: Any, dy: Any) -> Any:
     return 0.5 * dy * op.outputs[0]
 
 
+def silus(x: Any) -> Any:
+    """Of several shapes and factors, which may be what they are applied to."""
+    y = tf.nn.silu(tf.nn.silu(x, 0.5), 2.0)
+    a, b = x[0], tf.reduce_sum(x)
+    return tf.nn.silu(y, a) + tf.nn.silu(b, b) + tf.nn.silu(a, b) + tf.nn.silu(a, a) + tf.nn.silu(tf.nn.silu(x[:2])[0])
+
+
 def by_branch(x: Any) -> Any:
     return tf.cond(x[0] > 0.0, lambda: quintuple(x) * x, lambda: x)
 
@@ -244,6 +252,7 @@ FUNCTIONS: list[tuple[str, Fn, tuple[Any, ...], int]] = [
     ("grad_pass_through", lambda x: tf.grad_pass_through(tf.round)(x * 3.0) * x, (VECTOR,), 2),
     ("gradient_override_map", lambda x: tf.function(gradient_override)(x) + x, (VECTOR,), 2),
     ("silu", lambda x: tf.nn.silu(x) * x, (VECTOR,), 2),
+    ("silus that share a trace", lambda x: silus(x) * x, (VECTOR,), 2),
     ("optional", lambda x: tf.experimental.Optional.from_value(x * x).get_value() * x, (VECTOR,), 2),
     ("py_function", lambda x: python(x * x) * x, (VECTOR,), 2),
     ("py_function of several", lambda x, y: tf.add_n(pythons(x, y * x)), (VECTOR, OTHER), 2),
@@ -453,6 +462,17 @@ def test_writes_of_the_gradient_happen() -> None:
     assert count.numpy() == 3.0
 
 
+def test_equal_gradients_of_tensorflow_are_traced_once() -> None:
+    def deep(x: Any) -> Any:
+        for _ in range(20):
+            x = tf.nn.silu(x)
+        return tf.reduce_sum(x)
+
+    f = tf.function(deep).get_concrete_function(tf.TensorSpec([3], tf.float32))
+    _, library = tf_symgrad.gradient_function(f)
+    assert sum(g.signature.name.startswith("symgrad_gradient_of") for g in library.function) == 1
+
+
 def test_an_error_of_the_gradient_is_the_callers() -> None:
     @tf.custom_gradient
     def broken(x: Any) -> Any:
@@ -463,6 +483,29 @@ def test_an_error_of_the_gradient_is_the_callers() -> None:
 
     with pytest.raises(ArithmeticError, match="no gradient today"):
         tf_symgrad.symbolic_gradient([1.0], f=broken)
+
+
+def test_in_a_version_1_graph() -> None:
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        x, y = tf.constant(VECTOR), tf.constant(OTHER)
+        (dx,) = tf_symgrad.symbolic_gradient([x, tf.ones_like(x)], f=lambda x: scaled_by(y)(sine(x)) * python(x))
+        (ddx,) = tf.gradients(dx, x)
+        got = session.run([dx, ddx])
+    x, y = tf.constant(VECTOR), tf.constant(OTHER)
+    with python_called_directly():
+        dx = tape(lambda x: scaled_by(y)(sine(x)) * python(x), [x], tf.ones_like(x))
+        ddx = tape(lambda x: tape(lambda x: scaled_by(y)(sine(x)) * python(x), [x], tf.ones_like(x))[0], [x], None)
+    equal(got, [*dx, *ddx])
+
+
+def test_a_python_function_that_is_gone() -> None:
+    f = tf.function(python).get_concrete_function(tf.TensorSpec([3], tf.float64))
+    (node,) = (n for n in f.function_def.node_def if n.op == "EagerPyFunc")
+    script_ops._py_funcs.remove(node.attr["token"].s.decode())
+    with pytest.raises(
+        tf.errors.UnimplementedError, match=rf"node '{node.name}' \(op EagerPyFunc\): no Python function"
+    ):
+        tf_symgrad.symbolic_gradient([VECTOR, VECTOR], f=f)
 
 
 def test_nothing_piles_up_but_what_tensorflow_keeps() -> None:

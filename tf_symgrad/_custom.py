@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -131,19 +132,61 @@ Traced = tuple[Any, list[Any], list[int]]
 
 def _trace(op: Any, graph: Any) -> Traced | None:
     """The gradient of an op, traced once: so that equal requests give equal functions."""
-    known: dict[str, Traced | None] | None = getattr(graph, "_symgrad_traced", None)
+    known: dict[Any, Any] | None = getattr(graph, "_symgrad_traced", None)
     if known is None:
         known = graph._symgrad_traced = {}
     if op.name not in known:
-        known[op.name] = _trace_anew(op)
-    return known[op.name]
+        known[op.name] = _trace_or_share(op, known)
+    traced: Traced | None = known[op.name]
+    return traced
 
 
-def _trace_anew(op: Any) -> Traced | None:
+def _trace_or_share(op: Any, known: dict[Any, Any]) -> Traced | None:
     try:
         python_gradient = _py_function_gradient if op.type == "EagerPyFunc" else ops.get_gradient_function(op)
     except LookupError:
         return None
+    twin = _twin(op, python_gradient)
+    if twin is None:
+        return _trace_anew(op, python_gradient)
+    key, tensors = twin
+    if key not in known:
+        traced = _trace_anew(op, python_gradient)
+        places = [next((i for i, x in enumerate(tensors) if x is taken), None) for taken in traced[1]] if traced else []
+        if traced is None or None in places:
+            return traced
+        known[key] = traced, places
+    (gradient, _, outputs), places = known[key]
+    return gradient, [tensors[place] for place in places], outputs
+
+
+def _twin(op: Any, python_gradient: Any) -> tuple[Any, list[Any]] | None:
+    """What the trace of a custom gradient of TensorFlow's own depends on: a key, and the tensors that it may take.
+
+    Those (of `tf.nn.silu`, say) are functions of what they close over and of the cotangents, and some models have
+    hundreds: nodes of one key share a trace.
+    """
+    try:
+        outer = inspect.getclosurevars(inspect.getclosurevars(python_gradient).nonlocals["tape_grad_fn"]).nonlocals
+        gradient, variables = outer["grad_fn"], outer["variables"]
+        closure = sorted(inspect.getclosurevars(gradient).nonlocals.items())
+    except (KeyError, TypeError):
+        return None
+    if variables or not gradient.__module__.startswith("tensorflow.python."):
+        return None
+    tensors = [x for _, x in closure if isinstance(x, tf.Tensor)]
+    parts: list[Any] = [(x.dtype, str(x.shape)) for x in [*op.inputs, *op.outputs]]
+    for _, x in closure:
+        if isinstance(x, tf.Tensor):
+            parts.append((x.dtype, str(x.shape), next(i for i, y in enumerate(tensors) if y is x)))
+        elif x is None or type(x) in (bool, int, float, str):
+            parts.append((type(x), x))
+        else:
+            return None
+    return (gradient.__code__, *parts), tensors
+
+
+def _trace_anew(op: Any, python_gradient: Any) -> Traced | None:
     if python_gradient is None:
         return None
     body = func_graph.FuncGraph(f"symgrad_gradient_of_{op.type}")

@@ -55,7 +55,6 @@ V Sizes(const Values& xs, const V& axis) {
 
 Grads ConcatGrad(const Op& o, const V& axis, const Values& xs) {
   const int n = static_cast<int>(xs.size());
-  if (n == 1) return {o.raw_dy()};
   // A constant if it is known: without its value SplitV's shape function takes the last axis, and Grappler believes it.
   const auto static_axis = known(axis);
   const V split_axis = cast(static_axis ? V(static_axis->at(0)) : axis, DType::kInt32);

@@ -427,7 +427,7 @@ constexpr Rule kRules[] = {
     {"Min", ExtremumGrad},
     {"Prod", ProdGrad},
     // sqrt(sum |x|^2), and so without a gradient at x = 0.
-    UNARY(EuclideanNorm, x * Kept(o, RealOf(dy) / y))
+    UNARY(EuclideanNorm, x / Kept(o, y) * Kept(o, RealOf(dy)))
 
     // Scans.
     UNARY(Cumsum, SumBack(o, dy))

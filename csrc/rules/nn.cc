@@ -331,7 +331,6 @@ Grads BlockLSTMGrad(const Op& o, const char* grad) {
 // Single cells, in the notation of the ops' documentation: what is "before" a gate goes into its sigmoid or tanh.
 V BeforeSigmoid(const V& gate, const V& g) { return op("SigmoidGrad", gate, g); }
 V BeforeTanh(const V& gate, const V& g) { return op("TanhGrad", gate, g); }
-V Cotangent(const Op& o, int i) { return o.has_dy(i) ? o.dy(i) : none; }
 
 // r, u = sigmoid([x, h] w_ru + b_ru), c = tanh([x, r h] w_c + b_c), y = u h + (1 - u) c.
 Grads GRUBlockCellGrad(const Op& o) {
@@ -340,8 +339,8 @@ Grads GRUBlockCellGrad(const Op& o) {
   auto parts = [&](const V& g) {
     return op("SplitV", g, pack({inputs, gather(shape(h), 1)}), 1, Attr{"num_split", 2});
   };
-  const V before_c = BeforeTanh(c, Cotangent(o, 2) + dy * (1 - u)), xrh = parts(matmul(before_c, w_c, false, true));
-  const V dr = Cotangent(o, 0) + xrh.out(1) * h, du = Cotangent(o, 1) + dy * (h - c);
+  const V before_c = BeforeTanh(c, MaybeDy(o, 2) + dy * (1 - u)), xrh = parts(matmul(before_c, w_c, false, true));
+  const V dr = MaybeDy(o, 0) + xrh.out(1) * h, du = MaybeDy(o, 1) + dy * (h - c);
   const V before_ru = concat({BeforeSigmoid(r, dr), BeforeSigmoid(u, du)}, 1);
   const V xh = parts(matmul(before_ru, w_ru, false, true));
   return {xh + xrh,
@@ -362,11 +361,11 @@ Grads LSTMBlockCellGrad(const Op& op_) {
   auto peep = [&](int weight, const V& g) { return peephole ? g * op_.in(weight) : none; };
   auto seen = [&](const V& g, const V& state) { return peephole ? sum(g * state, 0) : none; };
 
-  const V d_o = BeforeSigmoid(o, Cotangent(op_, 3) + dy * co);
-  V dcs = Cotangent(op_, 1) + BeforeTanh(co, Cotangent(op_, 5) + dy * o) + peep(6, d_o);
+  const V d_o = BeforeSigmoid(o, MaybeDy(op_, 3) + dy * co);
+  V dcs = MaybeDy(op_, 1) + BeforeTanh(co, MaybeDy(op_, 5) + dy * o) + peep(6, d_o);
   if (clip > 0) dcs = select(abs(cs) < clip, dcs, 0);
-  const V di = BeforeSigmoid(i, Cotangent(op_, 0) + dcs * ci), df = BeforeSigmoid(f, Cotangent(op_, 2) + dcs * before);
-  const V gates = concat({di, BeforeTanh(ci, Cotangent(op_, 4) + dcs * i), df, d_o}, 1);
+  const V di = BeforeSigmoid(i, MaybeDy(op_, 0) + dcs * ci), df = BeforeSigmoid(f, MaybeDy(op_, 2) + dcs * before);
+  const V gates = concat({di, BeforeTanh(ci, MaybeDy(op_, 4) + dcs * i), df, d_o}, 1);
   const V xh = op("SplitV", matmul(gates, w, false, true), pack({gather(shape(x), 1), gather(shape(h), 1)}), 1,
                   Attr{"num_split", 2});
   return {xh,

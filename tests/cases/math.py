@@ -25,8 +25,8 @@ def binary(op: str, x: Rand, y: Any, **options: Any) -> Case:
 
 
 def broadcasts(op: str, lo: float = -1.0, hi: float = 1.0, **options: Any) -> list[Case]:
-    """Equal shapes, and shapes that are both stretched."""
-    shapes: list[tuple[list[int], list[int]]] = [([2, 3], [2, 3]), ([2, 1, 3], [4, 1])]
+    """Equal shapes, shapes that are both stretched, and an empty one."""
+    shapes: list[tuple[list[int], list[int]]] = [([2, 3], [2, 3]), ([2, 1, 3], [4, 1]), ([0, 3], [1, 1])]
     return [binary(op, rand(*x, lo=lo, hi=hi), rand(*y, lo=lo, hi=hi), **options) for x, y in shapes]
 
 
@@ -66,6 +66,34 @@ ELEMENTWISE = [
     *(
         case(op, dict(y=rand(2, 3, lo=0.4, hi=1.0), dy=rand(2, 3)))
         for op in ("SigmoidGrad", "TanhGrad", "SqrtGrad", "RsqrtGrad", "ReciprocalGrad", "InvGrad")
+    ),
+]
+
+# What Python gives where a function has no derivative, or none that is finite, is the convention.
+EDGES = [
+    *(
+        unary(op, at, at, dtypes="fd", orders=1, fd=False, why=KINK, tag=f"at {at}")
+        for ops, at in (
+            (("Sqrt", "Rsqrt", "Reciprocal", "Log", "Acosh", "Erfinv", "Tanh", "BesselI0e", "BesselI1e"), 0.0),
+            (("Lgamma", "Expint", "BesselK0", "BesselK1", "BesselY0", "BesselY1", "Spence"), 0.0),
+            (("Asin", "Acos", "Acosh", "Atanh", "Erfinv"), 1.0),
+            (("Asin", "Acos", "Atanh", "Log1p"), -1.0),
+        )
+        for op in ops
+    ),
+    *(
+        binary(op, rand(2, lo=x, hi=x), rand(2, lo=y, hi=y), dtypes="fd", orders=1, fd=False, why=KINK, tag=f"{x},{y}")
+        for op, x, y in (
+            *((op, x, 0.0) for op in ("RealDiv", "Div", "DivNoNan") for x in (0.0, 1.0)),
+            *(("Pow", x, y) for x, y in ((0.0, 0.5), (0.0, 2.0), (-2.0, 0.5), (-2.0, -1.0))),
+            *(("Xlog1py", x, y) for x, y in ((0.0, -1.0), (1.0, -1.0), (0.0, -2.0))),
+        )
+    ),
+    case("Atan2", dict(y=zero(2), x=zero(2)), dtypes="fd", orders=1, fd=False, why=KINK, tag="zero"),
+    *(
+        case(op, args, dtypes="d", orders=1, fd=False, why=KINK)
+        for op in ("Maximum", "Minimum")
+        for args in (dict(x=rand(2), y=np.array([np.nan, np.inf])), dict(x=np.array([np.nan, np.inf]), y=rand(2)))
     ),
 ]
 
@@ -242,6 +270,7 @@ SCANS = [
     case("Cumsum", dict(x=rand(2, 3), axis=np.int64(1))),
     case("Cumprod", dict(x=rand(2, 3, lo=0.4), axis=np.int64(1)), dtypes=REAL),
     case("Cumprod", dict(x=rand(2, 3), axis=1), dtypes=COMPLEX, python=False, why=CONJ),
+    *(case(op, dict(x=rand(0, 2), axis=0), dtypes="d") for op in ("Cumsum", "Cumprod", "CumulativeLogsumexp")),
     *(with_zeros("Cumprod", "x", n, 5, axis=0, exclusive=e, reverse=r) for n in (1, 2) for e, r in WAYS),
     *(
         case("CumulativeLogsumexp", dict(x=rand(2, 4), axis=axis, reverse=r), dtypes=REAL)
@@ -303,6 +332,8 @@ PRODUCTS = [
         for x, y in (((), (2,)), ((1,), (2,)), ((), ()), ((2, 1), (1, 3)))
     ),
     case("BatchMatMulV2", dict(x=rand(2, 1, 3, 2), y=rand(3, 2, 3), adj_x=True, adj_y=True)),
+    case("BatchMatMulV2", dict(x=rand(0, 3, 2), y=rand(1, 2, 3)), dtypes="d"),
+    *(case("MatMul", dict(a=rand(*a), b=rand(*b)), dtypes="d") for a, b in (((0, 2), (2, 3)), ((2, 0), (0, 3)))),
     case("BatchMatMulV3", dict(x=rand(2, 1, 2, 3), y=rand(3, 3, 2), Tout=tf.complex128), dtypes="z"),
     case(
         "XlaEinsum", dict(a=rand(2, 3), b=rand(3, 4), equation="ab,bc->ac"), fn=xla_einsum, dtypes="f", graph_only=True
@@ -353,6 +384,22 @@ SEGMENTS = [
     *(with_zeros("UnsortedSegmentProd", "data", n, 5, segment_ids=SCATTERED, num_segments=3) for n in (1, 2, 3)),
 ]
 
+NO_SEGMENT: dict[str, Any] = dict(dtypes="d", python=False, why="Python has NaN at order 2")
+SEGMENTS += [
+    *(
+        case(op, dict(data=rand(0, 2), segment_ids=np.zeros(0, np.int64)), dtypes="d")
+        for op in ("SegmentSum", "SegmentMean", "SegmentMax", "SegmentProd")
+    ),
+    *(
+        case(op, dict(data=rand(3, 2, lo=0.3), segment_ids=np.int64([0, 0, 1])), dtypes="d")
+        for op in ("SegmentSum", "SegmentMean", "SegmentMin", "SegmentProd")
+    ),
+    *(
+        case(f"UnsortedSegment{op}", dict(data=rand(3, lo=0.3), segment_ids=1, num_segments=np.int64(2)), **NO_SEGMENT)
+        for op in ("Sum", "Max", "Prod")
+    ),
+]
+
 BEYOND: dict[str, Any] = dict(python=False, why="Python has no such gradient")
 VALUES = np.array([[0, 3, 1], [1, 1, 0]], np.int32)
 COUNTS = [
@@ -368,6 +415,7 @@ COUNTS = [
 
 CASES = [
     *ELEMENTWISE,
+    *EDGES,
     *SPECIAL,
     *COMPLEX_AND_CASTS,
     *ARITHMETIC,

@@ -60,6 +60,16 @@ ACTIVATIONS = [
     case("Relu6Grad", dict(gradients=rand(3, 5), features=rand(3, 5, lo=-4, hi=10))),
     case("LeakyReluGrad", dict(gradients=rand(3, 5), features=rand(3, 5), alpha=0.4)),
     *(case(op, dict(gradients=rand(3, 5), outputs=rand(3, 5))) for op in ("EluGrad", "SeluGrad")),
+    *(
+        case(op, dict(features=rand(2, lo=at, hi=at)), fd=False, why="no derivative here", tag=f"at {at}")
+        for op in ("Relu", "Relu6", "LeakyRelu", "Elu", "Selu", "Softsign")
+        for at in ((0.0, 6.0) if op == "Relu6" else (0.0,))
+    ),
+    *(
+        case(op, dict(logits=rand(*shape)), dtypes="d")
+        for op in ("Softmax", "LogSoftmax")
+        for shape in ((0, 4), (4, 0))
+    ),
     case("Softmax", dict(logits=rand(3, 5))),
     case("Softmax", dict(logits=rand(2, 3, 4))),
     case("LogSoftmax", dict(logits=rand(3, 5))),
@@ -71,6 +81,8 @@ BIAS = [
     case("BiasAdd", dict(value=rand(2, 4, 5, 3), bias=rand(3))),
     case("BiasAdd", dict(value=rand(2, 3, 2), bias=rand(3), data_format="NCHW")),
     case("BiasAdd", dict(value=rand(2, 3, 4, 5), bias=rand(3), data_format="NCHW")),
+    *(case("BiasAdd", dict(value=rand(*shape), bias=rand(3)), dtypes="d") for shape in ((0, 3), (2, 0, 3))),
+    case("BiasAdd", dict(value=rand(2, 3, 0, 2), bias=rand(3), data_format="NCHW"), dtypes="d"),
     case("BiasAddV1", dict(value=rand(2, 4, 3), bias=rand(3))),
     case("BiasAddGrad", dict(out_backprop=rand(2, 4, 3))),
     case("BiasAddGrad", dict(out_backprop=rand(2, 3, 4, 2), data_format="NCHW")),
@@ -88,6 +100,8 @@ DILATED = dict(strides=ONES4, padding="SAME", dilations=[1, 2, 1, 1])
 ONE_DTYPE = "f"  # the one in which CPUs dilate, and group
 CONVOLUTION = [
     *(case("Conv2D", dict(input=rand(2, 5, 4, 2), filter=rand(3, 2, 2, 3), **a)) for a in ATTRS2D),
+    case("Conv2D", dict(input=rand(0, 4, 4, 2), filter=rand(2, 2, 2, 3), strides=ONES4, padding="SAME"), dtypes="d"),
+    case("Conv2D", dict(input=rand(1, 4, 5, 1), filter=rand(1, 1, 1, 2), strides=[1, 3, 3, 1], padding="VALID")),
     case("Conv2D", dict(input=rand(1, 4, 4, 1), filter=rand(2, 2, 1, 2), **DILATED), dtypes=ONE_DTYPE),
     case(
         "Conv2D",
@@ -242,16 +256,27 @@ WINDOW2D = [
     dict(ksize=[1, 2, 2, 1], strides=[1, 2, 2, 1], padding="VALID"),
     dict(ksize=[1, 3, 2, 1], strides=[1, 2, 1, 1], padding="SAME"),
 ]
+HOLES2D = dict(ksize=[1, 1, 2, 1], strides=[1, 2, 3, 1], padding="VALID")
 NCHW = dict(ksize=[1, 1, 2, 2], strides=[1, 1, 2, 2], padding="SAME", data_format="NCHW")
 WINDOW3D = dict(ksize=[1, 2, 2, 1, 1], strides=[1, 2, 1, 1, 1], padding="SAME")
 FRACTIONAL = dict(pooling_ratio=[1.0, 1.4, 1.7, 1.0], deterministic=True, seed=3, seed2=5)
 POOLING = [
     *(case("AvgPool", dict(value=rand(2, 5, 4, 2), **a)) for a in WINDOW2D),
+    case("AvgPool", dict(value=rand(1, 5, 6, 1), **HOLES2D)),
     case("AvgPool", dict(value=rand(2, 2, 4, 4), **NCHW), graph_only=True),
     case("AvgPoolGrad", dict(orig_input_shape=[1, 5, 4, 2], grad=rand(1, 3, 4, 2), **WINDOW2D[1])),
     case("AvgPool3D", dict(input=rand(1, 3, 3, 2, 2), **WINDOW3D)),
     case("AvgPool3DGrad", dict(orig_input_shape=[1, 3, 3, 2, 2], grad=rand(1, 2, 3, 2, 2), **WINDOW3D)),
     *(case("MaxPool", dict(input=rand(2, 5, 4, 2), **a)) for a in WINDOW2D),
+    case("MaxPool", dict(input=rand(1, 5, 6, 1), **HOLES2D)),
+    case(
+        "MaxPool",
+        dict(input=rand(1, 4, 4, 1, lo=0.5, hi=0.5), **WINDOW2D[1]),
+        dtypes="d",
+        fd=False,
+        why="no derivative here",
+        tag="ties",
+    ),
     case("MaxPool", dict(input=rand(2, 2, 4, 4), **NCHW), graph_only=True),
     case(
         "MaxPool",
@@ -489,12 +514,17 @@ LOSSES = [
     ),
     *(case(SPARSE, dict(features=rand(3, 4), labels=labels)) for labels in (np.int32([0, 3, 1]), np.int64([2, 2, 1]))),
     case(SPARSE, dict(features=rand(3, 4), labels=[0, 3, 1]), outputs=(0,)),
+    case(SPARSE, dict(features=rand(0, 4), labels=np.zeros(0, np.int32)), dtypes="d"),
 ]
 
+TIES = "no derivative here"
 SELECTION = [
     case("TopKV2", dict(input=rand(7), k=3)),
     case("TopKV2", dict(input=rand(2, 3, 5), k=2, sorted=False)),
     case("TopKV2", dict(input=rand(2, 5), k=0), tag="none"),
+    case("TopKV2", dict(input=rand(0, 5), k=2), dtypes="d"),
+    case("TopKV2", dict(input=rand(2, 4, lo=0.5, hi=0.5), k=2), dtypes="d", fd=False, why=TIES, tag="ties"),
+    case("NthElement", dict(input=rand(2, 4, lo=0.5, hi=0.5), n=1), dtypes="d", fd=False, why=TIES, tag="ties"),
     case(
         "TopKV2", dict(input=rand(2, 5), k=2, index_type=tf.int64), python=False, why="Python adds int32 to the indices"
     ),
