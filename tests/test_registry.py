@@ -25,7 +25,7 @@ STRUCTURAL = frozenset(
     {
         *("Case", "If", "StatelessCase", "StatelessIf", "StatelessWhile", "While"),
         *("PartitionedCall", "StatefulPartitionedCall", "SymbolicGradient", "TfSymgrad>SymbolicGradient"),
-        *("NoOp", "Placeholder", "ReadVariableOp", "RefIdentity", "VarHandleOp"),
+        *("FakeParam", "NoOp", "Placeholder", "ReadVariableOp", "RefIdentity", "VarHandleOp"),
     }
 )
 # Python registers a function for these, and it returns None.
