@@ -101,6 +101,11 @@ class LoopSplit {
     return record != nullptr && record->fdef().signature().is_stateful();
   }
 
+  // That a loop runs no longer than its bound is true anyway; where it says so, the next derivative can read it.
+  V Bounded(const V& condition, const V& iterations) const {
+    return plan_.max_iterations < 0 ? condition : logical_and(condition, iterations < plan_.max_iterations);
+  }
+
   // A While node over variables, whose shapes are those of all iterations.
   V EmitLoop(FunctionAuthor* author, const FunctionAuthor::Function& cond, const FunctionAuthor::Function& body,
              const Values& variables) const {
@@ -156,7 +161,7 @@ class LoopSplit {
     FunctionAuthor author(differentiator_);
     const Values all = author.Args(types), variables(all.begin(), all.begin() + static_cast<int>(n_));
     const std::string& f = plan_.node->attr().at("cond").func().name();
-    return author.Finish("cond", {author->Call(f, IsStateful(f), variables, {tf::DT_BOOL})});
+    return author.Finish("cond", {Bounded(author->Call(f, IsStateful(f), variables, {tf::DT_BOOL}), all[n_])});
   }
 
   absl::StatusOr<FunctionAuthor::Function> ForwardBody(const tf::DataTypeVector& types) {
@@ -245,13 +250,10 @@ class LoopSplit {
     return start;
   }
 
-  // That the loop goes back no further than its bound is true anyway, and tells the next derivative so.
   absl::StatusOr<FunctionAuthor::Function> BackwardCond(const Backward& structure, const tf::DataTypeVector& types) {
     FunctionAuthor author(differentiator_);
     const Backward now = structure.With(author.Args(types));
-    const V more = now.done < now.total;
-    const bool bounded = plan_.max_iterations >= 0;
-    return author.Finish("cond_pullback", {bounded ? logical_and(more, now.done < plan_.max_iterations) : more});
+    return author.Finish("cond_pullback", {Bounded(now.done < now.total, now.done)});
   }
 
   absl::StatusOr<FunctionAuthor::Function> BackwardBody(const Backward& structure, const tf::DataTypeVector& types) {
