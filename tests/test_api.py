@@ -207,6 +207,12 @@ def test_variadic_callable() -> None:
     np.testing.assert_allclose(db, 2 * DY * DY)
 
 
+def test_variadic_callable_of_a_scalar_needs_no_cotangent() -> None:
+    gradients = symbolic_gradient([X, DY, DY], f=lambda x, *w: tf.reduce_sum(x * w[0] * w[1]))
+    np.testing.assert_allclose(gradients[0], DY * DY)
+    assert len(gradients) == 3
+
+
 def test_structures_of_inputs() -> None:
     def f(weights: Any, x: Any) -> Any:
         return weights["w"] * x + weights["b"]

@@ -192,14 +192,24 @@ def _trace(f: Any, python_function: Callable[..., Any], values: Sequence[Any]) -
                 raise
             failure = failure or error
             continue
-        cotangents = len(_flatten(values[count:]))
-        if len(counts) == 1 or cotangents == len(function.outputs) or (cotangents == 0 and _is_scalar(function)):
+        if len(counts) == 1 or _are_cotangents(_flatten(values[count:]), function):
             return function
     if failure is not None:
         raise failure
     raise invalid(
         f"{python_function} takes a number of arguments that varies, and no number of the {len(values)} values in "
         "input leaves a cotangent for each output. Pass a ConcreteFunction: tf.function(f).get_concrete_function(...)."
+    )
+
+
+def _are_cotangents(values: Sequence[Any], function: Function) -> bool:
+    """Whether values may be the cotangents of a function's outputs."""
+    if not values:
+        return _is_scalar(function)
+    shapes = [_tensor(value).shape for value in values]
+    outputs = function.outputs
+    return len(shapes) == len(outputs) and all(
+        y.shape.is_compatible_with(s) for s, y in zip(shapes, outputs, strict=True)
     )
 
 
