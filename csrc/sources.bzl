@@ -39,6 +39,7 @@ ENGINE = [
     "csrc/engine/node_check.cc",
     "csrc/engine/op.cc",
     "csrc/engine/registry.cc",
+    "csrc/engine/remote.cc",
     "csrc/engine/row_sum.cc",
     "csrc/engine/sweep.cc",
     "csrc/engine/trip_count.cc",

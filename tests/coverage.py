@@ -32,6 +32,7 @@ ENGINE = {
         ("Enter", "Exit", "LoopCond", "Merge", "NextIteration", "Switch"),
         "read as While, If; see tests/test_frames.py",
     ),
+    "RemoteCall": "both halves run at its target; see tests/test_control_flow.py",
     "EagerPyFunc": "Python's own function, called once more under a tape; see tests/test_custom_gradients.py",
     "TfSymgrad>SymbolicGradient": "the next order; see tests/test_runtime.py",
 }

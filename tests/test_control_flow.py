@@ -169,6 +169,29 @@ def test_a_variable_in_a_loop_and_in_a_branch() -> None:
         np.testing.assert_allclose(got, want, rtol=1e-12)
 
 
+def test_a_remote_call() -> None:
+    """Python has no gradient of it: it is that of the function that is called."""
+    spec = tf.TensorSpec([3], tf.float64)
+    called = tf.function(lambda x, y: (tf.sin(x) * y, x * x)).get_concrete_function(spec, spec)
+    cpu = "/job:localhost/replica:0/task:0/device:CPU:0"
+
+    def remote(x: Any, y: Any) -> Any:
+        a, b = tf.raw_ops.RemoteCall(target=cpu, args=[x, y], Tout=[tf.float64, tf.float64], f=called)
+        return tf.reduce_sum(a * b)
+
+    def first(f: Fn) -> Fn:
+        return lambda x, y: tf.reduce_sum(tf_symgrad.symbolic_gradient([x, y], f=f)[0])
+
+    def local(x: Any, y: Any) -> Any:
+        return tf.reduce_sum(tf.sin(x) * y * x * x)
+
+    xs = [tf.constant(VECTOR), tf.constant(OTHER)]
+    for f, g in ((remote, local), (first(remote), first(local))):
+        got, want = (tf_symgrad.symbolic_gradient(xs, f=h) for h in (f, g))
+        for a, b in zip(got, want, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
 MATRIX_SPEC = tf.TensorSpec([3, 3], tf.float64)
 
 

@@ -231,12 +231,13 @@ absl::StatusOr<SplitVjp> Differentiator::BuildSplit(const tf::NameAttrList& f, c
 bool Differentiator::IsStructure(const Node& node) {
   const std::string& type = node.type();
   return IsCall(*node.def, *node.op) || type == "If" || type == "StatelessIf" || type == "Case" ||
-         type == "StatelessCase" || type == "While" || type == "StatelessWhile";
+         type == "StatelessCase" || type == "While" || type == "StatelessWhile" || type == "RemoteCall";
 }
 
 absl::StatusOr<SplitVjp> Differentiator::SplitNode(const Body& body, const Frame& frame) {
   const Node& node = body.node(frame.node);
   if (node.type() == "While" || node.type() == "StatelessWhile") return SplitLoop(this, body, frame);
+  if (node.type() == "RemoteCall") return SplitRemote(this, body, frame);
   if (!IsCall(*node.def, *node.op)) return SplitBranch(this, body, frame);
   std::vector<bool> seeds;
   for (const V& dy : frame.cotangents) seeds.push_back(static_cast<bool>(dy));

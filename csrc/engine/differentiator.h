@@ -86,9 +86,10 @@ class Differentiator final : public Functions {
   absl::flat_hash_set<std::string> active_;  // what is being built now: meeting it again is recursion
 };
 
-// The same for the node that the frame is of: If or Case (branch.cc), While (loop.cc). Its inputs are the x, its
-// outputs the y.
+// The same for the node that the frame is of: If or Case (branch.cc), While (loop.cc), RemoteCall (remote.cc). Its
+// inputs are the x, its outputs the y.
 absl::StatusOr<SplitVjp> SplitBranch(Differentiator* differentiator, const Body& body, const Frame& frame);
+absl::StatusOr<SplitVjp> SplitRemote(Differentiator* differentiator, const Body& body, const Frame& frame);
 absl::StatusOr<SplitVjp> SplitLoop(Differentiator* differentiator, const Body& body, const Frame& frame);
 
 // Zeros for the cotangent, of this dtype, of a tensor, of a variable, or of a flow.
