@@ -70,14 +70,11 @@ class Cutter {
 
   Cut Run() {
     Cross();
-    if (loop_ != nullptr) {
-      Recompute();
-      const auto differs = [&](Port p) { return !invariant_[p.node]; };
-      const auto first = std::stable_partition(residuals_.begin(), residuals_.end(), differs);
-      cut_.invariants.assign(first, residuals_.end());
-      residuals_.erase(first, residuals_.end());
+    if (loop_ != nullptr) Recompute();
+    for (const Port& p : residuals_) {
+      const bool same = loop_ != nullptr && invariant_[p.node];
+      (same ? cut_.invariants : cut_.residuals).push_back(p);
     }
-    cut_.residuals = residuals_;
     for (const int arg : body_.args) cut_.args.push_back(taken_[arg]);
     return std::move(cut_);
   }

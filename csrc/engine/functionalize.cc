@@ -93,9 +93,11 @@ class Functionalizer {
         if (consumer->op() == "Exit") frame.exits.insert(consumer->name());
     }
     for (auto& [name, frame] : frames) Members(consumers, &frame);
-    for (auto& [name, frame] : frames) {
-      const bool inner = std::any_of(frames.begin(), frames.end(), [&, n = name](const auto& other) {
-        return other.first != n && !frame.merges.empty() && other.second.members.contains(frame.merges[0]->name());
+    for (const auto& entry : frames) {
+      const Frame& frame = entry.second;
+      const bool inner = std::any_of(frames.begin(), frames.end(), [&frame](const auto& other) {
+        return other.first != frame.name && !frame.merges.empty() &&
+               other.second.members.contains(frame.merges[0]->name());
       });
       if (!inner) Loop(frame);
     }

@@ -75,8 +75,7 @@ std::optional<int64_t> CounterStep(const Body& body, int variable) {
   const auto left = Scalar(body.output(n.inputs[0]).ints), right = Scalar(body.output(n.inputs[1]).ints);
   const bool add = n.type() != "Sub";
   if (right && Argument(body, n.inputs[0]) == variable) return add ? *right : -*right;
-  if (left && add && Argument(body, n.inputs[1]) == variable) return *left;
-  return std::nullopt;
+  return add && Argument(body, n.inputs[1]) == variable ? left : std::nullopt;
 }
 
 int64_t TripBound(const Body& condition, const Body& body, const std::vector<IntsPtr>& initial) {
