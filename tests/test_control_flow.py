@@ -219,6 +219,14 @@ def test_only_what_the_pullback_needs_is_stacked(f: Fn, specs: list[tf.TensorSpe
     assert len(pushes) == stacks
 
 
+def test_the_length_of_a_list_is_known_in_a_loop() -> None:
+    """The zeros that the cotangent of a list begins with are made when building, not of the list."""
+    library = gradient_of(lambda x: tf.map_fn(lambda t: t * tf.sin(t), x), MATRIX_SPEC)
+    ops = {node.op for f in library.function for node in f.node_def}
+    assert "TensorListReserve" in ops
+    assert not {"TensorListLength", "TensorListElementShape"} & ops
+
+
 def until_large(x: Any, **options: Any) -> Any:
     return tf.while_loop(lambda v: tf.reduce_sum(v) < 9.0, lambda v: (tf.exp(v),), (x,), **options)[0]
 

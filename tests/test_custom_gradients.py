@@ -486,6 +486,8 @@ def test_an_error_of_the_gradient_is_the_callers() -> None:
 
 
 def test_in_a_version_1_graph() -> None:
+    if os.environ.get("TF_SYMGRAD_DISABLE_PASS") == "1":
+        pytest.skip("a session's Grappler has taken the custom gradients out of f before the kernel sees f")
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         x, y = tf.constant(VECTOR), tf.constant(OTHER)
         (dx,) = tf_symgrad.symbolic_gradient([x, tf.ones_like(x)], f=lambda x: scaled_by(y)(sine(x)) * python(x))

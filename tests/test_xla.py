@@ -411,6 +411,10 @@ LOOPS: dict[str, Callable[[Any], Any]] = {
     "nested": nested_loops,
     "map_fn": lambda x: tf.reduce_sum(tf.map_fn(lambda t: t * tf.sin(t), x)),
     "scan": lambda x: tf.reduce_sum(tf.scan(lambda a, t: a * t + t, x)),
+    "scan backwards, of two": lambda x: tf.add_n(
+        [tf.reduce_sum(y) for y in tf.scan(lambda a, t: (a[0] * t, a[1] + t * a[0]), x, (x[0], x[0]), reverse=True)]
+    ),
+    "foldr": lambda x: tf.reduce_sum(tf.foldr(lambda a, t: a * t + tf.sin(t), x)),
     "second derivative": lambda x: tf.reduce_sum(symbolic_gradient([x], f=power_loop)[0]),
 }
 

@@ -37,7 +37,7 @@ struct Port {
 };
 
 // What is known when building of a small integer (or bool) tensor. An element may be the size of a dimension that is
-// not known as a number: then `dim` tells which one.
+// not known as a number: then `dim` tells which one. Of a list of tensors of one shape: its length, then that shape.
 struct Ints {
   static constexpr int64_t kUnknown = std::numeric_limits<int64_t>::min();
   static constexpr int64_t kMaxElements = 1024;

@@ -106,7 +106,7 @@ absl::Status InferFacts(Body* body, int id) {
     if (in.ints != nullptr && in.ints->known() && IsIntegral(in.dtype)) {
       values[i] = ToTensor(*in.ints, in.dtype);
       tensors[i] = &values[i];
-    } else if (in.ints != nullptr && in.ints->dims.size() == 1) {
+    } else if (in.ints != nullptr && in.ints->dims.size() == 1 && IsIntegral(in.dtype)) {
       as_shapes[i] = ToShape(body, *in.ints);
       importer.AddInput(as_shapes[i]);
     }

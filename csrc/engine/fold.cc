@@ -307,8 +307,45 @@ Folded BroadcastArgs(const Call& c) {
 }
 
 // Only integers are folded; these ops make some of values of any dtype.
-bool MakesIntegers(absl::string_view op) {
-  return op == "Const" || op == "Shape" || op == "ShapeN" || op == "Rank" || op == "Size" || op == "VariableShape";
+// -- Lists. What is known of a list is the shape of the tensor that its elements are the rows of.
+
+Folded ListFromTensor(const Call& c) {
+  return c.body->rank(c.inputs[0]) < 1 ? Folded{} : Vector(ShapeElements(c.body->output(c.inputs[0]).shape));
+}
+
+Folded ListReserve(const Call& c) {
+  const Ints* shape = c.in(0);
+  int64_t length;
+  if (shape == nullptr || shape->dims.size() != 1 || !shape->known() || !c.Scalar(1, &length)) return {};
+  Elements elements = {{length, {}}};
+  elements.insert(elements.end(), shape->elements.begin(), shape->elements.end());
+  const auto unknown = [](const Element& e) { return e.value < 0; };
+  return std::any_of(elements.begin(), elements.end(), unknown) ? Folded{} : Vector(std::move(elements));
+}
+
+// The list as it was, if the new element has the shape of the others.
+Folded ListSetItem(const Call& c) {
+  const Ints* list = c.in(0);
+  if (list == nullptr || c.body->rank(c.inputs[2]) < 0 || c.attr("resize_if_index_out_of_bounds", 0)) return {};
+  const Elements item = ShapeElements(c.body->output(c.inputs[2]).shape);
+  const bool same = std::equal(item.begin(), item.end(), list->elements.begin() + 1, list->elements.end(), SameElement);
+  return same ? Folded{c.body->output(c.inputs[0]).ints} : Folded{};
+}
+
+Folded ListLength(const Call& c) {
+  const Ints* list = c.in(0);
+  return list == nullptr || !list->elements[0].known() ? Folded{} : Number(list->elements[0].value);
+}
+
+Folded ListElementShape(const Call& c) {
+  const Ints* list = c.in(0);
+  return list == nullptr ? Folded{} : Vector({list->elements.begin() + 1, list->elements.end()});
+}
+
+bool MakesFacts(absl::string_view op) {
+  return op == "Const" || op == "Shape" || op == "ShapeN" || op == "Rank" || op == "Size" || op == "VariableShape" ||
+         op == "TensorListFromTensor" || op == "TensorListReserve" || op == "TensorListSetItem" ||
+         op == "TensorListLength" || op == "TensorListElementShape";
 }
 
 }  // namespace
@@ -318,6 +355,11 @@ const FoldTable& StructureFolds() {
                                                  {"Shape", ShapeOp},
                                                  {"ShapeN", ShapeOp},
                                                  {"VariableShape", VariableShape},
+                                                 {"TensorListFromTensor", ListFromTensor},
+                                                 {"TensorListReserve", ListReserve},
+                                                 {"TensorListSetItem", ListSetItem},
+                                                 {"TensorListLength", ListLength},
+                                                 {"TensorListElementShape", ListElementShape},
                                                  {"Rank", RankOp},
                                                  {"Size", SizeOp},
                                                  {"Range", Range},
@@ -352,7 +394,8 @@ std::vector<IntsPtr> FoldInts(Body* body, const std::string& op, const tf::NodeD
   for (const fold::FoldTable* table : {&fold::StructureFolds(), &fold::MathFolds()})
     if (const auto it = table->find(op); it != table->end()) fold = &it->second;
   if (fold == nullptr) return {};
-  if (!fold::MakesIntegers(op) && (inputs.empty() || !IsIntegral(body->output(inputs[0]).dtype))) return {};
+  const tf::DataType first = inputs.empty() ? tf::DT_INVALID : body->output(inputs[0]).dtype;
+  if (!fold::MakesFacts(op) && !IsIntegral(first) && !(op == "Identity" && first == tf::DT_VARIANT)) return {};
   return (*fold)(fold::Call{body, &def, inputs});
 }
 

@@ -21,7 +21,8 @@ inline constexpr char kGradientOp[] = "TfSymgrad>SymbolicGradient";
 // absent.
 inline constexpr char kInputShapes[] = "_input_shapes";
 inline constexpr char kInputDtypes[] = "_input_dtypes";
-// list(tensor), the value of each integer input, of dtype DT_INVALID where it is not known.
+// list(tensor), the value of each integer input, and of a list its length and shape (see Ints), of dtype DT_INVALID
+// where it is not known.
 inline constexpr char kInputValues[] = "_input_values";
 // list(type), for each input that is the flow of an array the dtype of its elements, for others DT_INVALID.
 inline constexpr char kInputFlows[] = "_input_flows";

@@ -153,9 +153,14 @@ class FunctionReader {
           errors_.Add(absl::StrCat("argument '", body_->name(id), "': _output_shapes: ", status.message()));
       }
     }
-    if (const auto it = attrs_.find(kInputValues);
-        it != attrs_.end() && flat < it->second.list().tensor_size() && it->second.list().tensor(flat).dtype() == dtype)
-      body_->output({id, 0}).ints = ReadInts(it->second.list().tensor(flat));
+    if (const auto it = attrs_.find(kInputValues); it != attrs_.end() && flat < it->second.list().tensor_size()) {
+      const tf::TensorProto& value = it->second.list().tensor(flat);
+      const bool fits = dtype == tf::DT_VARIANT
+                            ? value.dtype() == tf::DT_INT64 && value.tensor_shape().dim_size() == 1 &&
+                                  value.tensor_shape().dim(0).size() > 0
+                            : value.dtype() == dtype;
+      if (fits) body_->output({id, 0}).ints = ReadInts(value);
+    }
     const bool known = from_caller != nullptr && body_->shapes()->MakeShapeFromShapeProto(*from_caller, &more).ok();
     if (dtype == tf::DT_RESOURCE) {
       tf::DataType value = tf::DT_INVALID;

@@ -30,6 +30,9 @@ std::vector<bool> Depend(const Body& body, const std::vector<bool>& marked) {
   return results;
 }
 
+// Of what is known of a variable's value: a list's length and shape are integers.
+tf::DataType ValueType(tf::DataType dtype) { return dtype == tf::DT_VARIANT ? tf::DT_INT64 : dtype; }
+
 class Planner {
  public:
   Planner(Differentiator* differentiator, const Body& outer, const Frame& frame)
@@ -151,7 +154,7 @@ class Planner {
       tf::TensorProto* value = values->add_tensor();
       const IntsPtr ints = outer_.output(inputs_[i]).ints;
       if (!plan_.invariant[i]) plan_.shapes[i].AsProto(shapes->mutable_shape(static_cast<int>(i)));
-      else if (ints != nullptr && ints->known() && !FillInts(*ints, plan_.dtypes[i], value)) value->Clear();
+      else if (ints != nullptr && ints->known() && !FillInts(*ints, ValueType(plan_.dtypes[i]), value)) value->Clear();
     }
     return specialized;
   }
