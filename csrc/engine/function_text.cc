@@ -7,6 +7,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "csrc/engine/order.h"
 
 namespace symgrad {
 namespace {
@@ -153,22 +154,13 @@ absl::StatusOr<std::string> FunctionText::Write(const char* stem, const Slice& s
   return functions_->AddNamedByContent(stem, std::move(f));
 }
 
-bool FunctionText::Sort(std::vector<int>* order) const {
-  const int n = fdef_.node_def_size();
-  std::vector<int> pending(n, 0);
-  std::vector<std::vector<int>> consumers(n);
-  for (int i = 0; i < n; ++i) {
-    for (const std::string& input : fdef_.node_def(i).input()) {
-      const auto it = by_name_.find(NodeOf(input));
-      if (it != by_name_.end()) consumers[it->second].push_back(i), ++pending[i];
-    }
+std::vector<int> FunctionText::Sort() const {
+  std::vector<absl::InlinedVector<int, 4>> before(fdef_.node_def_size());
+  for (int i = 0; i < fdef_.node_def_size(); ++i) {
+    for (const std::string& input : fdef_.node_def(i).input())
+      if (const auto it = by_name_.find(NodeOf(input)); it != by_name_.end()) before[i].push_back(it->second);
   }
-  for (int i = 0; i < n; ++i)
-    if (pending[i] == 0) order->push_back(i);
-  for (size_t next = 0; next < order->size(); ++next)
-    for (const int c : consumers[(*order)[next]])
-      if (--pending[c] == 0) order->push_back(c);
-  return static_cast<int>(order->size()) == n;
+  return TopologicalOrder(before);
 }
 
 // Puts the new nodes in the place of what they replace.

@@ -56,8 +56,8 @@ class FunctionText {
   // Input i of a node; empty if there is none.
   static const std::string& Input(const tf::NodeDef& node, int i);
   tf::DataType Dtype(const std::string& reference) const;  // DT_INVALID if that can't be told
-  // The numbers of the nodes in topological order; false if there is none.
-  bool Sort(std::vector<int>* order) const;
+  // The numbers of the nodes in topological order, without those in or behind a cycle.
+  std::vector<int> Sort() const;
   // A beginning of names that no node or argument has.
   const std::string& prefix() const { return prefix_; }
 

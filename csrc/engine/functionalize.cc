@@ -210,8 +210,8 @@ class Functionalizer {
     if (std::none_of(text_.fdef().node_def().begin(), text_.fdef().node_def().end(),
                      [](const tf::NodeDef& n) { return n.op() == "Merge"; }))
       return;
-    std::vector<int> order;
-    if (!text_.Sort(&order)) return;  // import says where they form a cycle
+    const std::vector<int> order = text_.Sort();
+    if (static_cast<int>(order.size()) < text_.fdef().node_def_size()) return;  // import says where they form a cycle
     states_.resize(text_.fdef().node_def_size());
     std::map<std::pair<std::string, int>, std::vector<Join>> joins;
     for (const int i : order) {

@@ -1,7 +1,6 @@
 #include "csrc/engine/import.h"
 
 #include <algorithm>
-#include <numeric>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -12,6 +11,7 @@
 #include "csrc/engine/flows.h"
 #include "csrc/engine/functionalize.h"
 #include "csrc/engine/node_check.h"
+#include "csrc/engine/order.h"
 #include "tensorflow/core/framework/attr_value_util.h"
 #include "tensorflow/core/framework/node_def_util.h"
 #include "tensorflow/core/framework/op_def_util.h"
@@ -388,32 +388,19 @@ class FunctionReader {
 
   // Items in topological order: the order they are written in, where that is one.
   std::vector<int> Sort() {
-    const int n = static_cast<int>(items_.size());
-    std::vector<int> pending(n, 0), order(n);
-    std::iota(order.begin(), order.end(), 0);
-    const auto is_ordered = [&](int i) {
-      const Item& item = items_[i];
-      return std::all_of(item.inputs.begin(), item.inputs.end(), [i](Port p) { return p.node < i; }) &&
-             std::all_of(item.controls.begin(), item.controls.end(), [i](int c) { return c < i; });
-    };
-    if (std::all_of(order.begin(), order.end(), is_ordered)) return order;
-
-    order.clear();
-    std::vector<absl::InlinedVector<int, 2>> consumers(n);
-    for (int i = 0; i < n; ++i) {
-      for (const Port& p : items_[i].inputs) consumers[p.node].push_back(i), ++pending[i];
-      for (const int c : items_[i].controls) consumers[c].push_back(i), ++pending[i];
+    std::vector<absl::InlinedVector<int, 4>> before(items_.size());
+    for (size_t i = 0; i < items_.size(); ++i) {
+      before[i].assign(items_[i].controls.begin(), items_[i].controls.end());
+      for (const Port& p : items_[i].inputs) before[i].push_back(p.node);
     }
-    for (int i = 0; i < n; ++i)
-      if (pending[i] == 0) order.push_back(i);
-    for (size_t next = 0; next < order.size(); ++next)
-      for (const int c : consumers[order[next]])
-        if (--pending[c] == 0) order.push_back(c);
-    if (static_cast<int>(order.size()) == n) return order;
-    std::vector<std::string> stuck;
-    for (int i = 0; i < n && stuck.size() < 8; ++i)
-      if (pending[i] > 0) stuck.push_back(absl::StrCat("'", items_[i].def->name(), "' (", items_[i].def->op(), ")"));
-    errors_.Add(absl::StrCat("its nodes form a cycle, in or behind which are ", absl::StrJoin(stuck, ", ")));
+    std::vector<int> order = TopologicalOrder(before);
+    if (order.size() == items_.size()) return order;
+    std::vector<bool> stuck(items_.size(), true);
+    for (const int i : order) stuck[i] = false;
+    std::vector<std::string> names;
+    for (size_t i = 0; i < items_.size() && names.size() < 8; ++i)
+      if (stuck[i]) names.push_back(absl::StrCat("'", items_[i].def->name(), "' (", items_[i].def->op(), ")"));
+    errors_.Add(absl::StrCat("its nodes form a cycle, in or behind which are ", absl::StrJoin(names, ", ")));
     return order;
   }
 
