@@ -21,7 +21,7 @@ V Number(const V& a, const V& b, double value) {
 bool BothNumbers(const V& a, const V& b) { return a.kind() == V::Kind::kNumber && b.kind() == V::Kind::kNumber; }
 
 bool IsInteger(DType t) { return tf::DataTypeIsInteger(ToTf(t)); }
-const V& TypedOf(const V& a, const V& b) { return a.is_tensor() ? a : b; }
+V TypedOf(const V& a, const V& b) { return a.is_tensor() ? a : b; }
 
 // Whether `s` is sure to be the shape that x has already.
 bool IsShapeOf(const V& s, const V& x) {
@@ -156,7 +156,8 @@ V size(const V& x, DType dtype) { return op("Size", x, Attr{"out_type", dtype});
 V range(const V& begin, const V& end) {
   if (BothNumbers(begin, end)) {
     std::vector<int64_t> values;
-    for (double i = begin.number(); i < end.number(); ++i) values.push_back(static_cast<int64_t>(i));
+    for (int64_t i = static_cast<int64_t>(begin.number()); static_cast<double>(i) < end.number(); ++i)
+      values.push_back(i);
     return ints(values);
   }
   return op("Range", begin, end, 1);

@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <exception>
 #include <limits>
 #include <map>
 #include <optional>
@@ -26,7 +27,8 @@ namespace py = pybind11;
 
 // What a failed call throws: becomes tf_symgrad._native.StatusError(code, message), which Python turns into the
 // tf.errors class of that code.
-struct StatusError {
+struct StatusError : std::exception {
+  explicit StatusError(absl::Status s) : status(std::move(s)) {}
   absl::Status status;
 };
 
@@ -71,7 +73,7 @@ PYBIND11_MODULE(_native, m) {
   // A plain RuntimeError with args (code, message): register_exception would carry what() alone.
   PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> error;
   error.call_once_and_store_result([&m]() { return py::exception<StatusError>(m, "StatusError", PyExc_RuntimeError); });
-  py::register_local_exception_translator([](std::exception_ptr thrown) {
+  py::register_local_exception_translator([](std::exception_ptr thrown) {  // NOLINT: the type that pybind11 takes
     try {
       if (thrown) std::rethrow_exception(thrown);
     } catch (const StatusError& e) {

@@ -1,5 +1,6 @@
 // Resampling and colours of images [batch, height, width, channels].
 #include <cmath>
+#include <utility>
 
 #include "csrc/rules/rule.h"
 
@@ -52,14 +53,15 @@ Values Channels(const V& pixels) {
 V RgbToHsvGrad(const V& x, const V& hsv, const V& dy) {
   const V M = Largest(x), m = Smallest(x), P = Neighbours(M);
   const Values y = Channels(hsv), d = Channels(dy);
-  const V s = y[1], v = y[2], range = s * v, hue = div_no_nan(Dot(P, x), range);
+  const V &s = y[1], &v = y[2];
+  const V range = s * v, hue = div_no_nan(Dot(P, x), range);
   return d[2] * M + d[1] * div_no_nan(M * (1 - s) - m, v) + d[0] * div_no_nan(P - hue * (M - m), 6 * range);
 }
 
 // y = v (1 - s + s f), where f of each channel rises from 0 to 1, and falls again, as the hue goes round.
 V HsvToRgbGrad(const V& hsv, const V& dy) {
   const Values x = Channels(hsv);
-  const V h = x[0], s = x[1], v = x[2];
+  const V &h = x[0], &s = x[1], &v = x[2];
   auto each = [&](int64_t red, int64_t green, int64_t blue) { return constant(ints({red, green, blue}), h.dtype()); };
   const V from_peak = 6 * h - each(3, 2, 4), up = each(1, -1, -1), ramp = up * abs(from_peak) + each(-1, 2, 2);
   const V f = minimum(maximum(ramp, 0), 1), slope = select(equal(f, ramp), 6 * up * sign(from_peak), 0);
@@ -217,8 +219,7 @@ V GlimpseGrad(const Op& o, const char* type) {
   auto count = [&](const V& n) { return cast(range(1, n + 1), DType::kFloat); };
   const V image = pack({broadcast_to(expand_dims(count(height), 1), grid), broadcast_to(count(width), grid)}, 3);
   const V sources = o.like(type, image, o.in(1), o.in(2), Attr{"noise", "zero"}, Attr{"uniform_noise", false});
-  const V from = op("Unpack", cast(sources, DType::kInt32), Attr{"num", 2}, Attr{"axis", 3}), row = from,
-          column = from.out(1);
+  const V row = op("Unpack", cast(sources, DType::kInt32), Attr{"num", 2}, Attr{"axis", 3}), column = row.out(1);
   const V number = (reshape(range(0, batch), ints({-1, 1, 1})) * height + row - 1) * width + column - 1;
   return AddUp(o.dy(), select(row > 0, number, -1), dims);
 }
@@ -226,7 +227,7 @@ V GlimpseGrad(const Op& o, const char* type) {
 // The op takes means along rows and columns apart: those of unit vectors are the weights. There is no gradient op.
 V ResizeAreaGrad(const Op& o) {
   const V x = o.in(0), size = o.in(1);
-  auto unit = [&](const V& n, std::vector<V> dims) { return reshape(eye(n, DType::kFloat), pack(dims)); };
+  auto unit = [&](const V& n, std::vector<V> dims) { return reshape(eye(n, DType::kFloat), pack(std::move(dims))); };
   const V h = gather(shape(x), 1), w = gather(shape(x), 2);
   const V rows = o.like("ResizeArea", unit(h, {1, h, 1, h}), pack({gather(size, 0), 1}));
   const V columns = o.like("ResizeArea", unit(w, {1, 1, w, w}), pack({1, gather(size, 1)}));

@@ -54,7 +54,7 @@ V EinsumOperand(const Values& operands, const std::string& from, const V& x, con
     }
   }
   if (diagonal && !Has(from, ",")) shared = from;
-  const V dx = from == shared ? operands[0] : Einsum(operands, from + "->" + shared);
+  V dx = from == shared ? operands[0] : Einsum(operands, from + "->" + shared);
   if (lone.empty()) return dx;
 
   // The axis of a label, counted from the end where an ellipsis precedes it.
@@ -326,7 +326,7 @@ Grads QrGrad(const Op& o) {
     r = FirstRows(r, k);
     dr = FirstRows(dr, k);
   }
-  if (!(known(k) && known(n) && *known(k) == *known(n))) {
+  if (!(known(k) && known(k) == known(n))) {
     const V dv = Columns(dr, k);
     dq = dq + matmul(Columns(a, k), dv, false, true);
     dy = matmul(q, dv);
@@ -385,7 +385,8 @@ Grads SvdGrad(const Op& o) {
     const V u = full ? Columns(svd.out(1), 0, k) : svd.out(1), v = full ? Columns(svd.out(2), 0, k) : svd.out(2);
     return {matmul(ScaleColumns(u, ds), v, false, true)};
   }
-  const V s = svd, f = InverseGaps(s * s), inverse = SafeReciprocal(s);
+  const V& s = svd;
+  const V f = InverseGaps(s * s), inverse = SafeReciprocal(s);
   const auto [u, du] = Leading({o.out(1), o.dy(1)}, k);
   const auto [v, dv] = Leading({o.out(2), o.dy(2)}, k);
   const V pu = matmul(u, du, true), pv = matmul(v, dv, true);

@@ -41,7 +41,7 @@ Grads GatherGrad(const Op& o) {
 
 // The rows' cotangents, where the last one of several rows for one element is in the list and the others are lost.
 V ScatteredGrad(const V& dlist, const V& rows, const V& indices) {
-  const V dy = op("TensorListGather", dlist, indices, RowShape(rows), Attr("element_dtype", rows.dtype()));
+  V dy = op("TensorListGather", dlist, indices, RowShape(rows), Attr("element_dtype", rows.dtype()));
   if (AreDistinct(indices)) return dy;
   const V numbers = range(0, size(indices));
   const V last = op("UnsortedSegmentMax", numbers, indices, Length(dlist));

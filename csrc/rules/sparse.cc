@@ -267,14 +267,14 @@ Grads SparseMatrixMatMulGrad(const Op& o) {
   V dy = o.flag("conjugate_output") ? conj(o.dy()) : o.dy();
   if (o.flag("transpose_output")) dy = swap_last_two(dy);
   auto da = [&] {
-    const V coo = ToCoo(a, b.dtype()), indices = coo, r = rank(b);
-    auto columns = [&](const V& begin, const V& n) { return slice(indices, pack({0, begin}), pack({-1, n})); };
+    const V coo = ToCoo(a, b.dtype()), r = rank(b);
+    auto columns = [&](const V& begin, const V& n) { return slice(coo, pack({0, begin}), pack({-1, n})); };
     const V by_row = columns(0, r - 1), by_column = concat({columns(0, r - 2), columns(r - 1, 1)}, 1);
     const bool swapped = form_a != Form::kPlain;
     const V g = sum(
         GatherNd(dy, swapped ? by_column : by_row) * conj(GatherNd(Formed(b, form_b), swapped ? by_row : by_column)),
         1);
-    return ToCsr(indices, form_a == Form::kAdjoint ? conj(g) : g, coo.out(2));
+    return ToCsr(coo, form_a == Form::kAdjoint ? conj(g) : g, coo.out(2));
   };
   auto db = [&] {
     V g;

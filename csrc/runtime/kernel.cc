@@ -20,7 +20,6 @@ namespace {
 
 using tensorflow::AsyncOpKernel;
 using tensorflow::AttrSlice;
-using tensorflow::DataType;
 using tensorflow::FunctionLibraryDefinition;
 using tensorflow::FunctionLibraryRuntime;
 using tensorflow::OpKernelConstruction;
