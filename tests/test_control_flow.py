@@ -219,6 +219,27 @@ def test_only_what_the_pullback_needs_is_stacked(f: Fn, specs: list[tf.TensorSpe
     assert len(pushes) == stacks
 
 
+def test_what_is_computed_again_is_found_in_linear_time() -> None:
+    """Each value is used twice by the next, and each condition: paths through them double with every step."""
+
+    def body(i: Any, v: Any) -> Any:
+        y = v
+        for _ in range(60):
+            y = y * y
+        return i + 1, y
+
+    def condition(i: Any, v: Any) -> Any:
+        holds = i < 3
+        for _ in range(60):
+            holds = tf.logical_and(holds, holds)
+        return holds
+
+    f = tf.function(lambda x: tf.while_loop(condition, body, (0, x))[1], autograph=False)
+    ones = tf.ones([3], tf.float64)
+    (dx,) = tf_symgrad.symbolic_gradient([ones, ones], f=f.get_concrete_function(tf.TensorSpec([3], tf.float64)))
+    np.testing.assert_allclose(dx, np.full(3, 2.0**180))
+
+
 def test_the_length_of_a_list_is_known_in_a_loop() -> None:
     """The zeros that the cotangent of a list begins with are made when building, not of the list."""
     library = gradient_of(lambda x: tf.map_fn(lambda t: t * tf.sin(t), x), MATRIX_SPEC)

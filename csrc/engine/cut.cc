@@ -1,6 +1,7 @@
 #include "csrc/engine/cut.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
@@ -149,8 +150,9 @@ class Cutter {
       if (!Follows(p, 0)) kept_.insert(body_.output_index(p));
     }
     const auto dropped = [&](Port p) { return !kept_.contains(body_.output_index(p)); };
-    for (const Port& p : residuals_)
-      if (dropped(p)) TakeArguments(p);
+    std::vector<Port> again;
+    std::copy_if(residuals_.begin(), residuals_.end(), std::back_inserter(again), dropped);
+    TakeArguments(again);
     residuals_.erase(std::remove_if(residuals_.begin(), residuals_.end(), dropped), residuals_.end());
   }
 
@@ -165,11 +167,16 @@ class Cutter {
   }
 
   // What is computed again may need arguments that did not cross before.
-  void TakeArguments(Port p) {
-    if (kept_.contains(body_.output_index(p))) return;
-    const Node& n = body_.node(p.node);
-    if (n.is_arg()) taken_[p.node] = true;
-    for (const Port& q : n.inputs) TakeArguments(q);
+  void TakeArguments(std::vector<Port> pending) {
+    absl::flat_hash_set<int> seen;
+    while (!pending.empty()) {
+      const Port p = pending.back();
+      pending.pop_back();
+      if (kept_.contains(body_.output_index(p)) || !seen.insert(p.node).second) continue;
+      const Node& n = body_.node(p.node);
+      if (n.is_arg()) taken_[p.node] = true;
+      pending.insert(pending.end(), n.inputs.begin(), n.inputs.end());
+    }
   }
 
   const Body& body_;

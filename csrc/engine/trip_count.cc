@@ -9,7 +9,7 @@ namespace {
 
 constexpr int64_t kNever = -1;
 constexpr int64_t kMaxNumber = int64_t{1} << 40;  // far from overflow
-constexpr int kMaxDepth = 32;
+constexpr int kMaxDepth = 12;                     // of conditions joined: a tree of them, in two branches each
 
 std::optional<int64_t> Scalar(const IntsPtr& ints) {
   if (ints == nullptr || ints->elements.size() != 1 || !ints->known()) return std::nullopt;
