@@ -7,16 +7,10 @@
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
-#include "csrc/engine/functions.h"
-#include "csrc/engine/gradient.h"
+#include "csrc/engine/gradient_function.h"
 
 namespace symgrad {
-
-// A hash of all that decides what the derivatives of f are: f, all functions that it reaches, and what is asked
-// (`request`). The same in every process.
-std::string Fingerprint(const Functions& functions, const tensorflow::NameAttrList& f, absl::string_view request);
 
 // The gradients that were used last, up to a bound on their size.
 class GradientCache {

@@ -3,8 +3,9 @@
 #include <utility>
 
 #include "csrc/engine/cache.h"
-#include "csrc/engine/differentiator.h"
-#include "csrc/engine/registry.h"
+#include "csrc/engine/function/fingerprint.h"
+#include "csrc/engine/vjp/differentiator.h"
+#include "csrc/engine/vjp/registry.h"
 
 namespace symgrad {
 

@@ -1,14 +1,12 @@
 // The engine's front door: from a function of a library to the function that computes its gradients.
 #pragma once
 
-#include <memory>
-#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "csrc/engine/gradient_function.h"
 #include "tensorflow/core/framework/attr_value.pb.h"
 #include "tensorflow/core/framework/function.h"
-#include "tensorflow/core/framework/function.pb.h"
 
 namespace symgrad {
 
@@ -19,14 +17,6 @@ struct GradientRequest {
   // Which inputs of f to differentiate with respect to, in order. Empty: all. The gradient function has one output
   // for each input that is asked for.
   std::vector<bool> wrt;
-};
-
-// A gradient function g(x_1 … x_N, dy_1 … dy_M) -> (dx_i for each wanted i), with every function it calls that the
-// library does not have.
-struct GradientFunction {
-  std::string name;
-  bool stateful = false;  // must be called by StatefulPartitionedCall
-  std::shared_ptr<const tensorflow::FunctionDefLibrary> functions;
 };
 
 // Builds the gradient function of request.f. Equal functions give byte-equal results; results are kept in a bounded

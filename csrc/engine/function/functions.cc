@@ -1,0 +1,102 @@
+#include "csrc/engine/function/functions.h"
+
+#include <utility>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "tensorflow/core/platform/hash.h"
+#include "xla/tsl/lib/strings/proto_serialization.h"
+
+namespace symgrad {
+
+bool IsCall(const tf::NodeDef& node, const tf::OpRegistrationData& op) {
+  return op.is_function_op || node.op() == "PartitionedCall" || node.op() == "StatefulPartitionedCall";
+}
+
+tf::NameAttrList Callee(const tf::NodeDef& node) {
+  const auto f = node.attr().find("f");
+  if (f != node.attr().end() && f->second.has_func()) return f->second.func();
+  tf::NameAttrList callee;
+  callee.set_name(node.op());
+  *callee.mutable_attr() = node.attr();
+  return callee;
+}
+
+tf::PartialTensorShape StaticShape(const Shape& shape) {
+  if (InferenceContext::Rank(shape) < 0) return tf::PartialTensorShape();
+  std::vector<int64_t> dims;
+  for (int i = 0; i < InferenceContext::Rank(shape); ++i)
+    dims.push_back(InferenceContext::Value(InferenceContext::DimKnownRank(shape, i)));
+  tf::PartialTensorShape known;  // stays unknown where the shape is none that TensorFlow can have
+  if (!tf::PartialTensorShape::MakePartialShape(dims.data(), static_cast<int>(dims.size()), &known).ok())
+    return tf::PartialTensorShape();
+  return known;
+}
+
+tf::NameAttrList WithInputs(tf::NameAttrList f, const Body& body, absl::Span<const Port> inputs) {
+  auto* shapes = (*f.mutable_attr())[kInputShapes].mutable_list();
+  auto* dtypes = (*f.mutable_attr())[kInputDtypes].mutable_list();
+  shapes->Clear();
+  dtypes->Clear();
+  for (const Port& p : inputs) {
+    const Output& in = body.output(p);
+    const auto handle = body.handles.find(body.output_index(p));
+    const bool variable = in.dtype == tf::DT_RESOURCE && handle != body.handles.end();
+    StaticShape(variable ? handle->second[0].shape : in.shape).AsProto(shapes->add_shape());
+    dtypes->add_type(variable ? handle->second[0].dtype : in.dtype == tf::DT_RESOURCE ? tf::DT_INVALID : in.dtype);
+  }
+  if (body.flows.empty()) return f;
+  auto* flows = (*f.mutable_attr())[kInputFlows].mutable_list();
+  flows->Clear();
+  for (const Port& p : inputs) flows->add_type(body.flow(p));
+  return f;
+}
+
+Functions::Functions(const tf::FunctionLibraryDefinition& library)
+    : library_(library), generated_(library.default_registry(), tf::FunctionDefLibrary()) {}
+
+tf::core::RefCountPtr<tf::FunctionRecord> Functions::Find(const std::string& name) const {
+  auto record = generated_.FindRecord(name);
+  return record != nullptr ? std::move(record) : library_.FindRecord(name);
+}
+
+absl::Status Functions::LookUp(const std::string& op, const tf::OpRegistrationData** data) const {
+  return generated_.Contains(op) ? generated_.LookUp(op, data) : library_.LookUp(op, data);
+}
+
+absl::Status Functions::Add(tf::FunctionDef fdef) {
+  if (generated_.Contains(fdef.signature().name())) return absl::OkStatus();
+  return generated_.AddFunctionDef(std::move(fdef));
+}
+
+absl::StatusOr<std::string> Functions::AddNamedByContent(absl::string_view stem, tf::FunctionDef fdef) {
+  std::string content;
+  tsl::SerializeToStringDeterministic(fdef, &content);
+  std::string name = absl::StrCat("__symgrad_", stem, "_", absl::Hex(tf::Hash64(content), absl::kZeroPad16));
+  fdef.mutable_signature()->set_name(name);
+  TF_RETURN_IF_ERROR(Add(std::move(fdef)));
+  return name;
+}
+
+tf::FunctionDefLibrary Functions::Generated(const std::string& name) const {
+  tf::FunctionDefLibrary functions;
+  std::vector<std::string> pending = {name};
+  absl::flat_hash_set<std::string> seen = {name};
+  const auto meet = [&](const std::string& f) {
+    if (generated_.Contains(f) && seen.insert(f).second) pending.push_back(f);
+  };
+  while (!pending.empty()) {
+    tf::FunctionDef* fdef = functions.add_function();
+    *fdef = generated_.FindRecord(pending.back())->fdef();
+    pending.pop_back();
+    for (const tf::NodeDef& node : fdef->node_def()) {
+      for (const auto& [attr, value] : node.attr()) {
+        if (value.has_func()) meet(value.func().name());
+        for (const tf::NameAttrList& f : value.list().func()) meet(f.name());
+      }
+    }
+  }
+  return functions;
+}
+
+}  // namespace symgrad

@@ -1,0 +1,83 @@
+// The functions that one build works with: those of the caller's library, and those that it generates.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "csrc/engine/function/body.h"
+#include "tensorflow/core/framework/function.h"
+#include "tensorflow/core/framework/partial_tensor_shape.h"
+
+namespace symgrad {
+
+inline constexpr char kGradientOp[] = "TfSymgrad>SymbolicGradient";
+
+// Attrs of an f that say more of its inputs than its FunctionDef does: list(shape), the static shape of each input,
+// for a variable the shape of its value; list(type), the dtype of each, for a variable that of its value. Any may be
+// absent.
+inline constexpr char kInputShapes[] = "_input_shapes";
+inline constexpr char kInputDtypes[] = "_input_dtypes";
+// list(tensor), the value of each integer input, and of a list its length and shape (see Ints), of dtype DT_INVALID
+// where it is not known.
+inline constexpr char kInputValues[] = "_input_values";
+// list(type), for each input that is the flow of an array the dtype of its elements, for others DT_INVALID.
+inline constexpr char kInputFlows[] = "_input_flows";
+
+// Attrs of a node whose gradient is a function that the caller hands over (tf.custom_gradient, a gradient registered
+// in Python): the function, the tensors of the body that it takes before the cotangents of the node's outputs,
+// written as inputs of a node are, and for each input of the node which of the function's outputs is its cotangent,
+// -1 for none.
+inline constexpr char kCustomGradient[] = "_symgrad_gradient";
+inline constexpr char kCustomInputs[] = "_symgrad_gradient_inputs";
+inline constexpr char kCustomOutputs[] = "_symgrad_gradient_outputs";
+
+// What a node calls, if it calls a function as it is: by PartitionedCall, or by an op that is a function's name.
+bool IsCall(const tf::NodeDef& node, const tf::OpRegistrationData& op);
+tf::NameAttrList Callee(const tf::NodeDef& node);
+// f with all that is known of the inputs that it is called with (kInputShapes, kInputDtypes, kInputFlows).
+tf::NameAttrList WithInputs(tf::NameAttrList f, const Body& body, absl::Span<const Port> inputs);
+
+tf::PartialTensorShape StaticShape(const Shape& shape);
+
+// Which arguments and results of a function are flows of arrays (flows.h), as the function itself tells: the dtypes of
+// elements, DT_INVALID for what is no flow.
+struct Flows {
+  tf::DataTypeVector args, results;
+  std::vector<std::pair<int, int>> passed;  // an argument and a result that are one flow, if the argument is a flow
+};
+
+class Functions {
+ public:
+  explicit Functions(const tf::FunctionLibraryDefinition& library);
+  virtual ~Functions() = default;
+
+  // A function by name; null if there is none.
+  tf::core::RefCountPtr<tf::FunctionRecord> Find(const std::string& name) const;
+  // An op or function by name.
+  absl::Status LookUp(const std::string& op, const tf::OpRegistrationData** data) const;
+
+  // Takes a generated function. One that is there already is the same one: names are content hashes.
+  absl::Status Add(tf::FunctionDef fdef);
+  // The same for one that is to be named by `stem` and a hash of its content; its name.
+  absl::StatusOr<std::string> AddNamedByContent(absl::string_view stem, tf::FunctionDef fdef);
+  // `name` and what it calls, of the generated functions.
+  tf::FunctionDefLibrary Generated(const std::string& name) const;
+
+  // The name of the generated function that computes the gradients of f, for a gradient op within a function.
+  virtual absl::StatusOr<std::string> GradientOf(const tf::NameAttrList& f) = 0;
+  // The static shapes of f's results; empty if f can't be read.
+  virtual const std::vector<tf::PartialTensorShape>& ResultShapes(const tf::NameAttrList& f) = 0;
+  // Whether there are arrays at all, and which arguments and results of f are their flows.
+  virtual bool has_arrays() const = 0;
+  virtual const Flows& FlowsOf(const tf::NameAttrList& f) = 0;
+
+ private:
+  const tf::FunctionLibraryDefinition& library_;
+  tf::FunctionLibraryDefinition generated_;
+};
+
+}  // namespace symgrad

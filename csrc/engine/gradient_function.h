@@ -1,0 +1,19 @@
+// What a build results in.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "tensorflow/core/framework/function.pb.h"
+
+namespace symgrad {
+
+// A gradient function g(x_1 … x_N, dy_1 … dy_M) -> (dx_i for each wanted i), with every function it calls that the
+// library does not have.
+struct GradientFunction {
+  std::string name;
+  bool stateful = false;  // must be called by StatefulPartitionedCall
+  std::shared_ptr<const tensorflow::FunctionDefLibrary> functions;
+};
+
+}  // namespace symgrad

@@ -1,0 +1,460 @@
+#include "csrc/engine/read/import.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "csrc/engine/function/errors.h"
+#include "csrc/engine/function/order.h"
+#include "csrc/engine/read/flows.h"
+#include "csrc/engine/read/functionalize.h"
+#include "csrc/engine/read/node_check.h"
+#include "tensorflow/core/framework/attr_value_util.h"
+#include "tensorflow/core/framework/node_def_util.h"
+#include "tensorflow/core/framework/op_def_util.h"
+
+namespace symgrad {
+namespace {
+
+// A run of flat outputs: of argument or node `item`, outputs [first, first + count).
+struct Source {
+  int item = -1;
+  int first = 0;
+  int count = 0;
+};
+
+struct Item {
+  const tf::NodeDef* def = nullptr;  // null: an argument
+  const tf::OpRegistrationData* op = nullptr;
+  tf::DataTypeVector in, out;
+  std::vector<Port> inputs;   // by item
+  std::vector<int> controls;  // items
+  std::vector<Port> custom_inputs;
+  int id = -1;  // in the body
+};
+
+class FunctionReader {
+ public:
+  FunctionReader(Functions* functions, const tf::NameAttrList& f)
+      : functions_(functions), f_(f), body_(std::make_unique<Body>()) {}
+
+  absl::StatusOr<std::unique_ptr<Body>> Read() {
+    auto record = functions_->Find(f_.name());
+    if (record == nullptr)
+      return absl::NotFoundError(
+          absl::StrCat("function '", f_.name(), "' is not in the library: add it to the graph (",
+                       "ConcreteFunction.add_to_graph, TF_GraphCopyFunction) before it is differentiated"));
+    fdef_ = &record->fdef();
+    body_->function = f_.name();
+    body_->Keep(std::shared_ptr<const void>(record.release(),
+                                            [](const void* r) { static_cast<const tf::FunctionRecord*>(r)->Unref(); }));
+
+    ReadAttrs();
+    if (HasFrames(*fdef_)) {
+      TF_ASSIGN_OR_RETURN(tf::FunctionDef functional, Functionalize(functions_, *fdef_, attrs_));
+      const auto kept = std::make_shared<const tf::FunctionDef>(std::move(functional));
+      fdef_ = kept.get();
+      body_->Keep(kept);
+    }
+    ReadArgs();
+    ReadNodes();
+    ReadEdges();
+    std::vector<std::vector<Port>> results = ReadResults();
+    if (errors_.empty()) {
+      const std::vector<int> order = Sort();
+      if (errors_.empty()) Build(order);
+    }
+    if (!errors_.empty()) return Malformed();
+    for (const auto& ports : results)
+      for (const Port& p : ports) body_->results.push_back(BodyPort(p));
+    for (const Item& item : items_)
+      for (const Port& p : item.custom_inputs) body_->custom_inputs[item.id].push_back(BodyPort(p));
+    body_->num_forward = body_->num_nodes();
+    if (functions_->has_arrays()) {
+      ReadArgFlows();
+      FindFlows(functions_, body_.get());
+    }
+    return std::move(body_);
+  }
+
+ private:
+  absl::Status Malformed() const {
+    return errors_.ToStatus(absl::StatusCode::kInvalidArgument,
+                            absl::StrCat("function '", f_.name(), "' is malformed"));
+  }
+
+  // The attrs that instantiate a polymorphic function.
+  void ReadAttrs() {
+    attrs_ = f_.attr();
+    for (const tf::OpDef::AttrDef& attr : fdef_->signature().attr()) {
+      if (!attrs_.count(attr.name()) && attr.has_default_value()) attrs_[attr.name()] = attr.default_value();
+      if (!attrs_.count(attr.name()))
+        errors_.Add(absl::StrCat("its attr '", attr.name(), "' needs a value: name it in f's attrs"));
+    }
+  }
+
+  // The dtypes that arguments of the signature stand for.
+  tf::DataTypeVector Dtypes(const tf::OpDef::ArgDef& arg) {
+    tf::DataTypeVector dtypes;
+    const int64_t count = ArgCount(arg, attrs_);
+    if (count < 0 || count > kMaxArity) {
+      errors_.Add(absl::StrCat("argument '", arg.name(), "' has a length of ", count));
+    } else if (!arg.type_list_attr().empty()) {
+      for (const int t : attrs_[arg.type_list_attr()].list().type()) dtypes.push_back(static_cast<tf::DataType>(t));
+    } else {
+      dtypes.assign(count, arg.type_attr().empty() ? arg.type() : attrs_[arg.type_attr()].type());
+    }
+    for (const tf::DataType t : dtypes)
+      if (!tf::DataType_IsValid(t) || t == tf::DT_INVALID)
+        errors_.Add(absl::StrCat("argument '", arg.name(), "' has no valid dtype"));
+    return dtypes;
+  }
+
+  bool AddItem(const std::string& name, Item item) {
+    if (!by_name_.emplace(name, static_cast<int>(items_.size())).second) {
+      errors_.Add(absl::StrCat("two nodes or arguments are called '", name, "'"));
+      return false;
+    }
+    items_.push_back(std::move(item));
+    return true;
+  }
+
+  void ReadArgs() {
+    for (int i = 0; i < fdef_->signature().input_arg_size(); ++i) {
+      const tf::OpDef::ArgDef& arg = fdef_->signature().input_arg(i);
+      Item item;
+      item.out = Dtypes(arg);
+      for (size_t k = 0; errors_.empty() && k < item.out.size(); ++k) {
+        const int id = body_->AddArg(item.out.size() == 1 ? arg.name() : absl::StrCat(arg.name(), "_", k), item.out[k]);
+        if (k == 0) item.id = id;
+        ReadArgShape(i, k, id);
+      }
+      AddItem(arg.name(), std::move(item));
+    }
+  }
+
+  // The static shape of an argument: what the function says, and what the caller knows beyond that.
+  void ReadArgShape(int arg, size_t k, int id) {
+    const tf::DataType dtype = body_->output({id, 0}).dtype;
+    const tf::TensorShapeProto* from_caller = nullptr;
+    const int flat = static_cast<int>(body_->args.size()) - 1;
+    if (const auto it = attrs_.find(kInputShapes); it != attrs_.end() && flat < it->second.list().shape_size())
+      from_caller = &it->second.list().shape(flat);
+    Shape shape = body_->shapes()->UnknownShape(), more = shape;
+    const auto attrs = fdef_->arg_attr().find(arg);
+    if (attrs != fdef_->arg_attr().end()) {
+      const auto shapes = attrs->second.attr().find("_output_shapes");
+      if (shapes != attrs->second.attr().end() && k < static_cast<size_t>(shapes->second.list().shape_size())) {
+        const absl::Status status = body_->shapes()->MakeShapeFromShapeProto(shapes->second.list().shape(k), &shape);
+        if (!status.ok())
+          errors_.Add(absl::StrCat("argument '", body_->name(id), "': _output_shapes: ", status.message()));
+      }
+    }
+    if (const auto it = attrs_.find(kInputValues); it != attrs_.end() && flat < it->second.list().tensor_size()) {
+      const tf::TensorProto& value = it->second.list().tensor(flat);
+      const bool fits = dtype == tf::DT_VARIANT
+                            ? value.dtype() == tf::DT_INT64 && value.tensor_shape().dim_size() == 1 &&
+                                  value.tensor_shape().dim(0).size() > 0
+                            : value.dtype() == dtype;
+      if (fits) body_->output({id, 0}).ints = ReadInts(value);
+    }
+    const bool known = from_caller != nullptr && body_->shapes()->MakeShapeFromShapeProto(*from_caller, &more).ok();
+    if (dtype == tf::DT_RESOURCE) {
+      tf::DataType value = tf::DT_INVALID;
+      if (const auto it = attrs_.find(kInputDtypes); it != attrs_.end() && flat < it->second.list().type_size())
+        value = it->second.list().type(flat);
+      body_->handles[body_->output_index({id, 0})] = {{more, value}};
+    } else if (Shape merged; known && body_->shapes()->Merge(shape, more, &merged).ok()) {
+      shape = merged;
+    }
+    body_->output({id, 0}).shape = shape;
+  }
+
+  // The arguments that are flows of arrays to the caller.
+  void ReadArgFlows() {
+    const auto it = attrs_.find(kInputFlows);
+    if (it == attrs_.end()) return;
+    for (size_t i = 0; i < body_->args.size() && i < static_cast<size_t>(it->second.list().type_size()); ++i) {
+      const Port arg{body_->args[i], 0};
+      const tf::DataType element = it->second.list().type(static_cast<int>(i));
+      if (element != tf::DT_INVALID && body_->output(arg).dtype == tf::DT_FLOAT)
+        body_->flows[body_->output_index(arg)] = element;
+    }
+  }
+
+  // A variable's dtype is told by whoever reads it, where the caller has not told it.
+  void InferHandleDtypes() {
+    for (const Item& item : items_) {
+      if (item.def == nullptr) continue;
+      const auto dtype = item.def->attr().find("dtype");
+      if (dtype == item.def->attr().end()) continue;
+      for (const Port& p : item.inputs) {
+        const Item& source = items_[p.node];
+        if (source.def != nullptr || source.out[p.index] != tf::DT_RESOURCE) continue;
+        auto& handle = body_->handles[body_->output_index(BodyPort(p))][0];
+        if (handle.dtype == tf::DT_INVALID) handle.dtype = dtype->second.type();
+      }
+    }
+    // A handle of unknown dtype would be taken for a dtype that differs from the reader's.
+    absl::erase_if(body_->handles, [](const auto& handle) { return handle.second[0].dtype == tf::DT_INVALID; });
+  }
+
+  // The node as the function's attrs instantiate it and with the defaults of its op: itself in the common case.
+  const tf::NodeDef* Instantiate(const tf::NodeDef& node, const tf::OpDef& op) {
+    if (IsComplete(node, op)) return &node;
+    tf::NodeDef* copy = body_->NewDef();
+    *copy = CompleteNode(node, op, attrs_);
+    return copy;
+  }
+
+  void ReadNodes() {
+    items_.reserve(fdef_->node_def_size() + items_.size());
+    by_name_.reserve(fdef_->node_def_size() + items_.size());
+    for (const tf::NodeDef& node : fdef_->node_def()) {
+      Item item;
+      item.def = &node;
+      item.op = Lookup(node.op());
+      if (item.op == nullptr) {
+        NodeError(node, absl::StrCat("its op '", node.op(), "' is neither registered nor a function of the library: ",
+                                     "load the library that registers it, or add the function"));
+      } else {
+        item.def = Instantiate(node, item.op->op_def);
+        if (!ReadTypes(&item) || (node.op() == kGradientOp && !ResolveGradient(&item))) item.op = nullptr;
+      }
+      if (!AddItem(node.name(), item)) items_.push_back(std::move(item));  // keeps nodes and items in step
+    }
+  }
+
+  const tf::OpRegistrationData* Lookup(const std::string& op) {
+    const auto [it, added] = ops_.try_emplace(op, nullptr);
+    if (!added) return it->second;
+    if (!functions_->LookUp(op, &it->second).ok()) return it->second = nullptr;
+    if (auto record = functions_->Find(op); record != nullptr)
+      body_->Keep(std::shared_ptr<const void>(
+          record.release(), [](const void* r) { static_cast<const tf::FunctionRecord*>(r)->Unref(); }));
+    return it->second;
+  }
+
+  bool ReadTypes(Item* item) {
+    const std::vector<std::string> wrong = CheckNode(*item->def, item->op->op_def, &item->in, &item->out);
+    for (const std::string& what : wrong) NodeError(*item->def, what);
+    return wrong.empty();
+  }
+
+  // A gradient op is a call of the gradient function of its f.
+  bool ResolveGradient(Item* item) {
+    const absl::StatusOr<std::string> gradient = functions_->GradientOf(item->def->attr().at("f").func());
+    if (!gradient.ok()) return NodeError(*item->def, std::string(gradient.status().message())), false;
+    const auto record = functions_->Find(*gradient);
+    tf::NodeDef* call = body_->NewDef();
+    *call = *item->def;
+    call->set_op(record->fdef().signature().is_stateful() ? "StatefulPartitionedCall" : "PartitionedCall");
+    (*call->mutable_attr())["f"].mutable_func()->set_name(*gradient);
+    item->op = Lookup(call->op());
+    tf::AddDefaultsToNodeDef(item->op->op_def, call);
+    item->def = call;
+    const auto check = [&](absl::string_view what, const tf::DataTypeVector& types, const auto& args) {
+      bool same = static_cast<int>(types.size()) == args.size();
+      for (size_t i = 0; same && i < types.size(); ++i) same = types[i] == args.Get(i).type();
+      if (!same)
+        NodeError(*call,
+                  absl::StrCat("its ", what, " don't fit its f '", item->def->attr().at("f").func().name(), "'"));
+      return same;
+    };
+    return check("inputs (Tin)", item->in, record->fdef().signature().input_arg()) &&
+           check("outputs (Tout)", item->out, record->fdef().signature().output_arg());
+  }
+
+  // Finds what "node:output:index", "node:output", "argument" or "argument:index" names.
+  bool Resolve(absl::string_view reference, Source* source, std::string* error) {
+    const size_t colon = reference.find(':');
+    const auto it = by_name_.find(reference.substr(0, colon));
+    if (it == by_name_.end()) {
+      *error = absl::StrCat("'", reference, "' names no node or argument of the function");
+      return false;
+    }
+    const Item& item = items_[it->second];
+    source->item = it->second;
+    source->first = 0;
+    source->count = static_cast<int>(item.out.size());
+    if (colon == absl::string_view::npos) {
+      if (item.def == nullptr) return true;
+      *error = absl::StrCat("'", reference, "' must be written 'node:output:index' within a function");
+      return false;
+    }
+    absl::string_view rest = reference.substr(colon + 1);
+    if (item.def != nullptr) {
+      if (item.op == nullptr) return false;  // reported already
+      const absl::string_view output = rest.substr(0, rest.find(':'));
+      rest = output.size() < rest.size() ? rest.substr(output.size() + 1) : absl::string_view();
+      bool found = false;
+      for (const tf::OpDef::ArgDef& arg : item.op->op_def.output_arg()) {
+        source->count = static_cast<int>(ArgCount(arg, item.def->attr()));
+        found = arg.name() == output;
+        if (found) break;
+        source->first += source->count;
+      }
+      if (!found) {
+        *error = absl::StrCat("'", reference, "': op ", item.def->op(), " has no output '", output, "'");
+        return false;
+      }
+      if (rest.empty()) return true;
+    }
+    int index;
+    if (!absl::SimpleAtoi(rest, &index) || index < 0 || index >= source->count) {
+      *error = absl::StrCat("'", reference, "': there is no output ", rest, ", only ", source->count);
+      return false;
+    }
+    source->first += index;
+    source->count = 1;
+    return true;
+  }
+
+  void ReadEdges() {
+    for (Item& item : items_) {
+      if (item.def == nullptr || item.op == nullptr) continue;
+      bool ok = true;
+      for (const std::string& input : item.def->input()) {
+        std::string error;
+        if (!input.empty() && input[0] == '^') {
+          const auto it = by_name_.find(absl::string_view(input).substr(1));
+          if (it != by_name_.end()) item.controls.push_back(it->second);
+          else NodeError(*item.def, absl::StrCat("control input '", input, "' names no node of the function"));
+          continue;
+        }
+        Source source;
+        if (!Resolve(input, &source, &error)) {
+          if (!error.empty()) NodeError(*item.def, absl::StrCat("input ", error));
+          ok = false;
+          continue;
+        }
+        for (int i = 0; i < source.count; ++i) item.inputs.push_back({source.item, source.first + i});
+      }
+      if (ok) CheckInputs(item);
+      const auto custom = item.def->attr().find(kCustomInputs);
+      if (custom == item.def->attr().end()) continue;
+      for (const std::string& reference : custom->second.list().s()) {
+        Source source;
+        std::string error;
+        if (!Resolve(reference, &source, &error)) NodeError(*item.def, absl::StrCat("custom gradient: input ", error));
+        else
+          for (int i = 0; i < source.count; ++i) item.custom_inputs.push_back({source.item, source.first + i});
+      }
+    }
+  }
+
+  void CheckInputs(const Item& item) {
+    if (item.inputs.size() != item.in.size()) {
+      NodeError(*item.def, absl::StrCat("it takes ", item.in.size(), " inputs, but has ", item.inputs.size()));
+      return;
+    }
+    for (size_t i = 0; i < item.in.size(); ++i) {
+      const tf::DataType got = items_[item.inputs[i].node].out[item.inputs[i].index];
+      if (tf::BaseType(got) != tf::BaseType(item.in[i]))
+        NodeError(*item.def, absl::StrCat("input ", i, " must be ", tf::DataTypeString(item.in[i]), ", but is ",
+                                          tf::DataTypeString(got)));
+    }
+  }
+
+  std::vector<std::vector<Port>> ReadResults() {
+    std::vector<std::vector<Port>> results;
+    for (const tf::OpDef::ArgDef& arg : fdef_->signature().output_arg()) {
+      std::vector<Port>& ports = results.emplace_back();
+      const tf::DataTypeVector dtypes = Dtypes(arg);
+      const auto ret = fdef_->ret().find(arg.name());
+      Source source;
+      std::string error;
+      if (ret == fdef_->ret().end()) {
+        errors_.Add(absl::StrCat("output '", arg.name(), "' is not in its ret map"));
+      } else if (!Resolve(ret->second, &source, &error)) {
+        if (!error.empty()) errors_.Add(absl::StrCat("output '", arg.name(), "': ", error));
+      } else if (static_cast<size_t>(source.count) != dtypes.size()) {
+        errors_.Add(absl::StrCat("output '", arg.name(), "' is ", dtypes.size(), " tensors, but got ", source.count));
+      } else {
+        for (int i = 0; i < source.count; ++i) {
+          ports.push_back({source.item, source.first + i});
+          const tf::DataType got = items_[source.item].out[source.first + i];
+          if (tf::BaseType(got) != tf::BaseType(dtypes[i]))
+            errors_.Add(absl::StrCat("output '", arg.name(), "' must be ", tf::DataTypeString(dtypes[i]), ", but is ",
+                                     tf::DataTypeString(got)));
+        }
+      }
+    }
+    return results;
+  }
+
+  // Items in topological order: the order they are written in, where that is one.
+  std::vector<int> Sort() {
+    std::vector<absl::InlinedVector<int, 4>> before(items_.size());
+    for (size_t i = 0; i < items_.size(); ++i) {
+      before[i].assign(items_[i].controls.begin(), items_[i].controls.end());
+      for (const Port& p : items_[i].inputs) before[i].push_back(p.node);
+    }
+    std::vector<int> order = TopologicalOrder(before);
+    if (order.size() == items_.size()) return order;
+    std::vector<bool> stuck(items_.size(), true);
+    for (const int i : order) stuck[i] = false;
+    std::vector<std::string> names;
+    for (size_t i = 0; i < items_.size() && names.size() < 8; ++i)
+      if (stuck[i]) names.push_back(absl::StrCat("'", items_[i].def->name(), "' (", items_[i].def->op(), ")"));
+    errors_.Add(absl::StrCat("its nodes form a cycle, in or behind which are ", absl::StrJoin(names, ", ")));
+    return order;
+  }
+
+  void Build(const std::vector<int>& order) {
+    InferHandleDtypes();
+    for (const int i : order) {
+      Item& item = items_[i];
+      if (item.def == nullptr) continue;  // arguments are there already
+      std::vector<Port> inputs = item.inputs;
+      for (Port& p : inputs) p = BodyPort(p);
+      item.id = body_->AddNode(item.op, item.def, inputs, item.out, -1);
+      for (const int c : item.controls)
+        if (items_[c].def != nullptr) body_->node(item.id).controls.push_back(items_[c].id);
+      const absl::Status status = InferFacts(body_.get(), item.id);
+      if (!status.ok()) NodeError(*item.def, std::string(status.message()));
+      if (IsCall(*item.def, *item.op)) InferCall(item);
+    }
+  }
+
+  void InferCall(const Item& item) {
+    const std::vector<tf::PartialTensorShape>& shapes =
+        functions_->ResultShapes(WithInputs(Callee(*item.def), *body_, body_->node(item.id).inputs));
+    for (size_t i = 0; i < shapes.size() && i < item.out.size(); ++i) {
+      Shape shape;
+      if (body_->shapes()->MakeShapeFromPartialTensorShape(shapes[i], &shape).ok())
+        body_->output({item.id, static_cast<int>(i)}).shape = shape;
+    }
+  }
+
+  // Each tensor of an argument is a node of the body; all outputs of a node are of one.
+  Port BodyPort(Port p) const {
+    const Item& item = items_[p.node];
+    return item.def == nullptr ? Port{item.id + p.index, 0} : Port{item.id, p.index};
+  }
+
+  void NodeError(const tf::NodeDef& node, const std::string& what) {
+    errors_.Add(absl::StrCat("node '", node.name(), "' (op ", node.op(), "): ", what));
+  }
+
+  Functions* const functions_;
+  const tf::NameAttrList& f_;
+  const tf::FunctionDef* fdef_ = nullptr;
+  std::unique_ptr<Body> body_;
+  AttrMap attrs_;
+  std::vector<Item> items_;
+  absl::flat_hash_map<std::string, int> by_name_;
+  absl::flat_hash_map<std::string, const tf::OpRegistrationData*> ops_;
+  Errors errors_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Body>> ImportFunction(Functions* functions, const tf::NameAttrList& f) {
+  return FunctionReader(functions, f).Read();
+}
+
+}  // namespace symgrad

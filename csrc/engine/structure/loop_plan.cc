@@ -1,0 +1,182 @@
+#include "csrc/engine/structure/loop_plan.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "csrc/engine/read/import.h"
+#include "csrc/engine/structure/trip_count.h"
+#include "csrc/engine/vjp/registry.h"
+#include "csrc/engine/vjp/sweep.h"
+#include "csrc/engine/write/literal.h"
+
+namespace symgrad {
+namespace {
+
+// Which results of a body depend on the marked arguments through tensors that carry gradients.
+std::vector<bool> Depend(const Body& body, const std::vector<bool>& marked) {
+  std::vector<bool> depends(body.num_nodes(), false);
+  for (size_t i = 0; i < marked.size(); ++i) depends[body.args[i]] = marked[i];
+  const auto carries = [&](Port p) { return depends[p.node] && IsDifferentiable(body.output(p).dtype); };
+  for (int id = 0; id < body.num_nodes(); ++id) {
+    const Node& n = body.node(id);
+    if (n.is_arg()) continue;
+    const Rule* rule = FindRule(n.type());
+    if (rule != nullptr && rule->gradient == nullptr) continue;
+    depends[id] = std::any_of(n.inputs.begin(), n.inputs.end(), carries);
+  }
+  std::vector<bool> results;
+  for (const Port& p : body.results) results.push_back(carries(p));
+  return results;
+}
+
+// Of what is known of a variable's value: a list's length and shape are integers.
+tf::DataType ValueType(tf::DataType dtype) { return dtype == tf::DT_VARIANT ? tf::DT_INT64 : dtype; }
+
+class Planner {
+ public:
+  Planner(Differentiator* differentiator, const Body& outer, const Frame& frame)
+      : differentiator_(differentiator), outer_(outer), frame_(frame), inputs_(outer.node(frame.node).inputs) {
+    plan_.node = outer.node(frame.node).def;
+    plan_.n = inputs_.size();
+    for (const Port& p : inputs_) {
+      plan_.dtypes.push_back(tf::BaseType(outer.output(p).dtype));
+      plan_.flows.push_back(outer.flow(p));
+    }
+    for (const V& dy : frame.cotangents) plan_.cotangent_dtypes.push_back(dy ? ToTf(dy.dtype()) : tf::DT_INVALID);
+  }
+
+  absl::StatusOr<LoopPlan> Plan() {
+    TF_RETURN_IF_ERROR(ReadBody());
+    TF_RETURN_IF_ERROR(Split());
+    Stacks();
+    TF_RETURN_IF_ERROR(MaxIterations());
+    return std::move(plan_);
+  }
+
+ private:
+  const tf::NameAttrList& Function(const char* attr) const { return plan_.node->attr().at(attr).func(); }
+
+  // Which variables are invariant, which are counters.
+  absl::Status ReadBody() {
+    const tf::NameAttrList& f = Function("body");
+    TF_ASSIGN_OR_RETURN(plan_.body, ImportFunction(differentiator_, f));
+    const Body* loop = plan_.body.get();
+    if (loop->args.size() != plan_.n || loop->results.size() != plan_.n)
+      return absl::InvalidArgumentError(
+          absl::StrCat("its body '", f.name(), "' must take and return ", plan_.n, " variables"));
+    for (size_t i = 0; i < plan_.n; ++i) {
+      plan_.invariant.push_back(Origin(*loop, loop->results[i]) == Port{loop->args[i], 0});
+      plan_.shapes.push_back(VariableShape(i));
+    }
+    TF_ASSIGN_OR_RETURN(plan_.body, ImportFunction(differentiator_, Specialize(f)));
+    for (size_t i = 0; i < plan_.n; ++i) {
+      const bool steps = IsIntegral(plan_.dtypes[i]) && CounterStep(*plan_.body, static_cast<int>(i)).has_value();
+      plan_.counter.push_back(steps && outer_.rank(inputs_[i]) == 0);
+    }
+    return absl::OkStatus();
+  }
+
+  // Which variables carry cotangents through the loop; and splits the body for them.
+  absl::Status Split() {
+    const size_t n = plan_.n;
+    std::vector<bool> wants = frame_.wants;
+    for (bool grown = true; grown;) {
+      grown = false;
+      const std::vector<bool> depends = Depend(*plan_.body, wants);
+      for (size_t i = 0; i < n; ++i) {
+        if (!depends[i] || wants[i] || (plan_.dtypes[i] == tf::DT_RESOURCE && !plan_.invariant[i])) continue;
+        wants[i] = grown = true;
+      }
+    }
+    const LoopArguments arguments{plan_.invariant, plan_.counter};
+    const tf::NameAttrList body = Specialize(Function("body"));
+    for (size_t i = 0; i < n; ++i) plan_.carried.push_back(wants[i] && !plan_.invariant[i] && plan_.seeded(i));
+    for (bool grown = true; grown;) {
+      grown = false;
+      TF_ASSIGN_OR_RETURN(const SplitVjp* split, differentiator_->Split(body, wants, plan_.carried, &arguments));
+      plan_.split = *split;
+      for (size_t i = 0; i < n; ++i) {
+        if (split->gradients[i] < 0 || plan_.invariant[i] || plan_.carried[i]) continue;
+        plan_.carried[i] = grown = true;
+      }
+    }
+    const SplitVjp& split = plan_.split;
+    for (size_t i = 0; i < n; ++i)
+      plan_.summed.push_back(plan_.invariant[i] && wants[i] &&
+                             (split.gradients[i] >= 0 || split.finished[i] >= 0 || plan_.seeded(i)));
+    return absl::OkStatus();
+  }
+
+  void Stacks() {
+    const SplitVjp& split = plan_.split;
+    std::vector<bool> stacked(plan_.n, false);
+    for (const int a : split.args) {
+      if (!plan_.stacked(a)) continue;
+      stacked[a] = true;
+      plan_.stacks.push_back({plan_.dtypes[a], plan_.shapes[a]});
+    }
+    for (size_t r = 0; r < split.residuals.size(); ++r) {
+      const int next = split.residual_results[r];
+      plan_.next.push_back(next >= 0 && stacked[next] ? next : -1);
+      if (plan_.next.back() < 0) plan_.stacks.push_back({split.residuals[r], split.residual_shapes[r]});
+    }
+    for (size_t k = 0; k < split.operands.size(); ++k)
+      plan_.operands.push_back({split.operands[k], split.operand_shapes[k]});
+  }
+
+  absl::Status MaxIterations() {
+    constexpr int64_t kMaxReserved = 1 << 20;
+    TF_ASSIGN_OR_RETURN(const auto condition, ImportFunction(differentiator_, Specialize(Function("cond"))));
+    std::vector<IntsPtr> initial;
+    for (const Port& p : inputs_) initial.push_back(outer_.output(p).ints);
+    const int64_t bound = TripBound(*condition, *plan_.body, initial);
+    plan_.max_iterations = bound > kMaxReserved ? -1 : bound;
+    return absl::OkStatus();
+  }
+
+  // What is known of a variable in all iterations.
+  tf::PartialTensorShape VariableShape(size_t i) const {
+    if (plan_.invariant[i]) return StaticShape(outer_.output(inputs_[i]).shape);
+    const auto shapes = plan_.node->attr().find("output_shapes");
+    if (shapes == plan_.node->attr().end() || shapes->second.list().shape_size() != static_cast<int>(plan_.n))
+      return tf::PartialTensorShape();
+    const tf::TensorShapeProto& shape = shapes->second.list().shape(static_cast<int>(i));
+    return tf::PartialTensorShape::IsValid(shape) ? tf::PartialTensorShape(shape) : tf::PartialTensorShape();
+  }
+
+  // A function of the loop's variables with what is known of them in all iterations.
+  tf::NameAttrList Specialize(const tf::NameAttrList& f) const {
+    tf::NameAttrList specialized = WithInputs(f, outer_, {inputs_.data(), inputs_.size()});
+    auto* shapes = (*specialized.mutable_attr())[kInputShapes].mutable_list();
+    auto* values = (*specialized.mutable_attr())[kInputValues].mutable_list();
+    for (size_t i = 0; i < plan_.n; ++i) {
+      tf::TensorProto* value = values->add_tensor();
+      const IntsPtr ints = outer_.output(inputs_[i]).ints;
+      if (!plan_.invariant[i]) plan_.shapes[i].AsProto(shapes->mutable_shape(static_cast<int>(i)));
+      else if (ints != nullptr && ints->known() && !FillInts(*ints, ValueType(plan_.dtypes[i]), value)) value->Clear();
+    }
+    return specialized;
+  }
+
+  Differentiator* const differentiator_;
+  const Body& outer_;
+  const Frame& frame_;
+  const absl::InlinedVector<Port, 3>& inputs_;
+  LoopPlan plan_;
+};
+
+}  // namespace
+
+absl::StatusOr<LoopPlan> LoopPlan::Make(Differentiator* differentiator, const Body& body, const Frame& frame) {
+  return Planner(differentiator, body, frame).Plan();
+}
+
+std::vector<int> LoopPlan::Ahead() const {
+  std::vector<int> ahead;
+  for (const int i : next)
+    if (i >= 0 && std::find(ahead.begin(), ahead.end(), i) == ahead.end()) ahead.push_back(i);
+  return ahead;
+}
+
+}  // namespace symgrad

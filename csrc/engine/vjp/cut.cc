@@ -1,0 +1,198 @@
+#include "csrc/engine/vjp/cut.h"
+
+#include <algorithm>
+#include <iterator>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+
+namespace symgrad {
+namespace {
+
+// Ops that cost no more than to read their inputs and write their output.
+bool IsCheap(const std::string& op) {
+  static const auto* const cheap = new absl::flat_hash_set<std::string>{"Add",
+                                                                        "AddV2",
+                                                                        "BroadcastTo",
+                                                                        "Cast",
+                                                                        "ConcatV2",
+                                                                        "Conj",
+                                                                        "Equal",
+                                                                        "ExpandDims",
+                                                                        "Fill",
+                                                                        "GatherV2",
+                                                                        "Greater",
+                                                                        "GreaterEqual",
+                                                                        "Identity",
+                                                                        "Imag",
+                                                                        "Less",
+                                                                        "LessEqual",
+                                                                        "LogicalAnd",
+                                                                        "LogicalNot",
+                                                                        "LogicalOr",
+                                                                        "Mul",
+                                                                        "Neg",
+                                                                        "NotEqual",
+                                                                        "OnesLike",
+                                                                        "Pack",
+                                                                        "Rank",
+                                                                        "Real",
+                                                                        "Relu",
+                                                                        "Reshape",
+                                                                        "Select",
+                                                                        "SelectV2",
+                                                                        "Shape",
+                                                                        "ShapeN",
+                                                                        "Sign",
+                                                                        "Size",
+                                                                        "Slice",
+                                                                        "Square",
+                                                                        "Squeeze",
+                                                                        "StopGradient",
+                                                                        "StridedSlice",
+                                                                        "Sub",
+                                                                        "TensorListGetItem",
+                                                                        "ZerosLike"};
+  return cheap->contains(op);
+}
+
+// What only looks at a variable.
+bool IsRead(const std::string& op) {
+  return op == "ReadVariableOp" || op == "ResourceGather" || op == "ResourceGatherNd" || op == "VariableShape";
+}
+
+class Cutter {
+ public:
+  Cutter(const Body& body, const std::vector<Port>& gradients, const LoopArguments* loop)
+      : body_(body), gradients_(gradients), loop_(loop) {
+    MarkPullback();
+    if (loop != nullptr) MarkInvariant(loop->invariant);
+  }
+
+  Cut Run() {
+    Cross();
+    if (loop_ != nullptr) Recompute();
+    for (const Port& p : residuals_) {
+      const bool same = loop_ != nullptr && invariant_[p.node];
+      (same ? cut_.invariants : cut_.residuals).push_back(p);
+    }
+    for (const int arg : body_.args) cut_.args.push_back(taken_[arg]);
+    return std::move(cut_);
+  }
+
+ private:
+  // Which nodes belong to the pullback. The sweep emits some that don't need a cotangent: those of integers (shapes,
+  // axes) are computed with the forward pass, so that the tensors they are the shapes of need not be kept.
+  void MarkPullback() {
+    pullback_.assign(body_.num_nodes(), false);
+    for (int id = body_.num_forward; id < body_.num_nodes(); ++id) {
+      const Node& n = body_.node(id);
+      bool integers = !n.is_arg();
+      for (int i = 0; i < n.num_outputs; ++i) integers = integers && IsIntegral(body_.output({id, i}).dtype);
+      pullback_[id] =
+          !integers || std::any_of(n.inputs.begin(), n.inputs.end(), [&](Port p) { return pullback_[p.node]; });
+    }
+  }
+
+  // Which nodes compute the same in all iterations: of what is the same, without state but variables that are only
+  // read.
+  void MarkInvariant(const std::vector<bool>& args) {
+    std::vector<bool> written(body_.num_nodes(), false);  // by argument: a variable that is not only read
+    for (int id = 0; id < body_.num_forward; ++id) {
+      const Node& n = body_.node(id);
+      if (n.is_arg() || IsRead(n.type())) continue;
+      for (const Port& p : n.inputs) written[p.node] = true;
+    }
+    invariant_.assign(body_.num_nodes(), false);
+    for (size_t i = 0; i < args.size(); ++i) invariant_[body_.args[i]] = args[i];
+    for (int id = 0; id < body_.num_nodes(); ++id) {
+      const Node& n = body_.node(id);
+      if (n.is_arg()) continue;
+      const auto same = [&](Port p) {
+        const bool variable = body_.output(p).dtype == tf::DT_RESOURCE;
+        return invariant_[p.node] && !(variable && (written[p.node] || !body_.node(p.node).is_arg()));
+      };
+      const bool settled = n.type() == "Const" || (n.controls.empty() && !n.inputs.empty() &&
+                                                   (!n.op->op_def.is_stateful() || IsRead(n.type())));
+      invariant_[id] = settled && std::all_of(n.inputs.begin(), n.inputs.end(), same);
+    }
+  }
+
+  // Walks back from the gradients to where the pullback ends.
+  void Cross() {
+    std::vector<bool> needed(body_.num_nodes(), false);
+    absl::flat_hash_set<int> seen;
+    taken_.assign(body_.num_nodes(), false);
+    const auto cross = [&](Port p) {
+      const Node& n = body_.node(p.node);
+      if (pullback_[p.node]) needed[p.node] = true;
+      else if (n.is_arg()) taken_[p.node] = true;
+      else if (n.type() != "Const" && seen.insert(body_.output_index(p)).second) residuals_.push_back(p);
+    };
+    for (const Port& p : gradients_) cross(p);
+    for (int id = body_.num_nodes() - 1; id >= 0; --id)
+      if (needed[id])
+        for (const Port& p : body_.node(id).inputs) cross(p);
+  }
+
+  void Recompute() {
+    free_.assign(body_.num_nodes(), false);
+    for (size_t i = 0; i < loop_->invariant.size(); ++i) {
+      const int arg = body_.args[i];
+      free_[arg] = loop_->counter[i] || (loop_->invariant[i] && body_.output({arg, 0}).dtype != tf::DT_RESOURCE);
+    }
+    for (const Port& p : residuals_) kept_.insert(body_.output_index(p));
+    std::vector<Port> order = residuals_;
+    std::sort(order.begin(), order.end(), [](Port a, Port b) { return a.node > b.node; });
+    for (const Port& p : order) {
+      if (invariant_[p.node]) continue;
+      kept_.erase(body_.output_index(p));
+      if (!Follows(p, 0)) kept_.insert(body_.output_index(p));
+    }
+    const auto dropped = [&](Port p) { return !kept_.contains(body_.output_index(p)); };
+    std::vector<Port> again;
+    std::copy_if(residuals_.begin(), residuals_.end(), std::back_inserter(again), dropped);
+    TakeArguments(again);
+    residuals_.erase(std::remove_if(residuals_.begin(), residuals_.end(), dropped), residuals_.end());
+  }
+
+  // Whether a tensor is cheap to compute from what crosses.
+  bool Follows(Port p, int depth) const {
+    constexpr int kMaxDepth = 6;
+    const Node& n = body_.node(p.node);
+    if (n.is_arg()) return taken_[p.node] || free_[p.node];
+    if (n.type() == "Const" || kept_.contains(body_.output_index(p))) return true;
+    return depth < kMaxDepth && IsCheap(n.type()) && n.controls.empty() &&
+           std::all_of(n.inputs.begin(), n.inputs.end(), [&](Port q) { return Follows(q, depth + 1); });
+  }
+
+  // What is computed again may need arguments that did not cross before.
+  void TakeArguments(std::vector<Port> pending) {
+    absl::flat_hash_set<int> seen;
+    while (!pending.empty()) {
+      const Port p = pending.back();
+      pending.pop_back();
+      if (kept_.contains(body_.output_index(p)) || !seen.insert(p.node).second) continue;
+      const Node& n = body_.node(p.node);
+      if (n.is_arg()) taken_[p.node] = true;
+      pending.insert(pending.end(), n.inputs.begin(), n.inputs.end());
+    }
+  }
+
+  const Body& body_;
+  const std::vector<Port>& gradients_;
+  const LoopArguments* const loop_;
+  std::vector<bool> pullback_, invariant_, taken_;  // by node
+  std::vector<bool> free_;                          // arguments that cost nothing to take
+  absl::flat_hash_set<int> kept_;                   // residuals that stay, by output
+  std::vector<Port> residuals_;
+  Cut cut_;
+};
+
+}  // namespace
+
+Cut CutBody(const Body& body, const std::vector<Port>& gradients, const LoopArguments* loop) {
+  return Cutter(body, gradients, loop).Run();
+}
+
+}  // namespace symgrad

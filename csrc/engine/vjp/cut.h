@@ -1,0 +1,29 @@
+// What crosses from the forward half of a function to its pullback.
+#pragma once
+
+#include <vector>
+
+#include "csrc/engine/function/body.h"
+
+namespace symgrad {
+
+// What is known of the arguments of a loop's body.
+struct LoopArguments {
+  std::vector<bool> invariant;  // the same in all iterations
+  std::vector<bool> counter;    // an integer that the number of the iteration tells
+};
+
+struct Cut {
+  std::vector<bool> args;        // by argument: the pullback takes it
+  std::vector<Port> residuals;   // what the forward half returns for the pullback
+  std::vector<Port> invariants;  // the same of a loop's body, what is equal in all iterations: computed once
+};
+
+// Cuts a body that a sweep has extended, where `gradients` is what the pullback returns: arguments cross as they are,
+// constants as copies, the rest as residuals.
+//
+// In the body of a loop (`loop` is not null) a residual costs a tensor for each iteration: one that is cheap to compute
+// from what crosses anyway is computed again.
+Cut CutBody(const Body& body, const std::vector<Port>& gradients, const LoopArguments* loop);
+
+}  // namespace symgrad

@@ -1,0 +1,361 @@
+#include "csrc/engine/vjp/differentiator.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "csrc/engine/function/fingerprint.h"
+#include "csrc/engine/read/flows.h"
+#include "csrc/engine/read/import.h"
+#include "csrc/engine/vjp/row_sum.h"
+#include "csrc/engine/vjp/sweep.h"
+#include "csrc/engine/write/author.h"
+#include "csrc/engine/write/export.h"
+#include "xla/tsl/lib/strings/proto_serialization.h"
+
+namespace symgrad {
+namespace {
+
+// Functions that call functions that … : deeper than this is taken for a mistake before it is a stack overflow.
+constexpr size_t kMaxDepth = 200;
+
+std::string MaskText(const std::vector<bool>& mask) {
+  std::string text;
+  for (const bool b : mask) text += b ? '1' : '0';
+  return text;
+}
+
+// Equal for equal functions; plain serialization orders attrs at random.
+std::string MemoKey(const tf::NameAttrList& f) {
+  std::string key;
+  tsl::SerializeToStringDeterministic(f, &key);
+  return key;
+}
+
+// While this lives, f is being differentiated.
+class Activation {
+ public:
+  Activation(absl::flat_hash_set<std::string>* active, std::string key)
+      : active_(active), key_(std::move(key)), fresh_(active->insert(key_).second) {}
+  ~Activation() {
+    if (fresh_) active_->erase(key_);
+  }
+  Activation(const Activation&) = delete;
+  absl::Status Check(const tf::NameAttrList& f) const {
+    if (!fresh_)
+      return absl::UnimplementedError(
+          absl::StrCat("function '", f.name(), "' calls itself: recursion can't be unrolled"));
+    if (active_->size() > kMaxDepth)
+      return absl::UnimplementedError(
+          absl::StrCat("function '", f.name(), "' is reached through more than ", kMaxDepth, " nested calls"));
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::flat_hash_set<std::string>* const active_;
+  const std::string key_;
+  const bool fresh_;
+};
+
+// The gradient of an argument that nothing depends on: zeros of its shape.
+absl::StatusOr<V> ZerosFor(Builder* builder, int arg) {
+  Body* body = builder->body();
+  const Port p{arg, 0};
+  builder->set_origin(-1);
+  if (tf::BaseType(body->output(p).dtype) != tf::DT_RESOURCE) return zeros_like(ToValue(p));
+  const auto handle = body->handles.find(body->output_index(p));
+  if (handle == body->handles.end() || handle->second.empty())
+    return absl::InvalidArgumentError(absl::StrCat(
+        "function '", body->function, "': argument '", body->name(arg), "' is a variable that nothing depends on and ",
+        "whose dtype the function does not tell: leave it out of the wanted inputs"));
+  return ZerosOf(ToValue(p), handle->second[0].dtype, tf::DT_INVALID);
+}
+
+std::vector<Port> ArgPorts(const std::vector<int>& args) {
+  std::vector<Port> ports;
+  for (const int arg : args) ports.push_back({arg, 0});
+  return ports;
+}
+
+}  // namespace
+
+V ZerosOf(const V& x, tf::DataType dtype, tf::DataType flow) {
+  if (flow != tf::DT_INVALID) return EmptyList(flow);
+  return x.dtype() == DType::kResource ? zeros(op("VariableShape", x), static_cast<DType>(dtype)) : zeros_like(x);
+}
+
+absl::StatusOr<std::string> Differentiator::Gradient(const tf::NameAttrList& f, std::vector<bool> wrt) {
+  const std::string key = absl::StrCat("gradient:", Fingerprint(*this, f, MaskText(wrt)));
+  const auto [it, added] = gradients_.try_emplace(key);
+  if (!added && !it->second.empty()) return it->second;
+  const Activation activation(&active_, key);
+  TF_RETURN_IF_ERROR(activation.Check(f));
+  if (!has_arrays_) has_arrays_ = HasArrays(*this, f.name());
+
+  TF_ASSIGN_OR_RETURN(std::unique_ptr<Body> body, ImportFunction(this, f));
+  const std::vector<int> args = body->args;
+  if (wrt.empty()) wrt.assign(args.size(), true);
+  if (wrt.size() != args.size())
+    return absl::InvalidArgumentError(absl::StrCat("function '", f.name(), "' has ", args.size(),
+                                                   " inputs, but wrt has ", wrt.size(),
+                                                   " flags: give one for each input"));
+  Builder builder(body.get());
+  Builder::Scope scope(&builder);
+  const std::vector<bool> seeds(body->results.size(), true);
+  TF_ASSIGN_OR_RETURN(const std::vector<V> cotangents, ReverseSweep(&builder, this, wrt, seeds, FlowSeeds::kNumbers));
+  Signature signature;
+  for (size_t i = 0, k = 0; i < args.size(); ++i) {
+    if (!wrt[i]) continue;
+    V dx = builder.Dense(cotangents[k++]);
+    if (!dx || body->flow({args[i], 0}) != tf::DT_INVALID) {
+      TF_ASSIGN_OR_RETURN(dx, ZerosFor(&builder, args[i]));
+    }
+    TF_RETURN_IF_ERROR(builder.TakeStatus());
+    signature.results.push_back(ToPort(dx));
+  }
+  signature.args = ArgPorts(body->args);
+  const std::string name = absl::StrCat("__symgrad_", f.name(), "_", key.substr(key.find(':') + 1));
+  TF_RETURN_IF_ERROR(Add(ExportFunction(*body, name, signature, Find(f.name())->fdef())));
+  return gradients_[key] = name;
+}
+
+absl::StatusOr<const SplitVjp*> Differentiator::Split(const tf::NameAttrList& f, const std::vector<bool>& wrt,
+                                                      const std::vector<bool>& seeds, const LoopArguments* loop) {
+  std::string mask = absl::StrCat(MaskText(wrt), "|", MaskText(seeds));
+  if (loop != nullptr) absl::StrAppend(&mask, "|", MaskText(loop->invariant), "|", MaskText(loop->counter));
+  const std::string memo = absl::StrCat(MemoKey(f), "|", mask);  // cheaper than a fingerprint
+  const auto found = splits_.find(memo);
+  if (found != splits_.end()) return &found->second;
+  const Activation activation(&active_, absl::StrCat("split:", memo));
+  TF_RETURN_IF_ERROR(activation.Check(f));
+  TF_ASSIGN_OR_RETURN(SplitVjp split, BuildSplit(f, wrt, seeds, loop, Fingerprint(*this, f, mask)));
+  return &splits_.emplace(memo, std::move(split)).first->second;
+}
+
+absl::StatusOr<SplitVjp> Differentiator::BuildSplit(const tf::NameAttrList& f, const std::vector<bool>& wrt,
+                                                    const std::vector<bool>& seeds, const LoopArguments* loop,
+                                                    const std::string& key) {
+  TF_ASSIGN_OR_RETURN(std::unique_ptr<Body> body, ImportFunction(this, f));
+  const std::vector<int> args = body->args;
+  if (wrt.size() != args.size() || seeds.size() != body->results.size())
+    return absl::InvalidArgumentError(absl::StrCat("function '", f.name(), "' is called with ", wrt.size(),
+                                                   " inputs and ", seeds.size(), " outputs, but has ", args.size(),
+                                                   " and ", body->results.size()));
+  Builder builder(body.get());
+  Builder::Scope scope(&builder);
+  TF_ASSIGN_OR_RETURN(const std::vector<V> cotangents, ReverseSweep(&builder, this, wrt, seeds, FlowSeeds::kLists));
+
+  std::vector<int> inputs;  // those that have a gradient
+  std::vector<Port> gradients;
+  for (size_t i = 0, k = 0; i < args.size(); ++i) {
+    if (!wrt[i]) continue;
+    const V dx = builder.Dense(cotangents[k++]);
+    TF_RETURN_IF_ERROR(builder.TakeStatus());
+    if (!dx) continue;
+    inputs.push_back(static_cast<int>(i));
+    gradients.push_back(ToPort(dx));
+  }
+
+  SplitVjp split;
+  Signature forward, pullback, finish;
+  split.gradients.assign(args.size(), -1);
+  split.finished.assign(args.size(), -1);
+  std::vector<bool> invariant;
+  for (const int i : inputs) invariant.push_back(loop != nullptr && loop->invariant[i]);
+  const RowSums sums = FindRowSums(*body, gradients, invariant);
+  for (size_t k = 0; k < gradients.size(); ++k) {
+    const bool late = sums.transformed[k];
+    std::vector<Port>& results = late ? finish.results : pullback.results;
+    (late ? split.finished : split.gradients)[inputs[k]] = static_cast<int>(results.size());
+    (late ? split.finished_dtypes : split.gradient_dtypes).push_back(tf::BaseType(body->output(gradients[k]).dtype));
+    results.push_back(gradients[k]);
+  }
+  for (const Port& p : sums.operands) {
+    pullback.results.push_back(p);
+    finish.args.push_back(p);
+    split.operands.push_back(tf::BaseType(body->output(p).dtype));
+    split.operand_shapes.push_back(StaticShape(body->output(p).shape));
+  }
+
+  const Cut cut = CutBody(*body, pullback.results, loop);
+  for (size_t i = 0; i < args.size(); ++i) {
+    forward.args.push_back({args[i], 0});
+    if (!cut.args[i]) continue;
+    split.args.push_back(static_cast<int>(i));
+    pullback.args.push_back({args[i], 0});
+  }
+  forward.results = body->results;
+  for (const Port& p : body->results) split.results.push_back(tf::BaseType(body->output(p).dtype));
+  for (const Port& p : cut.residuals) {
+    forward.results.push_back(p);
+    pullback.args.push_back(p);
+    split.residuals.push_back(tf::BaseType(body->output(p).dtype));
+    split.residual_shapes.push_back(StaticShape(body->output(p).shape));
+    const auto result = std::find_if(body->results.begin(), body->results.end(),
+                                     [&](Port q) { return Origin(*body, q) == Origin(*body, p); });
+    split.residual_results.push_back(result == body->results.end() ? -1
+                                                                   : static_cast<int>(result - body->results.begin()));
+  }
+  for (const Port& p : cut.invariants) {
+    pullback.args.push_back(p);
+    split.invariant_dtypes.push_back(tf::BaseType(body->output(p).dtype));
+    split.invariant_shapes.push_back(StaticShape(body->output(p).shape));
+  }
+  for (size_t i = args.size(); i < body->args.size(); ++i) pullback.args.push_back({body->args[i], 0});
+
+  const auto source = Find(f.name());
+  split.forward = absl::StrCat("__symgrad_forward_", f.name(), "_", key);
+  split.pullback = absl::StrCat("__symgrad_pullback_", f.name(), "_", key);
+  tf::FunctionDef forward_def = ExportFunction(*body, split.forward, forward, source->fdef());
+  tf::FunctionDef pullback_def = ExportFunction(*body, split.pullback, pullback, source->fdef());
+  split.stateful_forward = forward_def.signature().is_stateful();
+  split.stateful_pullback = pullback_def.signature().is_stateful();
+  TF_RETURN_IF_ERROR(Add(std::move(forward_def)));
+  TF_RETURN_IF_ERROR(Add(std::move(pullback_def)));
+  if (!finish.args.empty()) {
+    split.finish = absl::StrCat("__symgrad_finish_", f.name(), "_", key);
+    TF_RETURN_IF_ERROR(Add(ExportFunction(*body, split.finish, finish, tf::FunctionDef())));
+  }
+  if (!cut.invariants.empty()) {
+    Signature invariants{{}, cut.invariants};
+    for (size_t i = 0; i < args.size(); ++i)
+      if (loop->invariant[i]) invariants.args.push_back({args[i], 0});
+    split.invariants = absl::StrCat("__symgrad_invariants_", f.name(), "_", key);
+    tf::FunctionDef definition = ExportFunction(*body, split.invariants, invariants, tf::FunctionDef());
+    split.stateful_invariants = definition.signature().is_stateful();
+    TF_RETURN_IF_ERROR(Add(std::move(definition)));
+  }
+  return split;
+}
+
+bool Differentiator::IsStructure(const Node& node) {
+  const std::string& type = node.type();
+  return IsCall(*node.def, *node.op) || type == "If" || type == "StatelessIf" || type == "Case" ||
+         type == "StatelessCase" || type == "While" || type == "StatelessWhile" || type == "RemoteCall";
+}
+
+absl::StatusOr<SplitVjp> Differentiator::SplitNode(const Body& body, const Frame& frame) {
+  const Node& node = body.node(frame.node);
+  if (node.type() == "While" || node.type() == "StatelessWhile") return SplitLoop(this, body, frame);
+  if (node.type() == "RemoteCall") return SplitRemote(this, body, frame);
+  if (!IsCall(*node.def, *node.op)) return SplitBranch(this, body, frame);
+  std::vector<bool> seeds;
+  for (const V& dy : frame.cotangents) seeds.push_back(static_cast<bool>(dy));
+  TF_ASSIGN_OR_RETURN(const SplitVjp* split,
+                      Split(WithInputs(Callee(*node.def), body, node.inputs), frame.wants, seeds));
+  return *split;
+}
+
+absl::StatusOr<Grads> Differentiator::StructureGradient(Builder* builder, const Frame& frame) {
+  Body* body = builder->body();
+  Node& call = body->node(frame.node);
+  TF_ASSIGN_OR_RETURN(const SplitVjp vjp, SplitNode(*body, frame));
+  const SplitVjp* const split = &vjp;
+  if (split->gradient_dtypes.empty()) return Grads(call.inputs.size());
+
+  // The forward call now returns residuals, too.
+  if (!split->residuals.empty()) {
+    tf::NodeDef* def = body->NewDef();
+    def->set_name(call.def->name());
+    def->set_device(call.def->device());
+    def->set_op(split->stateful_forward || (IsCall(*call.def, *call.op) && call.op->op_def.is_stateful())
+                    ? "StatefulPartitionedCall"
+                    : "PartitionedCall");
+    CopyRuntimeAttrs(*call.def, def);
+    TF_RETURN_IF_ERROR(LookUp(def->op(), &call.op));
+    auto& attrs = *def->mutable_attr();
+    attrs["f"].mutable_func()->set_name(split->forward);
+    tf::DataTypeVector inputs, dtypes = split->results;
+    for (const Port& p : call.inputs) inputs.push_back(tf::BaseType(body->output(p).dtype));
+    dtypes.insert(dtypes.end(), split->residuals.begin(), split->residuals.end());
+    SetTypes(inputs, &attrs["Tin"]);
+    SetTypes(dtypes, &attrs["Tout"]);
+    tf::AddDefaultsToNodeDef(call.op->op_def, def);
+    call.def = def;
+    body->ReplaceOutputs(frame.node, dtypes);
+    for (size_t i = 0; i < split->residuals.size(); ++i) {
+      Shape shape;
+      const Port residual{frame.node, static_cast<int>(split->results.size() + i)};
+      if (body->shapes()->MakeShapeFromPartialTensorShape(split->residual_shapes[i], &shape).ok())
+        body->output(residual).shape = shape;
+    }
+  }
+
+  std::vector<V> inputs;
+  for (const int i : split->args) inputs.push_back(ToValue(call.inputs[i]));
+  for (size_t i = 0; i < split->residuals.size(); ++i)
+    inputs.push_back(V::Tensor(frame.node, static_cast<int>(split->results.size() + i)));
+  for (const V& dy : frame.cotangents)
+    if (dy) inputs.push_back(dy);
+  const V pullback = builder->Call(split->pullback, split->stateful_pullback, inputs, split->gradient_dtypes, call.def);
+  TF_RETURN_IF_ERROR(builder->TakeStatus());
+  Grads grads(call.inputs.size());
+  for (size_t i = 0; i < grads.size(); ++i)
+    if (split->gradients[i] >= 0) grads[i] = pullback.out(split->gradients[i]);
+  return grads;
+}
+
+absl::StatusOr<Grads> Differentiator::CustomGradient(Builder* builder, const Frame& frame) {
+  Body* body = builder->body();
+  const Node& node = body->node(frame.node);
+  const auto& attrs = node.def->attr();
+  const std::string& name = attrs.at(kCustomGradient).func().name();
+  const auto record = Find(name);
+  if (record == nullptr)
+    return absl::NotFoundError(absl::StrCat("its gradient function '", name, "' is not in the library"));
+  const tf::OpDef& signature = record->fdef().signature();
+
+  Values inputs;
+  if (const auto it = body->custom_inputs.find(frame.node); it != body->custom_inputs.end())
+    for (const Port& p : it->second) inputs.push_back(ToValue(p));
+  for (int i = 0; i < node.num_outputs; ++i)
+    inputs.push_back(frame.cotangents[i] ? builder->Dense(frame.cotangents[i]) : zeros_like(V::Tensor(frame.node, i)));
+  TF_RETURN_IF_ERROR(builder->TakeStatus());
+  bool fits = signature.input_arg_size() == static_cast<int>(inputs.size());
+  for (size_t i = 0; fits && i < inputs.size(); ++i)
+    fits = signature.input_arg(static_cast<int>(i)).type() == tf::BaseType(ToTf(inputs[i].dtype()));
+  if (!fits)
+    return absl::InvalidArgumentError(absl::StrCat("its gradient function '", name, "' must take ", inputs.size(),
+                                                   " tensors: those that ", kCustomInputs,
+                                                   " names, and the cotangents"));
+  tf::DataTypeVector dtypes;
+  for (const auto& arg : signature.output_arg()) dtypes.push_back(arg.type());
+  const V call = builder->Call(name, signature.is_stateful(), inputs, dtypes);
+  TF_RETURN_IF_ERROR(builder->TakeStatus());
+  Grads grads(node.inputs.size());
+  const auto outputs = attrs.find(kCustomOutputs);
+  for (size_t i = 0; i < grads.size(); ++i) {
+    int64_t output = static_cast<int64_t>(i);
+    if (outputs != attrs.end())
+      output =
+          static_cast<int>(i) < outputs->second.list().i_size() ? outputs->second.list().i(static_cast<int>(i)) : -1;
+    if (output >= 0 && output < static_cast<int64_t>(dtypes.size())) grads[i] = call.out(static_cast<int>(output));
+  }
+  return grads;
+}
+
+const std::vector<tf::PartialTensorShape>& Differentiator::ResultShapes(const tf::NameAttrList& f) {
+  const std::string key = MemoKey(f);
+  const auto [it, added] = result_shapes_.try_emplace(key);
+  static const std::vector<tf::PartialTensorShape> unknown;
+  if (!added || active_.size() > kMaxDepth) return it->second;  // empty while f itself is being read: recursion
+  const Activation activation(&active_, absl::StrCat("shapes:", key));
+  const absl::StatusOr<std::unique_ptr<Body>> body = ImportFunction(this, f);
+  if (!body.ok()) return unknown;  // whoever differentiates the call reports it
+  std::vector<tf::PartialTensorShape> shapes;
+  for (const Port& p : (*body)->results) shapes.push_back(StaticShape((*body)->output(p).shape));
+  return result_shapes_[key] = std::move(shapes);
+}
+
+const Flows& Differentiator::FlowsOf(const tf::NameAttrList& f) {
+  static const Flows none;
+  const std::string key = MemoKey(f);
+  const auto [it, added] = flows_.try_emplace(key);
+  if (!added || active_.size() > kMaxDepth) return it->second;  // empty while f itself is being read: recursion
+  const Activation activation(&active_, absl::StrCat("flows:", key));
+  const absl::StatusOr<std::unique_ptr<Body>> body = ImportFunction(this, f);
+  if (!body.ok()) return none;  // whoever differentiates the call reports it
+  return flows_[key] = FindFlows(this, body->get());
+}
+
+}  // namespace symgrad

@@ -1,0 +1,98 @@
+// One build: the one primitive, Vjp, over functions and all that they call.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/status/statusor.h"
+#include "csrc/engine/function/body.h"
+#include "csrc/engine/function/functions.h"
+#include "csrc/engine/vjp/cut.h"
+#include "csrc/engine/write/builder.h"
+
+namespace symgrad {
+
+// A function as the two halves of its vector-Jacobian product:
+//
+//   forward:  x -> y, residuals
+//   pullback: some of x, residuals, dy (of the seeded outputs) -> dx (of the inputs that matter)
+//
+// Of the body of a loop, what is the same in all iterations is no residual. A third function computes it, and the
+// pullback takes it after the residuals:
+//
+//   invariants: the invariant x -> what the pullback needs of them
+//
+// And gradients of invariants that are sums over rows (row_sum.h) are none of the pullback's results: it returns their
+// operands after its gradients, and a fourth function computes these gradients once, after the loop:
+//
+//   finish: operands, each concatenated over the iterations -> dx (of the `finished` inputs)
+struct SplitVjp {
+  std::string forward, pullback;
+  bool stateful_forward = false, stateful_pullback = false;
+  std::vector<int> args;                  // the inputs of f that the pullback takes, in order
+  tf::DataTypeVector results, residuals;  // dtypes
+  std::vector<tf::PartialTensorShape> residual_shapes;
+  std::vector<int> residual_results;  // for each residual: which result it is as well, or -1
+  std::string invariants;             // empty if there are none
+  bool stateful_invariants = false;
+  tf::DataTypeVector invariant_dtypes;
+  std::vector<tf::PartialTensorShape> invariant_shapes;
+  std::string finish;  // empty if there are no operands
+  tf::DataTypeVector operands, finished_dtypes;
+  std::vector<tf::PartialTensorShape> operand_shapes;
+  std::vector<int> finished;   // for each input of f: which result of `finish`, or -1
+  std::vector<int> gradients;  // for each input of f: which output of the pullback, or -1: no dependence
+  tf::DataTypeVector gradient_dtypes;
+};
+
+// Memoised by function and masks: a function that is called a thousand times is differentiated once.
+class Differentiator final : public Functions {
+ public:
+  using Functions::Functions;
+
+  // Pullback after forward in one function, pruned to the wanted inputs (empty: all): g(x…, dy…) -> dx…
+  absl::StatusOr<std::string> Gradient(const tf::NameAttrList& f, std::vector<bool> wrt);
+  // `loop`, where f is the body of one: what is known of its arguments.
+  absl::StatusOr<const SplitVjp*> Split(const tf::NameAttrList& f, const std::vector<bool>& wrt,
+                                        const std::vector<bool>& seeds, const LoopArguments* loop = nullptr);
+
+  // The cotangents of the inputs of a node that stands for functions: a call, a branch or a loop. The node itself
+  // becomes a call that returns residuals, too.
+  static bool IsStructure(const Node& node);
+  absl::StatusOr<Grads> StructureGradient(Builder* builder, const Frame& frame);
+
+  // The cotangents of the inputs of a node that comes with a gradient function of its own.
+  absl::StatusOr<Grads> CustomGradient(Builder* builder, const Frame& frame);
+
+  absl::StatusOr<std::string> GradientOf(const tf::NameAttrList& f) override { return Gradient(f, {}); }
+  const std::vector<tf::PartialTensorShape>& ResultShapes(const tf::NameAttrList& f) override;
+  bool has_arrays() const override { return has_arrays_.value_or(false); }
+  const Flows& FlowsOf(const tf::NameAttrList& f) override;
+
+ private:
+  absl::StatusOr<SplitVjp> SplitNode(const Body& body, const Frame& frame);
+  absl::StatusOr<SplitVjp> BuildSplit(const tf::NameAttrList& f, const std::vector<bool>& wrt,
+                                      const std::vector<bool>& seeds, const LoopArguments* loop,
+                                      const std::string& key);
+
+  absl::flat_hash_map<std::string, SplitVjp> splits_;
+  absl::flat_hash_map<std::string, std::string> gradients_;
+  absl::flat_hash_map<std::string, std::vector<tf::PartialTensorShape>> result_shapes_;
+  absl::flat_hash_map<std::string, Flows> flows_;
+  std::optional<bool> has_arrays_;           // whether anything that is reached has arrays
+  absl::flat_hash_set<std::string> active_;  // what is being built now: meeting it again is recursion
+};
+
+// The same for the node that the frame is of: If or Case (branch.cc), While (loop.cc), RemoteCall (remote.cc). Its
+// inputs are the x, its outputs the y.
+absl::StatusOr<SplitVjp> SplitBranch(Differentiator* differentiator, const Body& body, const Frame& frame);
+absl::StatusOr<SplitVjp> SplitRemote(Differentiator* differentiator, const Body& body, const Frame& frame);
+absl::StatusOr<SplitVjp> SplitLoop(Differentiator* differentiator, const Body& body, const Frame& frame);
+
+// Zeros for the cotangent, of this dtype, of a tensor, of a variable, or of a flow.
+V ZerosOf(const V& x, tf::DataType dtype, tf::DataType flow);
+
+}  // namespace symgrad

@@ -1,0 +1,187 @@
+#include "csrc/engine/vjp/sweep.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "csrc/engine/function/errors.h"
+#include "csrc/engine/read/flows.h"
+#include "csrc/engine/vjp/registry.h"
+#include "tensorflow/core/framework/types.h"
+
+namespace symgrad {
+namespace {
+
+class Sweep {
+ public:
+  Sweep(Builder* builder, Differentiator* differentiator, const std::vector<bool>& wrt, const std::vector<bool>& seeds,
+        FlowSeeds flow_seeds)
+      : builder_(builder),
+        body_(builder->body()),
+        differentiator_(differentiator),
+        wrt_(wrt),
+        seeds_(seeds),
+        flow_seeds_(flow_seeds) {}
+
+  absl::StatusOr<std::vector<V>> Run() {
+    MarkDependent();
+    AddSeeds();
+    for (int id = body_->num_forward - 1; id >= 0; --id)
+      if (depends_[id] && !body_->node(id).is_arg()) Visit(id);
+    if (!errors_.empty())
+      return errors_.ToStatus(code_, absl::StrCat("function '", body_->function, "' can't be differentiated"));
+
+    std::vector<V> cotangents;
+    for (size_t i = 0; i < wrt_.size(); ++i)
+      if (wrt_[i]) cotangents.push_back(Cotangent({body_->args[i], 0}));
+    TF_RETURN_IF_ERROR(builder_->TakeStatus());
+    return cotangents;
+  }
+
+ private:
+  // Which nodes a wanted argument reaches through tensors that carry gradients.
+  void MarkDependent() {
+    depends_.assign(body_->num_nodes(), false);
+    for (size_t i = 0; i < wrt_.size(); ++i)
+      depends_[body_->args[i]] = wrt_[i] && IsDifferentiable(body_->output({body_->args[i], 0}).dtype);
+    for (int id = 0; id < body_->num_forward; ++id) {
+      const Node& n = body_->node(id);
+      if (n.is_arg()) continue;
+      const Rule* rule = FindRule(n.type());
+      if (rule != nullptr && rule->gradient == nullptr && !n.def->attr().contains(kCustomGradient)) continue;
+      for (const Port& p : n.inputs)
+        if (Wanted(p)) depends_[id] = true;
+    }
+  }
+
+  bool Wanted(Port p) const { return depends_[p.node] && IsDifferentiable(body_->output(p).dtype); }
+
+  void AddSeeds() {
+    cotangents_.resize(body_->num_outputs());
+    const std::vector<Port> results = body_->results;
+    for (size_t i = 0; i < results.size(); ++i) {
+      if (!seeds_[i]) continue;
+      const bool flow = body_->flow(results[i]) != tf::DT_INVALID;
+      const bool list = flow && flow_seeds_ == FlowSeeds::kLists;
+      const int dy =
+          body_->AddArg(absl::StrCat("dy_", i), list ? tf::DT_VARIANT : tf::BaseType(body_->output(results[i]).dtype));
+      body_->output({dy, 0}).shape = body_->output(results[i]).shape;
+      if (Wanted(results[i]) && flow == list) cotangents_[body_->output_index(results[i])].push_back(V::Tensor(dy, 0));
+    }
+  }
+
+  // The cotangent of a forward tensor; all that flows into it has been seen.
+  V Cotangent(Port p) {
+    std::vector<V> parts = std::exchange(cotangents_[body_->output_index(p)], {});
+    const bool flow = body_->flow(p) != tf::DT_INVALID;
+    V sum = parts.size() == 1 ? parts[0] : flow && !parts.empty() ? SumOfLists(parts) : builder_->Sum(parts);
+    // A cotangent has the shape of its primal, whatever else is known of it.
+    if (sum.is_tensor() && body_->output(p).dtype != tf::DT_RESOURCE && !body_->FullyDefined(ToPort(sum)) &&
+        body_->rank(p) >= 0)
+      body_->output(ToPort(sum)).shape = body_->output(p).shape;
+    return sum;
+  }
+
+  void Visit(int id) {
+    const Node& n = body_->node(id);
+    Frame frame;
+    frame.node = id;
+    bool any = false;
+    builder_->set_origin(id);
+    for (int i = 0; i < n.num_outputs; ++i) {
+      frame.cotangents.push_back(Cotangent({id, i}));
+      any = any || static_cast<bool>(frame.cotangents.back());
+    }
+    if (!any) return;
+    for (const Port& p : n.inputs) frame.wants.push_back(Wanted(p));
+
+    if (n.def->attr().contains(kCustomGradient)) {
+      const absl::StatusOr<Grads> grads = differentiator_->CustomGradient(builder_, frame);
+      return grads.ok() ? Distribute(id, *grads) : NodeError(id, grads.status().code(), grads.status().message());
+    }
+    if (const auto custom = n.def->attr().find("_gradient_op_type"); custom != n.def->attr().end()) {
+      NodeError(id, absl::StatusCode::kUnimplemented,
+                absl::StrCat(
+                    "its gradient is '", custom->second.s(), "', which was defined in Python (tf.custom_gradient, ",
+                    "Graph.gradient_override_map) and was not handed over: differentiate the ConcreteFunction itself"));
+      return;
+    }
+    if (UsesGradientArray(*body_, n)) {
+      NodeError(id, absl::StatusCode::kUnimplemented,
+                "it belongs to a gradient that TensorFlow made, of which there is no further one: differentiate the "
+                "function before that, twice");
+      return;
+    }
+    if (Differentiator::IsStructure(n)) {
+      const absl::StatusOr<Grads> grads = differentiator_->StructureGradient(builder_, frame);
+      return grads.ok() ? Distribute(id, *grads) : NodeError(id, grads.status().code(), grads.status().message());
+    }
+    const Rule* rule = FindRule(n.type());
+    if (rule == nullptr) {
+      NodeError(
+          id, absl::StatusCode::kUnimplemented,
+          "no gradient is registered for this op: put tf.stop_gradient around it if none should flow, or register a "
+          "rule (docs/writing-a-rule.md)");
+      return;
+    }
+    builder_->frame() = std::move(frame);
+    const Grads grads = rule->gradient(Op(id));
+    const absl::Status status = builder_->TakeStatus();
+    if (!status.ok()) return NodeError(id, status.code(), status.message());
+    Distribute(id, grads);
+  }
+
+  void Distribute(int id, const Grads& grads) {
+    const Node& n = body_->node(id);
+    if (grads.size() > n.inputs.size())
+      return NodeError(id, absl::StatusCode::kInternal, "its rule returns more gradients than it has inputs");
+    for (size_t i = 0; i < n.inputs.size(); ++i) {
+      const Port p = n.inputs[i];
+      if (!Wanted(p)) continue;
+      const tf::DataType dtype = body_->output(p).dtype;
+      if (i >= grads.size())
+        return NodeError(id, absl::StatusCode::kInternal, absl::StrCat("its rule omits input ", i));
+      if (!grads[i]) continue;
+      const tf::DataType expected = body_->flow(p) != tf::DT_INVALID ? tf::DT_VARIANT : tf::BaseType(dtype);
+      if (dtype != tf::DT_RESOURCE && tf::BaseType(ToTf(grads[i].dtype())) != expected)
+        return NodeError(
+            id, absl::StatusCode::kInternal,
+            absl::StrCat("its rule gives input ", i, " a gradient of dtype ",
+                         tf::DataTypeString(ToTf(grads[i].dtype())), ", not ", tf::DataTypeString(expected)));
+      cotangents_[body_->output_index(p)].push_back(grads[i]);
+    }
+  }
+
+  void NodeError(int id, absl::StatusCode code, absl::string_view what) {
+    // An op that nobody can differentiate is for the caller to mend; anything else comes first.
+    if (errors_.empty() || code != absl::StatusCode::kUnimplemented) code_ = code;
+    errors_.Add(absl::StrCat("node '", body_->name(id), "' (op ", body_->node(id).type(),
+                             "): ", absl::StrReplaceAll(what, {{"\n", "\n    "}})));
+  }
+
+  Builder* const builder_;
+  Body* const body_;
+  Differentiator* const differentiator_;
+  const std::vector<bool>&wrt_, &seeds_;
+  const FlowSeeds flow_seeds_;
+  std::vector<bool> depends_;               // by forward node
+  std::vector<std::vector<V>> cotangents_;  // by output: what has flowed into it so far
+  Errors errors_;
+  absl::StatusCode code_ = absl::StatusCode::kUnimplemented;
+};
+
+}  // namespace
+
+bool IsDifferentiable(tf::DataType dtype) {
+  dtype = tf::BaseType(dtype);
+  return tf::DataTypeIsFloating(dtype) || tf::DataTypeIsComplex(dtype) || dtype == tf::DT_RESOURCE ||
+         dtype == tf::DT_VARIANT;
+}
+
+absl::StatusOr<std::vector<V>> ReverseSweep(Builder* builder, Differentiator* differentiator,
+                                            const std::vector<bool>& wrt, const std::vector<bool>& seeds,
+                                            FlowSeeds flow_seeds) {
+  return Sweep(builder, differentiator, wrt, seeds, flow_seeds).Run();
+}
+
+}  // namespace symgrad

@@ -1,0 +1,31 @@
+// The reverse sweep: reverse-mode differentiation of a Body.
+#pragma once
+
+#include <vector>
+
+#include "absl/status/status.h"
+#include "csrc/engine/function/body.h"
+#include "csrc/engine/vjp/differentiator.h"
+#include "csrc/engine/write/builder.h"
+
+namespace symgrad {
+
+// Whether a tensor of this dtype can carry a gradient. A resource stands for the variable it refers to.
+bool IsDifferentiable(tf::DataType dtype);
+
+// The cotangents of those results that are flows of arrays (flows.h): lists, or, to a caller who knows of none, numbers
+// that tell nothing.
+enum class FlowSeeds { kLists, kNumbers };
+
+// Appends to the builder's body one argument dy for each result that `seeds` names, and the nodes that compute the
+// cotangents of those arguments of the function that `wrt` names (one flag for each result, argument). Returns one
+// value for each wanted argument, in order: `none` where the function does not depend on it, sparse rows where the
+// cotangent came as rows.
+//
+// One pass over the nodes in reverse order; a rule runs only for a node that lies between a wanted argument and a
+// result. Everything that can't be differentiated is listed in one Unimplemented error.
+absl::StatusOr<std::vector<V>> ReverseSweep(Builder* builder, Differentiator* differentiator,
+                                            const std::vector<bool>& wrt, const std::vector<bool>& seeds,
+                                            FlowSeeds flow_seeds);
+
+}  // namespace symgrad

@@ -1,0 +1,81 @@
+// Writes functions that glue generated halves together: adapters of branches, loops and their bodies.
+#pragma once
+
+#include <string>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "csrc/engine/function/body.h"
+#include "csrc/engine/function/functions.h"
+#include "csrc/engine/write/builder.h"
+#include "csrc/engine/write/export.h"
+
+namespace symgrad {
+
+// While an author lives, op() and the vocabulary write into its function. Authors nest.
+class FunctionAuthor {
+ public:
+  explicit FunctionAuthor(Functions* functions) : functions_(functions), builder_(&body_), scope_(&builder_) {}
+
+  struct Function {
+    std::string name;
+    bool stateful = false;
+  };
+
+  V Arg(tf::DataType dtype, const tf::PartialTensorShape& shape = tf::PartialTensorShape()) {
+    const V arg = V::Tensor(body_.AddArg(absl::StrCat("x_", body_.args.size()), dtype), 0);
+    args_.push_back(ToPort(arg));
+    Shape known;
+    if (body_.shapes()->MakeShapeFromPartialTensorShape(shape, &known).ok()) body_.output(ToPort(arg)).shape = known;
+    return arg;
+  }
+  Values Args(const tf::DataTypeVector& dtypes) {
+    Values args;
+    for (const tf::DataType t : dtypes) args.push_back(Arg(t));
+    return args;
+  }
+  // What is known of the shape of a value.
+  tf::PartialTensorShape StaticShapeOf(const V& v) const { return StaticShape(body_.output(ToPort(v)).shape); }
+  Builder* operator->() { return &builder_; }
+
+  // Adds the function, under a name made of `stem` and a hash of its content.
+  absl::StatusOr<Function> Finish(absl::string_view stem, const Values& results) {
+    TF_RETURN_IF_ERROR(builder_.TakeStatus());
+    Signature signature;
+    signature.args = args_;
+    for (const V& v : results) signature.results.push_back(ToPort(v));
+    tf::FunctionDef fdef = ExportFunction(body_, "", signature, tf::FunctionDef());
+    const bool stateful = fdef.signature().is_stateful();
+    TF_ASSIGN_OR_RETURN(std::string name, functions_->AddNamedByContent(stem, std::move(fdef)));
+    return Function{std::move(name), stateful};
+  }
+
+ private:
+  Functions* const functions_;
+  Body body_;
+  Builder builder_;
+  Builder::Scope scope_;
+  std::vector<Port> args_;
+};
+
+// The attrs of a control-flow node that speak to the runtime, for the node that takes its place.
+inline void CopyRuntimeAttrs(const tf::NodeDef& from, tf::NodeDef* to) {
+  for (const auto& [name, value] : from.attr()) {
+    const bool tells_of_signature =
+        name == "_output_shapes" || name == "_num_original_outputs" || name == "_read_only_resource_inputs";
+    if (name[0] == '_' && !tells_of_signature) (*to->mutable_attr())[name] = value;
+  }
+}
+
+inline void SetTypes(const Values& values, tf::AttrValue* attr) {
+  attr->mutable_list()->Clear();
+  for (const V& v : values) attr->mutable_list()->add_type(ToTf(v.dtype()));
+}
+inline void SetTypes(const tf::DataTypeVector& dtypes, tf::AttrValue* attr) {
+  attr->mutable_list()->Clear();
+  for (const tf::DataType t : dtypes) attr->mutable_list()->add_type(t);
+}
+
+}  // namespace symgrad
