@@ -15,22 +15,37 @@ from tf_symgrad._version import __version__
 if TYPE_CHECKING:
     from tf_symgrad import raw_ops
     from tf_symgrad._api import gradient_function, symbolic_gradient
+    from tf_symgrad._concrete import function_gradient
+    from tf_symgrad._explain import explain
+    from tf_symgrad._saved_model import save_with_gradients
 
 __all__ = [
     "__version__",
+    "explain",
+    "function_gradient",
     "get_cmake_dir",
     "get_include",
     "get_library_path",
     "gradient_function",
     "load",
     "raw_ops",
+    "save_with_gradients",
     "symbolic_gradient",
 ]
 
+# Where what needs TensorFlow is.
+_MODULES = {
+    "explain": "_explain",
+    "function_gradient": "_concrete",
+    "gradient_function": "_api",
+    "save_with_gradients": "_saved_model",
+    "symbolic_gradient": "_api",
+}
+
 
 def __getattr__(name: str) -> object:
-    if name in ("gradient_function", "symbolic_gradient"):
-        return getattr(importlib.import_module("tf_symgrad._api"), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"tf_symgrad.{_MODULES[name]}"), name)
     if name == "raw_ops":
         return importlib.import_module("tf_symgrad.raw_ops")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

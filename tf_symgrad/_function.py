@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import functools
 import os
 import re
 import weakref
@@ -15,7 +15,7 @@ from tensorflow.core.framework import attr_value_pb2, function_pb2
 from tensorflow.core.function.polymorphism import function_type as function_type_lib
 from tensorflow.python.eager import context
 from tensorflow.python.eager.polymorphic_function import atomic_function
-from tensorflow.python.framework import errors_impl, ops
+from tensorflow.python.framework import errors_impl, function_def_to_graph, ops
 from tensorflow.python.ops import handle_data_util
 from tensorflow.python.util import tf_stack
 
@@ -267,6 +267,37 @@ def variable_spec(handle: Any) -> tf.TensorSpec | None:
     return tf.TensorSpec(tf.TensorShape(known.shape), tf.as_dtype(known.dtype))
 
 
+def differentiable_inputs(function: Function) -> list[bool]:
+    """For each input of a function whether it can have a gradient."""
+
+    def can(spec: tf.TensorSpec, value: Any) -> bool:
+        if spec.dtype == tf.resource:
+            known = variable_spec(value)
+            return known is not None and (known.dtype.is_floating or known.dtype.is_complex)
+        return bool(spec.dtype.is_floating or spec.dtype.is_complex)
+
+    values = [*function.arguments, *function.captures]
+    return [can(*item) for item in zip(function.inputs, values, strict=True)]
+
+
+class _Definition(atomic_function.AtomicFunction):  # type: ignore[misc]
+    """A function of which Python has the definition alone: its graph is made if somebody asks, to save a model, say."""
+
+    _generated_graph: Any
+    __slots__ = ()
+
+    @property
+    def graph(self) -> Any:
+        if self._generated_graph is None:
+            runtime = context.context()
+            with ops.Graph().as_default() as scope:
+                for name in sorted(set(callees(self.cached_definition))):
+                    if runtime.has_function(name):
+                        scope._add_function(atomic(runtime.get_function_def(name)))
+                self._generated_graph = function_def_to_graph.function_def_to_graph(self.cached_definition)
+        return self._generated_graph
+
+
 def atomic(definition: function_pb2.FunctionDef) -> LibraryFunction:
     """A counted reference to a function of the eager context, which is given the function if it lacks it."""
     runtime = context.context()
@@ -275,7 +306,7 @@ def atomic(definition: function_pb2.FunctionDef) -> LibraryFunction:
     if (runtime.function_scope_id, name) not in atomic_function.RUNTIME_FUNCTION_REFS:
         runtime.add_function_def(definition)
     # Nothing calls it from Python: its type is never looked at.
-    function = atomic_function.AtomicFunction(name, runtime, function_type_lib.FunctionType([]))
+    function = _Definition(name, runtime, function_type_lib.FunctionType([]))
     function._cached_definition = definition
     return function
 
@@ -377,28 +408,34 @@ _NAMED = re.compile(r"function '(?P<function>[^'\n]+)'|node '(?P<node>[^'\n]+)' 
 
 def _with_sources(message: str) -> str:
     """Adds to each node that a message names the source line that made it, where that is known."""
-    runtime = context.context()
     function = ""
-
-    @functools.cache
-    def traces(function: str) -> Any:
-        if not runtime.has_function(function):
-            return {}
-        try:
-            return tf_stack.LoadTracesFromDebugInfo(runtime.get_graph_debug_info(function))
-        except tf.errors.OpError:
-            return {}
 
     def locate(found: re.Match[str]) -> str:
         nonlocal function
         if found["function"]:
             function = found["function"]
             return found[0]
-        trace = traces(function)
-        frames = [f for f in trace[found["node"]] if not _is_internal(f.filename)] if found["node"] in trace else []
-        return found[0] + (f", made at {frames[-1].filename}:{frames[-1].lineno}" if frames else "")
+        return found[0] + source_line(function, found["node"], traces)
 
+    traces: dict[str, Any] = {}
     return _NAMED.sub(locate, message)
+
+
+def source_line(function: str, node: str, traces: dict[str, Any] | None = None) -> str:
+    """Where the user's program made a node of a function: ", made at file:line", or nothing where that is not known.
+
+    `traces` remembers those of each function.
+    """
+    traces = {} if traces is None else traces
+    if function not in traces:
+        runtime = context.context()
+        traces[function] = {}
+        if runtime.has_function(function):
+            with contextlib.suppress(tf.errors.OpError):
+                traces[function] = tf_stack.LoadTracesFromDebugInfo(runtime.get_graph_debug_info(function))
+    known = traces[function]
+    frames = [f for f in known[node] if not _is_internal(f.filename)] if node in known else []
+    return f", made at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
 
 
 _INTERNAL = tuple(os.path.dirname(os.path.abspath(module)) + os.sep for module in (tf.__file__, __file__))

@@ -1,0 +1,69 @@
+"""Gradient functions as ConcreteFunctions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.core.framework import attr_value_pb2
+
+from tf_symgrad import _api, _function, _op
+from tf_symgrad._function import invalid
+
+
+@_op.no_autograph
+def function_gradient(f: Any, wrt: Sequence[bool] | None = None) -> Any:
+    """The gradient of a function as a ConcreteFunction of stock TensorFlow ops: to call, to save, to look at.
+
+    Args:
+      f: a `ConcreteFunction`, or a `tf.function` with an `input_signature`.
+      wrt: for each input of `f`, captured ones at the end, whether its gradient is wanted. If left out: those that can
+        have one, which are the inputs of floating or complex dtype and the variables.
+
+    Returns:
+      A `ConcreteFunction` that takes the `N` inputs of `f` that are not captured, then a cotangent for each of its `M`
+      outputs, as flat lists of tensors, and returns a list of the wanted gradients, of their inputs' shapes and dtypes.
+      What `f` captures, it captures as well.
+
+    Raises:
+      TypeError: `f` is nothing that a function can be made of.
+      tf.errors.OpError: see `symbolic_gradient`.
+
+    Example:
+      >>> f = tf.function(tf.math.tanh).get_concrete_function(tf.TensorSpec([], tf.float32))
+      >>> g = tf_symgrad.function_gradient(f)
+      >>> g(tf.constant(0.0), tf.constant(2.0))
+      [<tf.Tensor: shape=(), dtype=float32, numpy=2.0>]
+    """
+    function = _api._resolve(f, [])
+    wanted = list(wrt) if wrt is not None else _function.differentiable_inputs(function)
+    if not any(wanted):
+        raise invalid(f"{function} has no input that a gradient is wanted of.")
+    name, library = _api.gradient_function(f, wanted)
+    known = {**function.library, **{d.signature.name: _function.atomic(d) for d in library.function}}
+    gradient = known[name]
+    stateful = gradient.cached_definition.signature.is_stateful
+    call = tf.raw_ops.StatefulPartitionedCall if stateful else tf.raw_ops.PartitionedCall
+    count = len(function.arguments)
+    dtypes = [tf.as_dtype(arg.type) for arg in gradient.cached_definition.signature.output_arg]
+    callee = _function.Function(
+        attr_value_pb2.NameAttrList(name=name), _function.reachable(gradient, known.get), [], []
+    )
+
+    def gradients(*tensors: Any) -> list[Any]:
+        callee.add_to_graph(tf.compat.v1.get_default_graph())
+        inputs = [*tensors[:count], *function.captures, *tensors[count:]]
+        dx = call(args=inputs, Tout=dtypes, f=callee)
+        sources = [x for x, w in zip(inputs, wanted, strict=False) if w]
+        for x, d in zip(sources, dx, strict=True):
+            known = _function.variable_spec(x) if x.dtype == tf.resource else x
+            d.set_shape(known.shape if known is not None else None)
+        return list(dx)
+
+    def spec(x: tf.TensorSpec, name: str) -> tf.TensorSpec:
+        return tf.TensorSpec(x.shape, x.dtype, name=name)
+
+    specs = [spec(x, f"x_{i}") for i, x in enumerate(function.arguments)]
+    specs += [spec(y, f"dy_{i}") for i, y in enumerate(function.outputs)]
+    return tf.function(gradients, autograph=False).get_concrete_function(*specs)

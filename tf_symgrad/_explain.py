@@ -1,0 +1,372 @@
+"""What becomes of a function when it is differentiated: which inputs have a gradient, where the way of others ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.core.framework import attr_value_pb2, function_pb2, graph_pb2, node_def_pb2
+from tensorflow.python.framework import convert_to_constants, op_def_registry
+
+from tf_symgrad import _api, _concrete, _function, _loader, _op
+from tf_symgrad._function import Function
+
+_CALLS = {"PartitionedCall", "StatefulPartitionedCall", "RemoteCall"}
+_BRANCHES = {"If", "StatelessIf", "Case", "StatelessCase"}
+_LOOPS = {"While", "StatelessWhile"}
+INPUTS = ("Placeholder", "VarHandleOp")  # as the picture of a function has them
+SCOPE = "gradients"  # name scope of the nodes that the engine makes
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A node at which the way from an input to the outputs ends: no gradient passes it."""
+
+    function: str
+    node: str
+    op: str
+    why: str
+    line: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.op} '{self.node}' in '{self.function}'{self.line}: {self.why}"
+
+
+@dataclass
+class Input:
+    """An input of the function.
+
+    Attributes:
+      name: its name, a variable's where it is one.
+      dtype: its dtype; of a variable, the value's.
+      connected: whether a path of differentiable ops leads from it to an output.
+      cuts: where the paths end that don't reach an output.
+    """
+
+    name: str
+    dtype: str
+    connected: bool
+    cuts: list[Cut] = field(default_factory=list)
+
+
+@dataclass
+class Explanation:
+    """What `explain` finds out.
+
+    Attributes:
+      function: the function's name.
+      inputs: its inputs, captured ones at the end.
+      error: why it can't be differentiated, empty if it can.
+      forward_nodes: nodes of the function and all that it calls.
+      gradient_nodes: nodes of the gradient function, calls written out in place, constants left out.
+      repeated: those of them that compute `f`, for the way back's sake.
+      kept: for each tensor of the forward pass that the way back needs, its bytes, or -1 where they are not known.
+      graph: the graph of the gradient function, what it calls written out in place; None if there is none.
+    """
+
+    function: str
+    inputs: list[Input]
+    error: str = ""
+    forward_nodes: int = 0
+    gradient_nodes: int = 0
+    repeated: list[str] = field(default_factory=list)
+    kept: dict[str, int] = field(default_factory=dict)
+    graph: graph_pb2.GraphDef | None = None
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of all that is kept for the way back, as far as they are known."""
+        return sum(size for size in self.kept.values() if size > 0)
+
+    def __str__(self) -> str:
+        lines = [f"Function '{self.function}'"]
+        for x in self.inputs:
+            lines.append(f"  {x.name} ({x.dtype}): {'has a gradient' if x.connected else 'no gradient'}")
+            lines += [f"    ends at {cut}" for cut in x.cuts]
+        if self.error:
+            return "\n".join([*lines, "  can't be differentiated:", *(f"    {x}" for x in self.error.splitlines())])
+        unknown = sum(size < 0 for size in self.kept.values())
+        lines.append(
+            f"  {self.forward_nodes} nodes; its gradient has {self.gradient_nodes}, "
+            f"of which {len(self.repeated)} compute f again"
+        )
+        lines.append(
+            f"  kept for the way back: {len(self.kept)} tensors, {self.kept_bytes:,} bytes"
+            + (f", {unknown} of unknown size" if unknown else "")
+        )
+        return "\n".join(lines)
+
+
+@_op.no_autograph
+def explain(f: Any, wrt: Sequence[bool] | None = None, unknown: int = 1) -> Explanation:
+    """Explains the gradient of a function without running it.
+
+    Args:
+      f: a `ConcreteFunction`, a `tf.function` with an `input_signature`, or whatever else `gradient_function` takes.
+      wrt: for each input, captured ones at the end, whether its gradient is wanted; by default of those that can have
+        one.
+      unknown: the size that dimensions of unknown size, such as a batch's, are taken to have where bytes are told.
+
+    Returns:
+      An `Explanation`; printed, it says for each input whether it has a gradient and, if not, at which ops the way ends
+      and at which line of the program they were made; then what is computed again and what is kept.
+
+    Raises:
+      TypeError: `f` is nothing that a function can be made of.
+
+    Example:
+      >>> f = tf.function(lambda x, y: x * tf.floor(y), input_signature=[tf.TensorSpec([], tf.float32)] * 2)
+      >>> [(x.name, x.connected) for x in tf_symgrad.explain(f).inputs]
+      [('x', True), ('y', False)]
+    """
+    function = _api._resolve(f, [])
+    explanation = Explanation(function.name, _Paths(function).inputs())
+    explanation.forward_nodes = sum(n.op != "Const" for d in function.definitions().function for n in d.node_def)
+    try:
+        gradient = _concrete.function_gradient(f, wrt)
+    except tf.errors.OpError as error:
+        explanation.error = str(error.message)
+        return explanation
+    explanation.graph = graph = _flattened(gradient, unknown)
+    nodes = [node for node in graph.node if node.op not in (*INPUTS, "Const", "NoOp")]
+    explanation.gradient_nodes = len(nodes)
+    explanation.repeated = [n.name for n in nodes if not is_backward(n.name) and n.op != "Identity"]
+    explanation.kept = _kept(graph)
+    return explanation
+
+
+def is_backward(node: str) -> bool:
+    """Whether a node of a gradient function belongs to the way back, by its name."""
+    return SCOPE in node.split("/")
+
+
+def _flattened(function: Any, unknown: int) -> graph_pb2.GraphDef:
+    """The graph of a gradient function with calls written out in place, without what stands for the calls."""
+    inlined = convert_to_constants._run_inline_graph_optimization(function, False, True)
+    glue = {
+        node.name: node.input[0] for node in inlined.node if node.op == "Identity" and node.name.startswith("Func/")
+    }
+    call = {
+        node.name.partition("/")[0] for node in inlined.node if "/" in node.name and not node.name.startswith("Func/")
+    }
+    prefix = f"{call.pop()}/" if len(call) == 1 else ""  # of the call that the function consists of
+
+    def renamed(x: str) -> str:
+        control, x = ("^", x[1:]) if x.startswith("^") else ("", x)
+        while x.partition(":")[0] in glue and not control:
+            x = glue[x.partition(":")[0]]
+        return control + x.removeprefix(prefix)
+
+    variables = {internal.op.name: _function.variable_spec(external) for external, internal in function.graph.captures}
+    graph = graph_pb2.GraphDef(library=inlined.library, versions=inlined.versions)
+    for node in inlined.node:
+        if node.name in glue or (node.op == "NoOp" and node.name.startswith("Func/")):
+            continue
+        copy = graph.node.add()
+        copy.CopyFrom(node)
+        copy.name = renamed(node.name)
+        copy.attr.pop("_class", None)  # may name what is left out
+        copy.input[:] = [renamed(x) for x in node.input if not x.startswith("^")]
+        if (variable := variables.get(node.name)) is not None:
+            copy.op = "VarHandleOp"  # which knows the variable's shape
+            copy.attr.clear()
+            copy.attr["dtype"].type = variable.dtype.as_datatype_enum
+            copy.attr["shape"].shape.CopyFrom(variable.shape.as_proto())
+        for dim in copy.attr["shape"].shape.dim if copy.op == "Placeholder" else ():
+            dim.size = unknown if dim.size < 0 else dim.size
+    return graph
+
+
+def _kept(definition: graph_pb2.GraphDef) -> dict[str, int]:
+    """The tensors that go from the forward part to the backward part, with their bytes (-1: not known)."""
+    with tf.Graph().as_default() as graph:
+        tf.graph_util.import_graph_def(definition, name="")
+    kept = {}
+    for operation in graph.get_operations():
+        asks = is_backward(operation.name) and operation.type not in ("Shape", "ShapeN", "Size", "Rank")
+        for x in operation.inputs if asks else ():
+            while x.op.type == "Identity" and not is_backward(x.op.name):
+                x = x.op.inputs[0]
+            if is_backward(x.op.name) or x.op.type in (*INPUTS, "Const"):
+                continue
+            size = x.shape.num_elements()
+            known = size is not None and x.dtype not in (tf.variant, tf.resource, tf.string)
+            kept[x.name] = size * x.dtype.size if known else -1
+    return kept
+
+
+class _Paths:
+    """Which inputs reach which outputs of functions by differentiable ops, and where the others end."""
+
+    def __init__(self, function: Function) -> None:
+        self._function = function
+        self._rules: Mapping[str, bool] = _loader.native().rules()
+        self._memo: dict[tuple[str, frozenset[int]], tuple[set[int], set[int], list[Cut]]] = {}
+
+    def inputs(self) -> list[Input]:
+        function = self._function
+        found = []
+        for i, (spec, value) in enumerate(zip(function.inputs, [*function.arguments, *function.captures], strict=True)):
+            variable = _function.variable_spec(value) if spec.dtype == tf.resource else None
+            name = next((v.name for v in function.variables if getattr(v, "handle", None) is value), spec.name)
+            smooth, _, cuts = self._reach(function.name, frozenset([i]))
+            if not ((variable or spec).dtype.is_floating or (variable or spec).dtype.is_complex):
+                smooth, cuts = set(), []  # its dtype says it all
+            found.append(
+                Input(
+                    str(name).partition(":")[0], (variable or spec).dtype.name, bool(smooth), list(dict.fromkeys(cuts))
+                )
+            )
+        return found
+
+    def _reach(self, name: str, sources: frozenset[int]) -> tuple[set[int], set[int], list[Cut]]:
+        """Of a function whose inputs `sources` vary: outputs that vary smoothly, outputs that vary, and cuts."""
+        key = (name, sources)
+        if key not in self._memo:
+            self._memo[key] = (set(), set(), [])  # what a recursive call finds
+            self._memo[key] = self._walk(name, sources)
+        return self._memo[key]
+
+    def _walk(self, name: str, sources: frozenset[int]) -> tuple[set[int], set[int], list[Cut]]:
+        member = self._function.library.get(name)
+        if member is None:
+            return set(), set(), []
+        definition = member.cached_definition
+        arguments = [arg.name for arg in definition.signature.input_arg]
+        smooth = {arguments[i] for i in sources if i < len(arguments)}  # tensors, as nodes name them
+        varying = set(smooth)
+        pending: list[tuple[set[str], list[Cut]]] = []  # what a node makes that is cut, and why
+        for node in _in_order(definition):
+            data = [x for x in node.input if not x.startswith("^")]
+            inputs = {i for i, x in enumerate(data) if x in varying}
+            if not inputs:
+                continue
+            passed = frozenset(i for i, x in enumerate(data) if x in smooth)
+            flows, cuts = self._through(name, node, passed)
+            outputs = _outputs(node)
+            varying.update(outputs)
+            smooth.update(x for i, x in enumerate(outputs) if i in flows)
+            if cuts and passed:
+                pending.append((set(outputs), cuts))
+        results = [definition.ret[arg.name] for arg in definition.signature.output_arg]
+        needed = _ancestors(definition, results)
+        cuts = [cut for outputs, found in pending if outputs & needed for cut in found]
+        reached = {i for i, x in enumerate(results) if x in smooth}
+        return reached, {i for i, x in enumerate(results) if x in varying}, cuts
+
+    def _through(self, function: str, node: node_def_pb2.NodeDef, passed: frozenset[int]) -> tuple[set[int], list[Cut]]:
+        """The outputs of a node that vary smoothly with the inputs `passed`, and the cuts that it makes."""
+        dtypes = _output_dtypes(node)
+        every = {i for i, t in enumerate(dtypes) if t.is_floating or t.is_complex or t in (tf.variant, tf.resource)}
+
+        def cut(why: str) -> list[Cut]:
+            return [Cut(function, node.name, node.op, why, _function.source_line(function, node.name))]
+
+        if "_symgrad_gradient" in node.attr or "_gradient_op_type" in node.attr:
+            return every, []
+        if node.op in _LOOPS:
+            return self._loop(node, passed)
+        callees, skipped = _callees(node, self._function.library)
+        if callees:
+            found = [self._reach(callee, frozenset(i - skipped for i in passed if i >= skipped)) for callee in callees]
+            return set().union(*(smooth for smooth, _, _ in found)), [c for _, _, cuts in found for c in cuts]
+        if not passed:
+            return set(), []
+        if node.op in ("StopGradient", "PreventGradient"):
+            return set(), cut("it stops gradients")
+        if node.op not in self._rules:
+            return every, cut("it has no rule: an error, where its gradient is needed")
+        if not self._rules[node.op]:
+            return set(), cut("its derivative is zero, or there is none")
+        if not every:
+            return set(), cut(f"its outputs are {', '.join(t.name for t in dtypes)}")
+        return every, []
+
+    def _loop(self, node: node_def_pb2.NodeDef, passed: frozenset[int]) -> tuple[set[int], list[Cut]]:
+        body, smooth = node.attr["body"].func.name, set(passed)
+        while True:  # what varies in one iteration may vary another variable in the next
+            reached, _, cuts = self._reach(body, frozenset(smooth))
+            if reached <= smooth:
+                return smooth, cuts
+            smooth |= reached
+
+
+def _in_order(definition: function_pb2.FunctionDef) -> Iterator[node_def_pb2.NodeDef]:
+    """Nodes, each after those that it takes data from."""
+    nodes = {node.name: node for node in definition.node_def}
+    done: set[str] = set()
+    for root in definition.node_def:
+        stack = [(root, False)]
+        while stack:
+            node, ready = stack.pop()
+            if ready:
+                yield node
+                continue
+            if node.name in done:
+                continue
+            done.add(node.name)
+            stack.append((node, True))
+            for x in node.input:
+                source = nodes.get(x.partition(":")[0])
+                if source is not None and source.name not in done:
+                    stack.append((source, False))
+
+
+def _ancestors(definition: function_pb2.FunctionDef, results: Iterable[str]) -> set[str]:
+    """The tensors that results are computed from, as nodes name them."""
+    nodes = {node.name: node for node in definition.node_def}
+    found: set[str] = set()
+    pending = list(results)
+    while pending:
+        x = pending.pop()
+        if x in found or x.startswith("^"):
+            continue
+        found.add(x)
+        node = nodes.get(x.partition(":")[0])
+        if node is not None:
+            pending += node.input
+    return found
+
+
+def _op_def(node: node_def_pb2.NodeDef) -> Any:
+    return op_def_registry.get(node.op)
+
+
+def _arg_dtypes(node: node_def_pb2.NodeDef, arg: Any) -> list[tf.DType]:
+    def attr(name: str) -> attr_value_pb2.AttrValue:  # to ask a map of protos for what it lacks would add it
+        if name in node.attr:
+            return node.attr[name]
+        return next((a.default_value for a in _op_def(node).attr if a.name == name), attr_value_pb2.AttrValue())
+
+    if arg.type_list_attr:
+        return [tf.as_dtype(t) for t in attr(arg.type_list_attr).list.type]
+    dtype = tf.as_dtype(arg.type or attr(arg.type_attr).type)
+    return [dtype] * (attr(arg.number_attr).i if arg.number_attr else 1)
+
+
+def _output_dtypes(node: node_def_pb2.NodeDef) -> list[tf.DType]:
+    op = _op_def(node)
+    return [] if op is None else [t for arg in op.output_arg for t in _arg_dtypes(node, arg)]
+
+
+def _outputs(node: node_def_pb2.NodeDef) -> list[str]:
+    """The outputs of a node, as other nodes of its function name them."""
+    op = _op_def(node)
+    if op is None:
+        return []
+    return [f"{node.name}:{arg.name}:{i}" for arg in op.output_arg for i in range(len(_arg_dtypes(node, arg)))]
+
+
+def _callees(node: node_def_pb2.NodeDef, library: Mapping[str, Any]) -> tuple[list[str], int]:
+    """The functions that a node calls one of with its inputs, and how many leading inputs they do not get."""
+    if node.op in library:
+        return [node.op], 0
+    if node.op in _CALLS:
+        return [node.attr["f"].func.name], int(node.op == "RemoteCall")
+    if node.op in ("If", "StatelessIf"):
+        return [node.attr["then_branch"].func.name, node.attr["else_branch"].func.name], 1
+    if node.op in _BRANCHES:
+        return [f.name for f in node.attr["branches"].list.func], 1
+    return [], 0
