@@ -17,14 +17,19 @@ OP = "TfSymgrad>SymbolicGradient"
 _library: Any = _loader.load()
 
 
-def run(inputs: Sequence[Any], tout: Sequence[Any], f: Any, name: str | None = None) -> list[Any]:
+def run(
+    inputs: Sequence[Any], tout: Sequence[Any], f: Any, name: str | None = None, wrt: Sequence[bool] = ()
+) -> list[Any]:
     """Runs the op, or adds it to the graph."""
+    if not tout:
+        return []
     if context.executing_eagerly():
         attrs = getattr(f, "name_attrs", f)
         if isinstance(attrs, attr_value_pb2.NameAttrList) and attrs.attr:
             # An eager op keeps the name of a function and drops its attrs; a graph keeps both.
-            return list(tf.function(lambda *x: run(x, tout, f, name), autograph=False)(*inputs))
-    return list(_library.tf_symgrad_symbolic_gradient(input=inputs, Tout=tout, f=f, name=name or "SymbolicGradient"))
+            return list(tf.function(lambda *x: run(x, tout, f, name, wrt), autograph=False)(*inputs))
+    name = name or "SymbolicGradient"
+    return list(_library.tf_symgrad_symbolic_gradient(input=inputs, Tout=tout, f=f, wrt=list(wrt), name=name))
 
 
 def no_autograph(f: F) -> F:
@@ -35,31 +40,43 @@ def no_autograph(f: F) -> F:
 @no_autograph
 def _symbolic_gradient_grad(op: Any, *cotangents: Any) -> list[Any]:
     """The gradient of a gradient is the gradient of the gradient function, which is a function like any other."""
-    wanted = [cotangent is not None for cotangent in cotangents]
-    if not any(wanted):
+    wrt = list(op.get_attr("wrt")) or [True] * len(op.outputs)
+    results = iter(zip(op.outputs, cotangents, strict=True))
+    output_of = [next(results) if w else (None, None) for w in wrt]
+    given = [cotangent is not None for _, cotangent in output_of]
+    rest = [(None, None)] * (len(op.inputs) - len(wrt))
+    tout = [_gradient_dtype(x, dx) for x, (dx, _) in zip(op.inputs, [*output_of, *rest], strict=True)]
+    wanted = [dtype.is_floating or dtype.is_complex for dtype in tout]
+    if not any(given) or not any(wanted):
         return [None] * len(op.inputs)
     f = op.get_attr("f")
     if not isinstance(f, _function.Function):
         graph = ops.get_default_graph() if context.executing_eagerly() else op.outputs[0].graph
         f = _function.from_name(_name_attrs(f), graph)
-    g = f.gradient(wanted)
+    g = f.gradient(given)
     seeds = [
         tf.convert_to_tensor(cotangent, dtype=dx.dtype)
         for cotangent, dx in zip(cotangents, op.outputs, strict=True)
         if cotangent is not None
     ]
-    # A resource can only be among the inputs of f, whose gradients are the op's outputs, of its variable's dtype.
-    tout = [op.outputs[i].dtype if x.dtype == tf.resource else x.dtype for i, x in enumerate(op.inputs)]
     inputs, count = [*op.inputs, *seeds], len(op.inputs)
 
     def told(g: _function.Function) -> _function.Function:
         return g if context.executing_eagerly() else g.specialized(g.with_captures(inputs, count))
 
-    g = _custom.differentiable(g, [True] * len(g.inputs), told)
+    g = _custom.differentiable(g, wanted, told)
     inputs = g.with_captures(inputs, count)
-    tout += [_function.gradient_dtype(*item) for item in zip(g.inputs[count:], inputs[count:], strict=False)]
-    gradients = run(inputs, tout, told(g))[:count]
-    return [dx if dx.dtype.is_floating or dx.dtype.is_complex else None for dx in gradients]
+    mask = [*wanted, *[False] * (len(g.inputs) - count)]
+    gradients = iter(run(inputs, [dtype for dtype, w in zip(tout, wanted, strict=True) if w], told(g), wrt=mask))
+    return [next(gradients) if w else None for w in wanted]
+
+
+def _gradient_dtype(x: Any, dx: Any) -> tf.DType:
+    """The dtype of the gradient of an input, of which the op may have computed one; a resource's if it has none."""
+    if x.dtype != tf.resource:
+        return x.dtype
+    variable = dx if dx is not None else _function.variable_spec(x)
+    return tf.resource if variable is None else variable.dtype
 
 
 def _name_attrs(f: Any) -> attr_value_pb2.NameAttrList:
