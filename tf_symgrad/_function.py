@@ -267,6 +267,16 @@ def variable_spec(handle: Any) -> tf.TensorSpec | None:
     return tf.TensorSpec(tf.TensorShape(known.shape), tf.as_dtype(known.dtype))
 
 
+def is_at_hand(tensor: Any) -> bool:
+    """Whether a tensor is of eager mode, of the default graph or of one that this is inside."""
+    graph = ops.get_default_graph()
+    while not isinstance(tensor, ops.EagerTensor) and graph is not tensor.graph:
+        graph = getattr(graph, "outer_graph", None)
+        if graph is None:
+            return False
+    return True
+
+
 def atomic(definition: function_pb2.FunctionDef) -> LibraryFunction:
     """A counted reference to a function of the eager context, which is given the function if it lacks it."""
     runtime = context.context()

@@ -95,7 +95,7 @@ class Lift:
             node = next(n for n in edited[caller].node_def if n.name == node_name)
             self._pass(node, sorted(passed[caller, node_name].items()), edited)
         captures = [self._tensors[number] for number in sorted(self._lacks.get(self._root.name, ()))]
-        foreign = [x for x in captures if not _is_at_hand(x)]
+        foreign = [x for x in captures if not _function.is_at_hand(x)]
         wrong += [f"  - a custom gradient takes {x}, which is a tensor of another graph" for x in foreign]
         return None if foreign else captures
 
@@ -130,16 +130,6 @@ class Lift:
                 dtype = self._tensors[number].dtype.as_datatype_enum
                 body.signature.output_arg.add(name=f"{name}_out", type=dtype)
                 body.ret[f"{name}_out"] = name
-
-
-def _is_at_hand(tensor: Any) -> bool:
-    """Whether a tensor is of eager mode, of the default graph or of one that this is inside."""
-    graph = ops.get_default_graph()
-    while not isinstance(tensor, ops.EagerTensor) and graph is not tensor.graph:
-        graph = getattr(graph, "outer_graph", None)
-        if graph is None:
-            return False
-    return True
 
 
 def _called(node: node_def_pb2.NodeDef, library: dict[str, Any]) -> set[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import tensorflow as tf
+
 from tf_symgrad import _op
 
 __all__ = ["SymbolicGradient"]
@@ -43,4 +45,13 @@ def SymbolicGradient(
       >>> tf_symgrad.raw_ops.SymbolicGradient(input=[tf.constant(0.), tf.constant(1.)], Tout=[tf.float32], f=f)
       [<tf.Tensor: shape=(), dtype=float32, numpy=1.0>]
     """
-    return _op.run(list(input), list(Tout), f, name, wrt)
+    inputs = list(input)
+    captured = list(getattr(f, "captured_inputs", ()))
+    if captured and len(inputs) != (needed := len(f.inputs) + len(f.outputs)):
+        raise tf.errors.InvalidArgumentError(
+            None,
+            None,
+            f"input holds {len(inputs)} tensors, but {f.name!r} needs {needed}: it captures {len(captured)}, which are "
+            "inputs of the raw op: [*inputs, *f.captured_inputs, *cotangents]. tf_symgrad.symbolic_gradient adds them.",
+        )
+    return _op.run(inputs, list(Tout), f, name, wrt)
