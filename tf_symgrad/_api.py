@@ -36,9 +36,9 @@ def symbolic_gradient(
       Tout: the dtype of each gradient. May be left out, as it follows from `f`: the input's dtype or, where that is a
         resource, its variable's.
       f: the function: a `ConcreteFunction`; a `tf.function`, which is traced for the inputs if it has no
-        `input_signature`; a plain Python callable, which is traced anew each time; a `Defun`; or the name of a function, or a
-        `NameAttrList`, that the graph or the eager context has. How many of the inputs are a callable's follows from
-        its parameters.
+        `input_signature`; a plain Python callable, which is traced anew each time; a `Defun`; or the name of a
+        function, or a `NameAttrList`, that the graph or the eager context has. How many of the inputs are a callable's
+        follows from its parameters.
       name: a name for the op.
       capture_gradients: whether to return, after the gradients of the `N` inputs, those of the tensors and variables
         that `f` captures, in the order of `ConcreteFunction.captured_inputs`. In any case the captured tensors are

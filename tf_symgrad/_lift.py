@@ -158,14 +158,4 @@ def _reference(tensor: Any, graph: Any, definition: function_pb2.FunctionDef) ->
     for argument, x in zip(definition.signature.input_arg, graph.inputs, strict=False):
         if x is tensor:
             return str(argument.name)
-    index = tensor.value_index
-    for argument in tensor.op.op_def.output_arg:
-        count = 1
-        if argument.number_attr:
-            count = tensor.op.get_attr(argument.number_attr)
-        elif argument.type_list_attr:
-            count = len(tensor.op.get_attr(argument.type_list_attr))
-        if index < count:
-            return f"{tensor.op.name}:{argument.name}:{index}"
-        index -= count
-    return None
+    return _function.reference(tensor.op.name, tensor)
