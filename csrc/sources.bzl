@@ -24,6 +24,7 @@ ENGINE = [
     "csrc/engine/function/facts.cc",
     "csrc/engine/function/fingerprint.cc",
     "csrc/engine/function/functions.cc",
+    "csrc/engine/function/resources.cc",
     "csrc/engine/gradient.cc",
     "csrc/engine/read/flows.cc",
     "csrc/engine/read/function_text.cc",

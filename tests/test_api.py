@@ -4,6 +4,7 @@ import doctest
 import gc
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -485,6 +486,70 @@ def test_functions_are_released() -> None:
         use()
     gc.collect()
     assert len(context.context().list_function_names()) <= len(before) + 1
+
+
+# ---- A callable is traced anew; a tf.function is how to say that it need not be. ----
+
+
+class Scale:
+    """Two of them are equal, whatever they hold."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def __call__(self, x: Any) -> Any:
+        return self.factor * x
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Scale)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+@simply
+def test_what_a_callable_reads_may_change(run: Any) -> None:
+    factor, scale, held = 2.0, Scale(2.0), {"factor": 2.0}
+    callables = [lambda x: factor * x, scale, lambda x: held["factor"] * x]
+    for value in (2.0, 5.0):
+        factor = scale.factor = held["factor"] = value
+        for f in callables:
+            (dx,) = run(lambda x, dy: symbolic_gradient([x, dy], f=f), X, DY)  # noqa: B023
+            np.testing.assert_allclose(dx, value * DY)
+    np.testing.assert_allclose(symbolic_gradient([X, DY], f=Scale(2.0))[0], 2 * DY)
+
+
+def test_callables_are_not_kept() -> None:
+    def use() -> weakref.ref[Any]:
+        table = np.ones(1000, np.float32)
+        symbolic_gradient([X, DY], f=lambda x: x * tf.reduce_sum(tf.constant(table)))
+        return weakref.ref(table)
+
+    kept = use()
+    gc.collect()
+    assert kept() is None
+
+
+@simply
+def test_outputs_of_dtypes_without_gradient(run: Any) -> None:
+    def f(x: Any, name: Any = None) -> Any:
+        return tf.square(x, name), tf.strings.as_string(x), tf.argmax(x)
+
+    (dx,) = run(lambda x, dy: symbolic_gradient([x, dy, ["", "", ""], tf.constant(0, tf.int64)], f=f), X, DY)
+    np.testing.assert_allclose(dx, 2 * X * DY)
+
+
+def test_load_registers_the_gradient() -> None:
+    code = (
+        "import tensorflow as tf, tf_symgrad; ops = tf_symgrad.load();"
+        "f = tf.function(lambda x: x**3).get_concrete_function(tf.TensorSpec([]))\n"
+        "with tf.GradientTape() as tape:\n"
+        "  x = tf.Variable(2.0)\n"
+        "  dx = ops.tf_symgrad_symbolic_gradient(input=[x, 1.0], Tout=[tf.float32], f=f)\n"
+        "assert tape.gradient(dx, x).numpy() == 12"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_import_is_cheap() -> None:

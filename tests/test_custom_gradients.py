@@ -579,3 +579,84 @@ def test_a_saved_model_without_its_custom_gradients(tmp_path: Path) -> None:
     concrete = loaded.__call__.get_concrete_function()
     with pytest.raises((tf.errors.UnimplementedError, LookupError), match=r"custom_gradient"):
         tf_symgrad.symbolic_gradient([VECTOR], f=concrete)
+
+
+# ---- Ops that only the engine can differentiate, in gradients that Python takes ----
+
+
+def remainder(x: Any) -> Any:
+    """x mod 0.7, whose derivative is 1; TensorFlow has none."""
+    return tf.raw_ops.Mod(x=x, y=tf.constant(0.7, tf.float64))
+
+
+def by_tape(dy: Any, x: Any) -> Any:
+    with tf.GradientTape() as t:
+        t.watch(x)
+        y = remainder(x) * x
+    return t.gradient(y, x, output_gradients=dy)
+
+
+def colored(x: Any) -> Any:
+    """TensorFlow declares HSVToRGB to have no gradient."""
+    return tf.image.hsv_to_rgb(tf.reshape(x, [1, 1, 3]))[0, 0] * x
+
+
+NATIVE: dict[str, tuple[Fn, Fn]] = {
+    "recompute_grad": (lambda x: tf.recompute_grad(lambda x: remainder(x) * x)(x), lambda x: remainder(x) * x),
+    "recompute_grad, declared to have none": (lambda x: tf.recompute_grad(colored)(x), colored),
+    "recompute_grad of a function": (
+        lambda x: tf.recompute_grad(lambda x: tf.function(remainder)(x) * x)(x),
+        lambda x: remainder(x) * x,
+    ),
+    "tape": (
+        tf.custom_gradient(lambda x: (tf.identity(x), lambda dy: by_tape(dy, x))),
+        lambda x: remainder(x) * x,
+    ),
+    "tf.gradients": (
+        tf.custom_gradient(lambda x: (tf.identity(x), lambda dy: tf.gradients(remainder(x) * x, x, dy)[0])),
+        lambda x: remainder(x) * x,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NATIVE)
+def test_ops_without_gradient_in_python(case: str) -> None:
+    f, plain = NATIVE[case]
+    x, dy = tf.constant(VECTOR), tf.constant(OTHER)
+    got = tf_symgrad.symbolic_gradient([x, dy], f=tf.function(lambda x: f(x * 1.0)).get_concrete_function(x))
+    expected = tf_symgrad.symbolic_gradient([x, dy], f=plain)
+    assert np.abs(expected[0]).max() > 0.1
+    equal(got, expected)
+
+
+def test_rules_of_the_engine_are_lent_to_traces_alone() -> None:
+    test_ops_without_gradient_in_python("recompute_grad")
+    x = tf.constant(VECTOR)
+    with tf.GradientTape() as t:
+        t.watch(x)
+        y = remainder(x)
+    with pytest.raises(LookupError, match="Mod"):
+        t.gradient(y, x)
+
+
+def test_gradient_of_no_module() -> None:
+    def gradient(op: Any, dy: Any) -> Any:
+        return 3.0 * dy
+
+    gradient.__module__ = None  # type: ignore[assignment]
+    tf.RegisterGradient("SymgradTestOfNoModule")(gradient)
+    override = {"Tanh": "SymgradTestOfNoModule"}
+
+    def f(x: Any) -> Any:
+        with tf.compat.v1.get_default_graph().gradient_override_map(override):
+            return tf.tanh(x)
+
+    @tf.custom_gradient
+    def g(x: Any) -> Any:
+        def of_g(dy: Any) -> Any:
+            return 5.0 * dy
+
+        of_g.__module__ = None  # type: ignore[assignment]
+        return tf.identity(x), of_g
+
+    np.testing.assert_allclose(tf_symgrad.symbolic_gradient([VECTOR, OTHER], f=lambda x: g(f(x)))[0], 15 * OTHER)

@@ -76,6 +76,19 @@ WRONG_CALLS: dict[str, tuple[Any, dict[str, Any], str]] = {
         {"f": product},
         r"cotangent of output 0 must have shape \(2,\), not \(\)",
     ),
+    "shape of a cotangent, of an f with optional arguments": (
+        [TWO, [1.0, 2.0, 3.0]],
+        {"f": tf.math.square},
+        r"cotangent of output 0 must have shape \(2,\), not \(3,\)",
+    ),
+    "dtype of a cotangent, of an f with optional arguments": (
+        [TWO, lambda: tf.constant(TWO, tf.float64)],
+        {"f": tf.math.square},
+        r"cotangent of output 0 must be float32, not float64",
+    ),
+    "None as a cotangent": ([TWO, TWO, None], {"f": product}, r"cotangent of output 0 is None.*zeros_like"),
+    "None as a cotangent of a callable": ([TWO, None], {"f": tf.math.square}, r"cotangent of output 0 is None"),
+    "None as an input": ([TWO, None, TWO], {"f": product}, r"input 1 \('b'\) is None"),
     "dy of a vector left out": ([TWO], {"f": tf.identity}, r"hold 2 tensors.* holds 1|cotangent for each output"),
     "dtype in Tout": (
         [TWO] * 3,
@@ -113,7 +126,7 @@ def test_no_function(f: Any, run: Any) -> None:
         run(lambda: symbolic_gradient([1.0, 1.0], f=f))
 
 
-@pytest.mark.parametrize("values", [None, 1.0, ONE])
+@pytest.mark.parametrize("values", [None, 1.0, ONE, "ab", {"x": ONE}])
 def test_no_list(values: Any) -> None:
     with pytest.raises(TypeError, match="must be a list of tensors"):
         symbolic_gradient(values, f=tf.square)
@@ -148,6 +161,31 @@ def test_wrong_raw_call(inputs: Any, tout: Any, message: str, run: Any) -> None:
 def test_raw_call_of_an_unknown_function(run: Any) -> None:
     with pytest.raises(errors.NotFoundError, match="no_such_function"):
         run(lambda: raw("no_such_function", 1.0, 1.0, tout=[tf.float32]))
+
+
+@pytest.mark.parametrize("run", [in_eager_mode, in_function], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("f", [tf.square, product, 3])
+def test_raw_call_of_a_callable(f: Any, run: Any) -> None:
+    with pytest.raises(TypeError, match=r"get_concrete_function\(\.\.\.\) .*symbolic_gradient"):
+        run(lambda: raw(f, TWO, TWO))
+
+
+@pytest.mark.parametrize("run", [in_eager_mode, in_function], ids=lambda f: f.__name__)
+def test_raw_call_without_the_captures(run: Any) -> None:
+    v = tf.Variable(1.0)
+    f = tf.function(lambda x: x * v).get_concrete_function(PAIR)
+    with pytest.raises(errors.InvalidArgumentError, match=r"needs 3: it captures 1, .*\*f.captured_inputs"):
+        run(lambda: raw(f, TWO, TWO, tout=[tf.float32]))
+
+
+@everywhere
+@pytest.mark.parametrize("place", ["input 0", "the cotangent of output 0"])
+def test_tensor_out_of_scope(place: str, run: Any) -> None:
+    leaked: list[Any] = []
+    tf.function(lambda x: leaked.append(2 * x))(tf.constant(TWO))
+    values = [leaked[0], TWO] if place == "input 0" else [TWO, leaked[0]]
+    with pytest.raises(errors.InvalidArgumentError, match=rf"{place}.* is .*mul.*no part of what is running"):
+        run(lambda: symbolic_gradient(values, f=tf.square))
 
 
 # ---- Ops without a gradient. ----
@@ -186,6 +224,20 @@ def test_op_without_gradient_in_a_function_that_is_called(run: Any) -> None:
         run(lambda: symbolic_gradient([TWO], f=lambda x: tf.reduce_sum(called(x))))
     line = line_of(twice, "inner")
     assert re.search(rf"node 'inner' \(op Bitcast, made at {__file__}:{line}\)", str(raised.value))
+
+
+@everywhere
+def test_op_without_gradient_behind_another_is_listed(run: Any) -> None:
+    called = tf.function(twice)
+
+    def f(x: Any) -> Any:
+        y = tf.exp(tf.raw_ops.Bitcast(input=called(x), type=tf.float32, name="middle"))
+        return tf.reduce_sum(tf.raw_ops.Bitcast(input=y, type=tf.float32, name="last"))
+
+    with pytest.raises(errors.UnimplementedError) as raised:
+        run(lambda: symbolic_gradient([TWO], f=f))
+    for node in ("inner", "middle", "last"):
+        assert f"node '{node}' (op Bitcast" in str(raised.value)
 
 
 @pytest.mark.parametrize("run", [in_eager_mode, in_function], ids=lambda f: f.__name__)

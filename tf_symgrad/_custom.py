@@ -23,7 +23,7 @@ from tensorflow.python.eager.polymorphic_function import atomic_function
 from tensorflow.python.framework import auto_control_deps, func_graph, ops
 from tensorflow.python.ops import script_ops
 
-from tf_symgrad import _function, _lift, _loader
+from tf_symgrad import _function, _lift, _loader, _registry
 from tf_symgrad._function import Function
 
 GRADIENT, INPUTS, OUTPUTS = "_symgrad_gradient", "_symgrad_gradient_inputs", "_symgrad_gradient_outputs"
@@ -123,7 +123,11 @@ def _is_registered(op: str) -> bool:
         gradient = ops.gradient_registry.lookup(op)
     except LookupError:
         return False
-    return gradient is not None and not gradient.__module__.startswith("tensorflow.python.")
+    return gradient is not None and not _is_tensorflows(gradient)
+
+
+def _is_tensorflows(gradient: Any) -> bool:
+    return (getattr(gradient, "__module__", None) or "").startswith("tensorflow.python.")
 
 
 # A gradient as a function of tensors, then cotangents; the tensors; for each input of the op, which output is its.
@@ -172,7 +176,7 @@ def _twin(op: Any, python_gradient: Any) -> tuple[Any, list[Any]] | None:
         closure = sorted(inspect.getclosurevars(gradient).nonlocals.items())
     except (KeyError, TypeError):
         return None
-    if variables or not gradient.__module__.startswith("tensorflow.python."):
+    if variables or not _is_tensorflows(gradient):
         return None
     tensors = [x for _, x in closure if isinstance(x, tf.Tensor)]
     parts: list[Any] = [(x.dtype, str(x.shape)) for x in [*op.inputs, *op.outputs]]
@@ -192,7 +196,7 @@ def _trace_anew(op: Any, python_gradient: Any) -> Traced | None:
     body = func_graph.FuncGraph(f"symgrad_gradient_of_{op.type}")
     # Writes and prints of the gradient function happen, and in its order.
     controls = auto_control_deps.AutomaticControlDependencies()
-    with body.as_default(), tf.name_scope("gradient"), controls:
+    with body.as_default(), tf.name_scope("gradient"), controls, _registry.native_rules():
         seeds = [tf.compat.v1.placeholder(y.dtype, y.shape) for y in op.outputs]
         gradients = python_gradient(op, *seeds)
         gradients = list(gradients) if isinstance(gradients, (list, tuple)) else [gradients]

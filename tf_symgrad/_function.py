@@ -182,8 +182,8 @@ def from_concrete_function(concrete: Any) -> Function:
             attr_value_pb2.NameAttrList(name=tf.compat.as_str(root.name)),
             reachable(root, _finder(ops.get_default_graph())),
             # A tape that has been over the function added to the outputs of its graph, not to those of its definition.
-            [_spec(x) for x in concrete.inputs[: len(signature.input_arg)]],
-            [_spec(y) for y in concrete.outputs[: len(signature.output_arg)]],
+            [spec(x) for x in concrete.inputs[: len(signature.input_arg)]],
+            [spec(y) for y in concrete.outputs[: len(signature.output_arg)]],
         )
     function = copy.copy(known)
     function.captures = list(concrete.captured_inputs)
@@ -233,8 +233,8 @@ def from_library_function(
     return Function(
         name_attrs,
         reachable(root, _finder(graph)),
-        [_spec(x) for x in traced.inputs] if traced else _specs(signature.name, signature.input_arg, name_attrs.attr),
-        [_spec(y) for y in traced.outputs] if traced else _specs(signature.name, signature.output_arg, name_attrs.attr),
+        [spec(x) for x in traced.inputs] if traced else _specs(signature.name, signature.input_arg, name_attrs.attr),
+        [spec(y) for y in traced.outputs] if traced else _specs(signature.name, signature.output_arg, name_attrs.attr),
         owner=root,
     )
 
@@ -296,6 +296,16 @@ class _Definition(atomic_function.AtomicFunction):  # type: ignore[misc]
                         scope._add_function(atomic(runtime.get_function_def(name)))
                 self._generated_graph = function_def_to_graph.function_def_to_graph(self.cached_definition)
         return self._generated_graph
+
+
+def is_at_hand(tensor: Any) -> bool:
+    """Whether a tensor is of eager mode, of the default graph or of one that this is inside."""
+    graph = ops.get_default_graph()
+    while not isinstance(tensor, ops.EagerTensor) and graph is not tensor.graph:
+        graph = getattr(graph, "outer_graph", None)
+        if graph is None:
+            return False
+    return True
 
 
 def atomic(definition: function_pb2.FunctionDef) -> LibraryFunction:
@@ -374,8 +384,23 @@ def callees(definition: function_pb2.FunctionDef) -> Iterator[str]:
 _MAX_TENSORS = 1 << 16  # of one argument: what is beyond is no function, but an attempt to allocate
 
 
-def _spec(tensor: Any) -> tf.TensorSpec:
+def spec(tensor: Any) -> tf.TensorSpec:
     return tf.TensorSpec(tensor.shape, tensor.dtype, name=tensor.op.name)
+
+
+def reference(node: str, tensor: Any) -> str:
+    """How a node of a function names a tensor that another node computes, as `tensor`'s op does, by that one's name."""
+    index = tensor.value_index
+    for argument in tensor.op.op_def.output_arg:
+        count = 1
+        if argument.number_attr:
+            count = tensor.op.get_attr(argument.number_attr)
+        elif argument.type_list_attr:
+            count = len(tensor.op.get_attr(argument.type_list_attr))
+        if index < count:
+            return f"{node}:{argument.name}:{index}"
+        index -= count
+    raise AssertionError(f"{tensor} is no output of its op")
 
 
 def _specs(function: str, args: Iterable[Any], attrs: Any) -> list[tf.TensorSpec]:

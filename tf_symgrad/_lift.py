@@ -95,7 +95,7 @@ class Lift:
             node = next(n for n in edited[caller].node_def if n.name == node_name)
             self._pass(node, sorted(passed[caller, node_name].items()), edited)
         captures = [self._tensors[number] for number in sorted(self._lacks.get(self._root.name, ()))]
-        foreign = [x for x in captures if not _is_at_hand(x)]
+        foreign = [x for x in captures if not _function.is_at_hand(x)]
         wrong += [f"  - a custom gradient takes {x}, which is a tensor of another graph" for x in foreign]
         return None if foreign else captures
 
@@ -132,16 +132,6 @@ class Lift:
                 body.ret[f"{name}_out"] = name
 
 
-def _is_at_hand(tensor: Any) -> bool:
-    """Whether a tensor is of eager mode, of the default graph or of one that this is inside."""
-    graph = ops.get_default_graph()
-    while not isinstance(tensor, ops.EagerTensor) and graph is not tensor.graph:
-        graph = getattr(graph, "outer_graph", None)
-        if graph is None:
-            return False
-    return True
-
-
 def _called(node: node_def_pb2.NodeDef, library: dict[str, Any]) -> set[str]:
     """The functions of a library that a node calls."""
     names = {node.op}
@@ -168,14 +158,4 @@ def _reference(tensor: Any, graph: Any, definition: function_pb2.FunctionDef) ->
     for argument, x in zip(definition.signature.input_arg, graph.inputs, strict=False):
         if x is tensor:
             return str(argument.name)
-    index = tensor.value_index
-    for argument in tensor.op.op_def.output_arg:
-        count = 1
-        if argument.number_attr:
-            count = tensor.op.get_attr(argument.number_attr)
-        elif argument.type_list_attr:
-            count = len(tensor.op.get_attr(argument.type_list_attr))
-        if index < count:
-            return f"{tensor.op.name}:{argument.name}:{index}"
-        index -= count
-    return None
+    return _function.reference(tensor.op.name, tensor)

@@ -43,6 +43,8 @@ def get_cmake_dir() -> str:
 def load() -> ModuleType:
     """Loads the op library into TensorFlow and returns the module of its generated op functions.
 
+    The op is then there for graphs and saved models that hold it, and so is its gradient for tapes and `tf.gradients`.
+
     The kernel for XLA comes with it: it costs a few milliseconds, and XLA must have it before it first meets the op.
 
     Raises:
@@ -65,7 +67,9 @@ def load() -> ModuleType:
             if has_xla:
                 _load(xla, tf.load_library)
             _ops = ops if hasattr(ops, "tf_symgrad_symbolic_gradient") else _op_functions()
-        return _ops
+    # Registers the op's gradient for tapes. Not under the lock: who imports that module first waits for the lock.
+    importlib.import_module("tf_symgrad._op")
+    return _ops
 
 
 def _load(path: Path, load_library: Callable[[str], Any]) -> Any:

@@ -5,26 +5,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import tensorflow as tf
+
 from tf_symgrad import _op
 
 __all__ = ["SymbolicGradient"]
 
 
 @_op.no_autograph
-def SymbolicGradient(*, input: Sequence[Any], Tout: Sequence[Any], f: Any, name: str | None = None) -> list[Any]:  # noqa: A002
+def SymbolicGradient(
+    *,
+    input: Sequence[Any],  # noqa: A002 (the op's name)
+    Tout: Sequence[Any],
+    f: Any,
+    wrt: Sequence[bool] = (),
+    name: str | None = None,
+) -> list[Any]:
     """Computes the gradient of the function `f`; takes what `tf.raw_ops.SymbolicGradient` takes.
 
     Nothing is inferred or checked early: `tf_symgrad.symbolic_gradient` is the op with its conveniences.
 
     Args:
       input: the `N` inputs of `f`, those that it captures among them, then a cotangent for each of its `M` outputs.
-      Tout: the dtype of each of the `N` results: that of the input, or the variable's for a resource.
+      Tout: the dtype of each of the results: that of the input, or the variable's for a resource.
       f: a function that the graph (or, in eager mode, the context) has: its name, a `NameAttrList`, or an object with
         `name` and `add_to_graph`, such as a `ConcreteFunction` or a `Defun`.
+      wrt: for each input of `f`, whether its gradient is wanted; all are if left out. `Tout` names the dtypes of the
+        wanted ones. A resource that is no variable, such as a lookup table, has no gradient and must not be wanted.
       name: a name for the op.
 
     Returns:
-      `N` tensors, the cotangents of the inputs of `f`.
+      `N` tensors, the cotangents of the inputs of `f`, or of those alone that are wanted.
 
     Raises:
       tf.errors.OpError: for a function that can't be differentiated, when the graph runs.
@@ -34,4 +45,13 @@ def SymbolicGradient(*, input: Sequence[Any], Tout: Sequence[Any], f: Any, name:
       >>> tf_symgrad.raw_ops.SymbolicGradient(input=[tf.constant(0.), tf.constant(1.)], Tout=[tf.float32], f=f)
       [<tf.Tensor: shape=(), dtype=float32, numpy=1.0>]
     """
-    return _op.run(list(input), list(Tout), f, name)
+    inputs = list(input)
+    captured = list(getattr(f, "captured_inputs", ()))
+    if captured and len(inputs) != (needed := len(f.inputs) + len(f.outputs)):
+        raise tf.errors.InvalidArgumentError(
+            None,
+            None,
+            f"input holds {len(inputs)} tensors, but {f.name!r} needs {needed}: it captures {len(captured)}, which are "
+            "inputs of the raw op: [*inputs, *f.captured_inputs, *cotangents]. tf_symgrad.symbolic_gradient adds them.",
+        )
+    return _op.run(inputs, list(Tout), f, name, wrt)

@@ -102,21 +102,35 @@ absl::Status ToStatus(const Errors& errors, const NameAttrList& f, const Slots& 
                    " inputs ", Dtypes(inputs), " to M = ", outputs.size(), " outputs ", Dtypes(outputs)));
 }
 
+Slots Wanted(const Slots& inputs, const std::vector<bool>& wrt) {
+  if (wrt.empty()) return inputs;
+  Slots wanted;
+  for (size_t i = 0; i < std::min(inputs.size(), wrt.size()); ++i)
+    if (wrt[i]) wanted.push_back(inputs[i]);
+  return wanted;
+}
+
 // What the signature of f alone tells.
 absl::Status CheckAgainstCallee(const Call& call, const Slots& inputs, const Slots& outputs) {
   const size_t n = inputs.size(), m = outputs.size();
+  const Slots wanted = Wanted(inputs, call.wrt);
   Errors errors;
   CheckLength("input", call.tin.size(), n + m,
               "the N inputs of the function, then a gradient for each of its M outputs", &errors);
-  CheckLength("Tout", call.tout.size(), n, "a dtype for each of the N inputs of the function", &errors);
+  if (call.wrt.empty()) {
+    CheckLength("Tout", call.tout.size(), n, "a dtype for each of the N inputs of the function", &errors);
+  } else {
+    CheckLength("wrt", call.wrt.size(), n, "a flag for each of the N inputs of the function", &errors);
+    CheckLength("Tout", call.tout.size(), wanted.size(), "a dtype for each input that wrt is true of", &errors);
+  }
   for (size_t i = 0; i < n; ++i) CheckDtype("input", i, call.tin, inputs[i], "input", &errors);
   for (size_t i = 0; i < m; ++i) {
     if (!DecidedByEngine(outputs[i].dtype))
       CheckDtype("input", n + i, call.tin, outputs[i], "the gradient for output", &errors);
   }
-  for (size_t i = 0; i < n; ++i) {
-    if (!DecidedByEngine(inputs[i].dtype))
-      CheckDtype("Tout", i, call.tout, inputs[i], "the gradient for input", &errors);
+  for (size_t k = 0; k < wanted.size(); ++k) {
+    if (!DecidedByEngine(wanted[k].dtype))
+      CheckDtype("Tout", k, call.tout, wanted[k], "the gradient for input", &errors);
   }
   return ToStatus(errors, call.f, inputs, outputs);
 }
@@ -140,8 +154,9 @@ absl::Status CheckAgainstGradient(const FunctionLibraryDefinition& library, cons
     const OpDef::ArgDef& arg = signature.input_arg(i);
     CheckDtype("input", i, call.tin, {arg.name(), arg.type()}, "input of the gradient function", &errors);
   }
-  for (int i = 0; i < std::min<int>(signature.output_arg_size(), inputs.size()); ++i) {
-    CheckDtype("Tout", i, call.tout, {inputs[i].name, signature.output_arg(i).type()}, "the gradient for input",
+  const Slots wanted = Wanted(inputs, call.wrt);
+  for (int k = 0; k < std::min<int>(signature.output_arg_size(), wanted.size()); ++k) {
+    CheckDtype("Tout", k, call.tout, {wanted[k].name, signature.output_arg(k).type()}, "the gradient for input",
                &errors);
   }
   return ToStatus(errors, call.f, inputs, outputs);
@@ -155,23 +170,20 @@ absl::StatusOr<Call> Call::Parse(tensorflow::AttrSlice attrs) {
   TF_RETURN_IF_ERROR(tensorflow::GetNodeAttr(attrs, "f", &f));
   TF_RETURN_IF_ERROR(tensorflow::GetNodeAttr(attrs, "Tin", &call.tin));
   TF_RETURN_IF_ERROR(tensorflow::GetNodeAttr(attrs, "Tout", &call.tout));
+  if (attrs.Find("wrt") != nullptr) TF_RETURN_IF_ERROR(tensorflow::GetNodeAttr(attrs, "wrt", &call.wrt));
   call.f = *f;
   return call;
 }
 
 absl::StatusOr<GradientFunction> PrepareCall(const FunctionLibraryDefinition& library, const Call& call) {
-  GradientRequest request = {call.f, {}};
+  GradientRequest request = {WithVariableDtypes(call.f, call.tin, call.tout, call.wrt), call.wrt};
   auto record = library.FindRecord(call.f.name());
   if (record == nullptr) return BuildGradient(library, request);  // the engine says what there is instead
   const OpDef& signature = record->fdef().signature();
   TF_ASSIGN_OR_RETURN(const Slots inputs, Expand(signature.input_arg(), call.f, call.tin.size()));
   TF_ASSIGN_OR_RETURN(const Slots outputs, Expand(signature.output_arg(), call.f, call.tin.size()));
   TF_RETURN_IF_ERROR(CheckAgainstCallee(call, inputs, outputs));
-  // Tout tells the dtypes of variables, which f does not where it does not read them.
-  auto& attrs = *request.f.mutable_attr();
-  const auto is_resource = [](tensorflow::DataType t) { return t == tensorflow::DT_RESOURCE; };
-  if (!attrs.contains(kInputDtypes) && std::any_of(call.tin.begin(), call.tin.end(), is_resource))
-    for (const tensorflow::DataType t : call.tout) attrs[kInputDtypes].mutable_list()->add_type(t);
+  if (std::find(call.wrt.begin(), call.wrt.end(), false) == call.wrt.end()) request.wrt.clear();  // one name for all
   TF_ASSIGN_OR_RETURN(GradientFunction gradient, BuildGradient(library, request));
   TF_RETURN_IF_ERROR(CheckAgainstGradient(library, call, gradient, inputs, outputs));
   return gradient;

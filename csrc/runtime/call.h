@@ -2,6 +2,8 @@
 // that a wrong call gets the same error through both doors.
 #pragma once
 
+#include <vector>
+
 #include "absl/status/statusor.h"
 #include "csrc/engine/gradient.h"
 #include "tensorflow/core/framework/function.h"
@@ -12,12 +14,15 @@ namespace symgrad {
 
 inline constexpr char kOpName[] = "TfSymgrad>SymbolicGradient";
 
-// A node's attrs Tin, Tout and f.
+// A node's attrs Tin, Tout, f and wrt.
 struct Call {
   tensorflow::NameAttrList f;
   tensorflow::DataTypeVector tin;
   tensorflow::DataTypeVector tout;
+  std::vector<bool> wrt;  // empty: all
 
+  // How many inputs f has, if the call is right.
+  size_t num_inputs() const { return wrt.empty() ? tout.size() : wrt.size(); }
   static absl::StatusOr<Call> Parse(tensorflow::AttrSlice attrs);
 };
 

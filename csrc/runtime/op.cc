@@ -1,16 +1,43 @@
 // The op: its signature and its shapes.
 #include "tensorflow/core/framework/op.h"
 
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "csrc/runtime/call.h"
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/shape_inference.h"
+#include "tensorflow/core/platform/statusor.h"
 
 namespace symgrad {
 namespace {
 
 using tensorflow::shape_inference::InferenceContext;
 
+// The input that each output is the gradient of.
+absl::StatusOr<std::vector<int>> WantedInputs(InferenceContext* c) {
+  std::vector<bool> wrt;
+  TF_RETURN_IF_ERROR(c->GetAttr("wrt", &wrt));
+  std::vector<int> wanted;
+  for (int i = 0; wrt.empty() ? i < c->num_outputs() : i < static_cast<int>(wrt.size()); ++i)
+    if (wrt.empty() || wrt[i]) wanted.push_back(i);
+  if (static_cast<int>(wanted.size()) != c->num_outputs()) {
+    return absl::InvalidArgumentError(absl::StrCat(kOpName, ": wrt asks for ", wanted.size(),
+                                                   " gradients, but Tout has ", c->num_outputs(),
+                                                   " dtypes. Tout is a dtype for each input that wrt is true of."));
+  }
+  if (!wrt.empty() && static_cast<int>(wrt.size()) > c->num_inputs()) {
+    return absl::InvalidArgumentError(absl::StrCat(kOpName, ": wrt has ", wrt.size(), " flags and Tin only ",
+                                                   c->num_inputs(),
+                                                   " dtypes. wrt is a flag for each of the "
+                                                   "function's inputs, with which Tin begins."));
+  }
+  return wanted;
+}
+
 absl::Status Shape(InferenceContext* c) {
+  TF_ASSIGN_OR_RETURN(const std::vector<int> wanted, WantedInputs(c));
   if (c->num_outputs() > c->num_inputs()) {
     return absl::InvalidArgumentError(
         absl::StrCat(kOpName, ": Tout has ", c->num_outputs(), " dtypes and Tin only ", c->num_inputs(),
@@ -19,13 +46,14 @@ absl::Status Shape(InferenceContext* c) {
   }
   tensorflow::DataTypeVector tin;
   TF_RETURN_IF_ERROR(c->GetAttr("Tin", &tin));
-  for (int i = 0; i < c->num_outputs(); ++i) {
+  for (int k = 0; k < c->num_outputs(); ++k) {
+    const int i = wanted[k];
     if (tin[i] != tensorflow::DT_RESOURCE) {
-      c->set_output(i, c->input(i));
+      c->set_output(k, c->input(i));
       continue;
     }
     const auto* variable = c->input_handle_shapes_and_types(i);
-    c->set_output(i, variable != nullptr && variable->size() == 1 ? (*variable)[0].shape : c->UnknownShape());
+    c->set_output(k, variable != nullptr && variable->size() == 1 ? (*variable)[0].shape : c->UnknownShape());
   }
   return absl::OkStatus();
 }
@@ -40,6 +68,7 @@ REGISTER_OP("TfSymgrad>SymbolicGradient")
     .Attr("Tin: list(type) >= 0")
     .Attr("Tout: list(type) >= 0")
     .Attr("f: func")
+    .Attr("wrt: list(bool) = []")
     .SetIsStateful()
     .SetShapeFn(Shape)
     .Doc(R"doc(
@@ -61,11 +90,15 @@ function `f`, and with `Unimplemented`, which lists all of them, if ops in `f` h
 
 input: The N inputs of `f`, then the M gradients `dy` with respect to its outputs, each with the dtype and shape of its
   output. An output of integer, bool or string dtype has a `dy` as well, which is ignored.
-output: The gradient with respect to each input of `f`, with its dtype and shape; for a resource input, those of its
-  variable. Zeros where `f` does not depend on an input, or the input is of integer, bool or string dtype.
+output: The gradient with respect to each input of `f` (that is wanted, see `wrt`), with its dtype and shape; for a
+  resource input, those of its variable. Zeros where `f` does not depend on an input, or the input is of integer, bool
+  or string dtype.
 Tin: The dtypes of `input`.
 Tout: The dtypes of `output`: those of the inputs of `f`, and of the variable for a resource input.
 f: The function to differentiate.
+wrt: For each input of `f`, whether its gradient is wanted; `output` and `Tout` are those of the wanted inputs alone, in
+  order. Empty: all are. A resource that is no variable (a lookup table, an iterator, a queue) has no gradient, and must
+  not be wanted.
 )doc");
 
 }  // namespace

@@ -79,15 +79,13 @@ absl::StatusOr<TensorShapeProto> StaticShape(XlaOpKernelContext* ctx, int i) {
 // f with the shapes that XLA knows: all are static as a rule, so that the gradient function computes none.
 absl::StatusOr<NameAttrList> WithShapes(XlaOpKernelContext* ctx, const Call& call) {
   NameAttrList f = call.f;
-  auto& shapes = (*f.mutable_attr())[kInputShapes];
-  auto& dtypes = (*f.mutable_attr())[kInputDtypes];
-  shapes.clear_value();
-  dtypes.clear_value();
-  for (int i = 0; i < std::min<int>(call.tout.size(), ctx->num_inputs()); ++i) {
-    TF_ASSIGN_OR_RETURN(*shapes.mutable_list()->add_shape(), StaticShape(ctx, i));
-    dtypes.mutable_list()->add_type(call.tin[i] == tensorflow::DT_RESOURCE ? call.tout[i] : call.tin[i]);
+  auto& attrs = *f.mutable_attr();
+  attrs.erase(kInputDtypes);
+  attrs[kInputShapes].clear_value();
+  for (int i = 0; i < std::min<int>(call.num_inputs(), ctx->num_inputs()); ++i) {
+    TF_ASSIGN_OR_RETURN(*attrs[kInputShapes].mutable_list()->add_shape(), StaticShape(ctx, i));
   }
-  return f;
+  return WithVariableDtypes(std::move(f), call.tin, call.tout, call.wrt);
 }
 
 // The body of g, optimised as XlaCompiler does with the functions that it compiles: calls are inlined, and what XLA

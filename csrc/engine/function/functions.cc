@@ -1,5 +1,6 @@
 #include "csrc/engine/function/functions.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
@@ -49,6 +50,19 @@ tf::NameAttrList WithInputs(tf::NameAttrList f, const Body& body, absl::Span<con
   auto* flows = (*f.mutable_attr())[kInputFlows].mutable_list();
   flows->Clear();
   for (const Port& p : inputs) flows->add_type(body.flow(p));
+  return f;
+}
+
+tf::NameAttrList WithVariableDtypes(tf::NameAttrList f, const tf::DataTypeVector& tin, const tf::DataTypeVector& tout,
+                                    const std::vector<bool>& wrt) {
+  if (f.attr().contains(kInputDtypes) || std::find(tin.begin(), tin.end(), tf::DT_RESOURCE) == tin.end()) return f;
+  auto* dtypes = (*f.mutable_attr())[kInputDtypes].mutable_list();
+  const size_t inputs = std::min(tin.size(), wrt.empty() ? tout.size() : wrt.size());
+  for (size_t i = 0, k = 0; i < inputs; ++i) {
+    const bool wanted = (wrt.empty() || wrt[i]) && k < tout.size();
+    const tf::DataType gradient = wanted ? tout[k++] : tf::DT_INVALID;
+    dtypes->add_type(tin[i] == tf::DT_RESOURCE ? gradient : tin[i]);
+  }
   return f;
 }
 

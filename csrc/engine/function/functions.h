@@ -43,6 +43,11 @@ tf::NameAttrList WithInputs(tf::NameAttrList f, const Body& body, absl::Span<con
 
 tf::PartialTensorShape StaticShape(const Shape& shape);
 
+// f as a gradient op differentiates it (attrs Tin, Tout and wrt): Tout tells the dtypes of variables (kInputDtypes),
+// which f does not where it does not read them.
+tf::NameAttrList WithVariableDtypes(tf::NameAttrList f, const tf::DataTypeVector& tin, const tf::DataTypeVector& tout,
+                                    const std::vector<bool>& wrt);
+
 // Which arguments and results of a function are flows of arrays (flows.h), as the function itself tells: the dtypes of
 // elements, DT_INVALID for what is no flow.
 struct Flows {
@@ -67,8 +72,8 @@ class Functions {
   // `name` and what it calls, of the generated functions.
   tf::FunctionDefLibrary Generated(const std::string& name) const;
 
-  // The name of the generated function that computes the gradients of f, for a gradient op within a function.
-  virtual absl::StatusOr<std::string> GradientOf(const tf::NameAttrList& f) = 0;
+  // The name of the generated function that computes the gradients of f with respect to the wanted inputs (empty: all).
+  virtual absl::StatusOr<std::string> Gradient(const tf::NameAttrList& f, std::vector<bool> wrt) = 0;
   // The static shapes of f's results; empty if f can't be read.
   virtual const std::vector<tf::PartialTensorShape>& ResultShapes(const tf::NameAttrList& f) = 0;
   // Whether there are arrays at all, and which arguments and results of f are their flows.

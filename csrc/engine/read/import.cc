@@ -246,7 +246,11 @@ class FunctionReader {
 
   // A gradient op is a call of the gradient function of its f.
   bool ResolveGradient(Item* item) {
-    const absl::StatusOr<std::string> gradient = functions_->GradientOf(item->def->attr().at("f").func());
+    const auto& attrs = item->def->attr();
+    const auto& flags = attrs.at("wrt").list().b();
+    const std::vector<bool> wrt(flags.begin(), flags.end());
+    const absl::StatusOr<std::string> gradient =
+        functions_->Gradient(WithVariableDtypes(attrs.at("f").func(), item->in, item->out, wrt), wrt);
     if (!gradient.ok()) return NodeError(*item->def, std::string(gradient.status().message())), false;
     const auto record = functions_->Find(*gradient);
     tf::NodeDef* call = body_->NewDef();

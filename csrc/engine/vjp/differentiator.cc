@@ -4,7 +4,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "csrc/engine/function/errors.h"
 #include "csrc/engine/function/fingerprint.h"
+#include "csrc/engine/function/resources.h"
 #include "csrc/engine/read/flows.h"
 #include "csrc/engine/read/import.h"
 #include "csrc/engine/vjp/row_sum.h"
@@ -67,8 +69,25 @@ absl::StatusOr<V> ZerosFor(Builder* builder, int arg) {
   if (handle == body->handles.end() || handle->second.empty())
     return absl::InvalidArgumentError(absl::StrCat(
         "function '", body->function, "': argument '", body->name(arg), "' is a variable that nothing depends on and ",
-        "whose dtype the function does not tell: leave it out of the wanted inputs"));
+        "whose dtype the function does not tell: leave it out of the wanted inputs (wrt)"));
   return ZerosOf(ToValue(p), handle->second[0].dtype, tf::DT_INVALID);
+}
+
+// Resources that are no variables have no gradient: an error that names them all, if some are wanted.
+absl::Status CheckResources(const Functions& functions, const tf::NameAttrList& f, const Body& body,
+                            const std::vector<bool>& wrt) {
+  Errors errors;
+  for (size_t i = 0; i < wrt.size(); ++i) {
+    if (!wrt[i] || body.output({body.args[i], 0}).dtype != tf::DT_RESOURCE) continue;
+    const std::string use = UseAsOtherResource(functions, f.name(), static_cast<int>(i));
+    if (!use.empty()) errors.Add(absl::StrCat("input ", i, " '", body.name(body.args[i]), "': see ", use));
+  }
+  if (errors.empty()) return absl::OkStatus();
+  return errors.ToStatus(
+      absl::StatusCode::kInvalidArgument,
+      absl::StrCat(
+          "function '", f.name(), "' has inputs that are resources but no variables, and so have no gradient. ",
+          "Leave them out of the wanted inputs, by attr wrt of the op, a flag for each input of the function"));
 }
 
 std::vector<Port> ArgPorts(const std::vector<int>& args) {
@@ -99,6 +118,7 @@ absl::StatusOr<std::string> Differentiator::Gradient(const tf::NameAttrList& f, 
     return absl::InvalidArgumentError(absl::StrCat("function '", f.name(), "' has ", args.size(),
                                                    " inputs, but wrt has ", wrt.size(),
                                                    " flags: give one for each input"));
+  TF_RETURN_IF_ERROR(CheckResources(*this, f, *body, wrt));
   Builder builder(body.get());
   Builder::Scope scope(&builder);
   const std::vector<bool> seeds(body->results.size(), true);

@@ -54,7 +54,7 @@ class Differentiator final : public Functions {
   using Functions::Functions;
 
   // Pullback after forward in one function, pruned to the wanted inputs (empty: all): g(x…, dy…) -> dx…
-  absl::StatusOr<std::string> Gradient(const tf::NameAttrList& f, std::vector<bool> wrt);
+  absl::StatusOr<std::string> Gradient(const tf::NameAttrList& f, std::vector<bool> wrt) override;
   // `loop`, where f is the body of one: what is known of its arguments.
   absl::StatusOr<const SplitVjp*> Split(const tf::NameAttrList& f, const std::vector<bool>& wrt,
                                         const std::vector<bool>& seeds, const LoopArguments* loop = nullptr);
@@ -67,7 +67,6 @@ class Differentiator final : public Functions {
   // The cotangents of the inputs of a node that comes with a gradient function of its own.
   absl::StatusOr<Grads> CustomGradient(Builder* builder, const Frame& frame);
 
-  absl::StatusOr<std::string> GradientOf(const tf::NameAttrList& f) override { return Gradient(f, {}); }
   const std::vector<tf::PartialTensorShape>& ResultShapes(const tf::NameAttrList& f) override;
   bool has_arrays() const override { return has_arrays_.value_or(false); }
   const Flows& FlowsOf(const tf::NameAttrList& f) override;

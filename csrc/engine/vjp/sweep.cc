@@ -157,6 +157,12 @@ class Sweep {
     if (errors_.empty() || code != absl::StatusCode::kUnimplemented) code_ = code;
     errors_.Add(absl::StrCat("node '", body_->name(id), "' (op ", body_->node(id).type(),
                              "): ", absl::StrReplaceAll(what, {{"\n", "\n    "}})));
+    // The sweep goes on, with any cotangents, to what else is wrong behind this node.
+    for (const Port& p : body_->node(id).inputs) {
+      const tf::DataType dtype = tf::BaseType(body_->output(p).dtype);
+      if (Wanted(p) && dtype != tf::DT_RESOURCE && dtype != tf::DT_VARIANT && body_->flow(p) == tf::DT_INVALID)
+        cotangents_[body_->output_index(p)].push_back(zeros_like(ToValue(p)));
+    }
   }
 
   Builder* const builder_;

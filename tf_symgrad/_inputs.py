@@ -1,0 +1,144 @@
+"""What a user gives as inputs and cotangents, as the tensors that the op takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.eager import context
+from tensorflow.python.framework import composite_tensor, ops
+from tensorflow.python.ops import resource_variable_ops
+
+from tf_symgrad import _function
+from tf_symgrad._function import Function, invalid
+
+
+def flatten(values: Sequence[Any]) -> list[Any]:
+    flat: list[Any] = []
+    for value in values:
+        for leaf in tf.nest.flatten(value) if is_structure(value) else [value]:
+            flat += tf.nest.flatten(leaf, expand_composites=True) if is_composite(leaf) else [leaf]
+    return flat
+
+
+def is_structure(value: Any) -> bool:
+    """Whether a value holds tensors, rather than being one: [[1.0, 2.0]] is a matrix, [x, y] two tensors."""
+    if not tf.nest.is_nested(value):
+        return False
+    return isinstance(value, Mapping) or any(
+        isinstance(leaf, (tf.Tensor, tf.Variable, np.ndarray)) or is_composite(leaf) for leaf in tf.nest.flatten(value)
+    )
+
+
+def is_composite(value: Any) -> bool:
+    """Whether a value is made of tensors, but is none itself: sparse, ragged, an iterator."""
+    return isinstance(value, composite_tensor.CompositeTensor) and not isinstance(
+        value, (tf.Variable, tf.IndexedSlices)
+    )
+
+
+def op_inputs(function: Function, values: list[Any]) -> list[Any]:
+    """All inputs of the op."""
+    arguments, outputs = function.arguments, function.outputs
+    if len(values) == len(arguments) and is_scalar(function):
+        values = [*values, tf.constant(1.0, outputs[0].dtype)]
+    elif len(values) != len(arguments) + len(outputs):
+        counted = f"{describe('input', arguments)} and {describe('output', outputs)}"
+        captures = f" The {len(function.captures)} that it captures are added for you." if function.captures else ""
+        raise invalid(
+            f"{function} has {counted}, so input must hold {len(arguments) + len(outputs)} tensors: the inputs of the "
+            f"function, then a cotangent for each output. It holds {len(values)}.{captures}"
+        )
+    specs = [*arguments, *outputs]
+    roles = [f"input {i} ('{x.name}')" for i, x in enumerate(arguments)]
+    roles += [f"the cotangent of output {i}" for i in range(len(outputs))]
+    converted = [_convert(*item, function) for item in zip(values, specs, roles, strict=True)]
+    return [_inlined(x) for x in (*converted[: len(arguments)], *function.captures, *converted[len(arguments) :])]
+
+
+def _inlined(x: Any) -> Any:
+    """A shape or an axis from outside of the graph as a constant in it.
+
+    The graph would take it as an input, which XLA makes a constant of only where it sees what it is for.
+    """
+    if context.executing_eagerly() or not isinstance(x, ops.EagerTensor) or not x.dtype.is_integer:
+        return x
+    return tf.constant(x.numpy(), x.dtype) if x.shape.num_elements() <= 16 else x
+
+
+def _convert(value: Any, spec: tf.TensorSpec, role: str, function: Function) -> Any:
+    if spec.dtype == tf.resource:
+        if isinstance(value, tf.Variable):
+            resource_variable_ops.variable_accessed(value)
+        value = getattr(value, "handle", value)
+    if value is None:
+        raise invalid(f"{function}: {role} is None. Where there is none, pass zeros: tf.zeros_like(y).")
+    try:
+        tensor = value if isinstance(value, tf.Tensor) else as_tensor(value, spec.dtype)
+    except (TypeError, ValueError) as error:
+        raise invalid(
+            f"{function}: {role} must be a {spec.dtype.name} tensor; {value!r} can't be made one: {error}"
+        ) from error
+    if not _function.is_at_hand(tensor):
+        raise invalid(
+            f"{function}: {role} is {tensor}, a tensor of {tensor.graph}, which is no part of what is running now. "
+            "Return it from its tf.function, or take the gradient there."
+        )
+    if tensor.dtype != spec.dtype:
+        raise invalid(
+            f"{function}: {role} must be {spec.dtype.name}, not {tensor.dtype.name}. Cast it: "
+            f"tf.cast(x, tf.{spec.dtype.name})."
+        )
+    if not spec.shape.is_compatible_with(tensor.shape):
+        raise invalid(
+            f"{function}: {role} must have shape {spec.shape}, not {tensor.shape}. Reshape it, or trace the function "
+            "for this shape."
+        )
+    return tensor
+
+
+def as_tensor(value: Any, dtype: tf.DType | None = None) -> Any:
+    if isinstance(value, (tf.Variable, tf.IndexedSlices)):
+        return tf.convert_to_tensor(value)
+    return tf.convert_to_tensor(value, dtype=dtype)
+
+
+def is_scalar(function: Function) -> bool:
+    """Whether the function has one output, a real floating-point scalar."""
+    outputs = function.outputs
+    return len(outputs) == 1 and outputs[0].dtype.is_floating and outputs[0].shape.rank == 0
+
+
+def tout(function: Function, inputs: Sequence[Any], given: Sequence[Any] | None) -> list[tf.DType]:
+    """The dtypes of the gradients, checked against those that the caller gives."""
+    specs = list(zip(function.inputs, inputs, strict=False))
+    if given is None:
+        return [_function.gradient_dtype(spec, value) for spec, value in specs]
+    try:
+        dtypes = [tf.as_dtype(dtype) for dtype in given]
+    except TypeError as error:
+        raise invalid(f"Tout must be a list of dtypes, not {given!r}: {error}") from error
+    arguments = function.arguments
+    if len(dtypes) not in (len(arguments), len(specs)):
+        raise invalid(
+            f"{function} has {describe('input', arguments)}, so Tout must name {len(arguments)} dtypes. It names "
+            f"{len(dtypes)}. Leave Tout out to have it inferred."
+        )
+    dtypes += [_function.gradient_dtype(spec, value) for spec, value in specs[len(dtypes) :]]
+    for i, ((spec, value), dtype) in enumerate(zip(specs, dtypes, strict=True)):
+        known = spec.dtype != tf.resource or _function.variable_spec(value) is not None
+        if known and dtype != (expected := _function.gradient_dtype(spec, value)):
+            raise invalid(
+                f"{function}: Tout[{i}] is {dtype.name}, but the gradient of input {i} ('{spec.name}') is "
+                f"{expected.name}. Leave Tout out to have it inferred, and cast the result."
+            )
+    return dtypes
+
+
+def describe(what: str, specs: Sequence[tf.TensorSpec]) -> str:
+    if not specs:
+        return f"no {what}s"
+    dtypes = ", ".join(spec.dtype.name for spec in specs[:8]) + (", ..." if len(specs) > 8 else "")
+    return f"{len(specs)} {what}{'' if len(specs) == 1 else 's'} ({dtypes})"
