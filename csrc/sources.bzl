@@ -47,13 +47,17 @@ ENGINE = [
     "csrc/engine/write/op.cc",
     "csrc/engine/write/vocabulary.cc",
     "csrc/runtime/call.cc",
+    "csrc/runtime/function_kernel.cc",
     "csrc/runtime/kernel.cc",
     "csrc/runtime/op.cc",
     "csrc/runtime/pass.cc",
 ]
 
 # libtf_symgrad_xla.so: the op under XLA. It needs libtensorflow_cc, which BUILD does without.
-XLA = ["csrc/xla/kernel.cc"]
+XLA = [
+    "csrc/xla/kernel.cc",
+    "csrc/xla/launch.cc",
+]
 
 # tf_symgrad/_native: the Python module.
 MODULE = ["csrc/python/module.cc"]

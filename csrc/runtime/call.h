@@ -14,6 +14,9 @@ namespace symgrad {
 
 inline constexpr char kOpName[] = "TfSymgrad>SymbolicGradient";
 
+// A node of the op that has this attr is left to XLA's kernel (csrc/xla), in a function that XLA compiles.
+inline constexpr char kLeftToXla[] = "_symgrad_left_to_xla";
+
 // A node's attrs Tin, Tout, f and wrt.
 struct Call {
   tensorflow::NameAttrList f;

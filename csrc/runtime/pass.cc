@@ -1,5 +1,6 @@
 // The graph pass: before a graph is placed, every node of the op in it, and in every function that it can reach,
 // becomes a call of the gradient function. What then runs is stock TensorFlow, which inlines, optimises and places it.
+#include <algorithm>
 #include <cstdlib>
 #include <deque>
 #include <memory>
@@ -37,11 +38,10 @@ bool Disabled() {
   return value != nullptr && std::string(value) == "1";
 }
 
+bool IsToExpand(const NodeDef& node) { return node.op() == kOpName && !node.attr().contains(kLeftToXla); }
+
 bool Contains(const FunctionDef& fdef) {
-  for (const NodeDef& node : fdef.node_def()) {
-    if (node.op() == kOpName) return true;
-  }
-  return false;
+  return std::any_of(fdef.node_def().begin(), fdef.node_def().end(), IsToExpand);
 }
 
 // An op in a polymorphic function may have attrs that only an instantiation knows. The kernel runs it.
@@ -157,7 +157,7 @@ class Expansion {
       FunctionDef& changed = changed_[name];
       changed = *fdef;
       for (NodeDef& node : *changed.mutable_node_def()) {
-        if (node.op() != kOpName || IsPolymorphic(node)) {
+        if (!IsToExpand(node) || IsPolymorphic(node)) {
           VisitReferences(node);
           continue;
         }

@@ -11,9 +11,11 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "csrc/engine/function/errors.h"
 #include "csrc/engine/function/functions.h"
 #include "csrc/runtime/call.h"
+#include "tensorflow/compiler/tf2xla/const_analysis.h"
 #include "tensorflow/compiler/tf2xla/graph_compiler.h"
 #include "tensorflow/compiler/tf2xla/rearrange_function_argument.h"
 #include "tensorflow/compiler/tf2xla/tf2xla_util.h"
@@ -76,14 +78,25 @@ absl::StatusOr<TensorShapeProto> StaticShape(XlaOpKernelContext* ctx, int i) {
   return proto;
 }
 
-// f with the shapes that XLA knows: all are static as a rule, so that the gradient function computes none.
-absl::StatusOr<NameAttrList> WithShapes(XlaOpKernelContext* ctx, const Call& call) {
+// A small integer that XLA knows: a size or a bound, as a rule.
+bool IsKnownInteger(const XlaExpression& input) {
+  constexpr int64_t kMaxElements = 64;
+  return input.kind() == XlaExpression::Kind::kConstant &&
+         (input.dtype() == tensorflow::DT_INT32 || input.dtype() == tensorflow::DT_INT64) &&
+         input.constant_value()->NumElements() <= kMaxElements;
+}
+
+// f with what XLA knows of its inputs: all shapes are static as a rule, so that the gradient function computes none.
+absl::StatusOr<NameAttrList> WithFacts(XlaOpKernelContext* ctx, const Call& call) {
   NameAttrList f = call.f;
   auto& attrs = *f.mutable_attr();
   attrs.erase(kInputDtypes);
   attrs[kInputShapes].clear_value();
+  attrs[kInputValues].clear_value();
   for (int i = 0; i < std::min<int>(call.num_inputs(), ctx->num_inputs()); ++i) {
     TF_ASSIGN_OR_RETURN(*attrs[kInputShapes].mutable_list()->add_shape(), StaticShape(ctx, i));
+    tensorflow::TensorProto* value = attrs[kInputValues].mutable_list()->add_tensor();
+    if (IsKnownInteger(ctx->InputExpression(i))) ctx->InputExpression(i).constant_value()->AsProtoField(value);
   }
   return WithVariableDtypes(std::move(f), call.tin, call.tout, call.wrt);
 }
@@ -117,6 +130,76 @@ absl::StatusOr<std::unique_ptr<Graph>> Prepare(const NameAttrList& g, XlaCompile
   TF_RETURN_IF_ERROR(tensorflow::PropagateConstIntoFunctionalNodes(graph.get(), library, library));
   TF_RETURN_IF_ERROR(tensorflow::RearrangeFunctionArguments(find, graph.get(), library));
   return graph;
+}
+
+// Which inputs of a function XLA must know when it compiles, and does not.
+absl::StatusOr<std::vector<int>> UnknownInputs(XlaOpKernelContext* ctx, const Graph& graph, XlaCompiler* compiler) {
+  std::vector<bool> needed(ctx->num_inputs());
+  TF_RETURN_IF_ERROR(tensorflow::BackwardsConstAnalysis(graph, &needed, nullptr, compiler->flib_runtime()));
+  std::vector<int> unknown;
+  for (int i = 0; i < ctx->num_inputs(); ++i) {
+    const XlaExpression& input = ctx->InputExpression(i);
+    if (!needed[i] || input.kind() == XlaExpression::Kind::kConstant) continue;
+    bool known = false;
+    if (input.kind() == XlaExpression::Kind::kXlaOp) {
+      TF_ASSIGN_OR_RETURN(const auto value, input.ResolveConstant(compiler->client()));
+      known = value.has_value();
+    }
+    if (!known) unknown.push_back(i);
+  }
+  return unknown;
+}
+
+bool IsDynamic(const xla::ShapeProto& shape) {
+  const auto& dimensions = shape.is_dynamic_dimension();
+  return std::any_of(dimensions.begin(), dimensions.end(), [](bool dynamic) { return dynamic; }) ||
+         std::any_of(shape.tuple_shapes().begin(), shape.tuple_shapes().end(), IsDynamic);
+}
+
+// What XLA would compute with arrays whose shapes are known only when it runs is often wrong, with no error. So where
+// an input is not known that should be, the function is compiled for itself first, to see whether it has such arrays.
+absl::Status CheckStatic(XlaOpKernelContext* ctx, const Graph& graph, XlaCompiler* compiler) {
+  std::vector<XlaCompiler::Argument> args(ctx->num_inputs());
+  for (int i = 0; i < ctx->num_inputs(); ++i) {
+    const XlaExpression& input = ctx->InputExpression(i);
+    if (input.kind() == XlaExpression::Kind::kResource) {
+      XlaCompiler::PopulateArgumentFromResource(*input.resource(), &args[i]);
+      continue;
+    }
+    args[i].type = ctx->input_type(i);
+    if (input.kind() == XlaExpression::Kind::kConstant) {
+      args[i].kind = XlaCompiler::Argument::kConstant;
+      args[i].constant_value = *input.constant_value();
+    } else {
+      args[i].kind = XlaCompiler::Argument::kParameter;
+      TF_ASSIGN_OR_RETURN(args[i].shape, ctx->InputXlaShape(i));
+    }
+  }
+  auto copy = std::make_unique<Graph>(graph.flib_def());
+  tensorflow::CopyGraph(graph, copy.get());
+  XlaCompiler::CompilationResult result;
+  XlaCompiler::CompileOptions options;
+  options.is_entry_computation = false;
+  TF_RETURN_IF_ERROR(compiler->CompileGraph(options, "symbolic_gradient", std::move(copy), args, &result));
+  for (const auto& computation : result.computation->proto().computations())
+    for (const auto& instruction : computation.instructions())
+      if (IsDynamic(instruction.shape()))
+        return absl::InvalidArgumentError(absl::StrCat("the shape of node '", instruction.metadata().op_name(),
+                                                       "' (op ", instruction.metadata().op_type(),
+                                                       ") would be known only when it runs."));
+  return absl::OkStatus();
+}
+
+absl::Status CheckInputs(XlaOpKernelContext* ctx, const Graph& graph, XlaCompiler* compiler, const NameAttrList& f) {
+  TF_ASSIGN_OR_RETURN(const std::vector<int> unknown, UnknownInputs(ctx, graph, compiler));
+  if (unknown.empty()) return absl::OkStatus();
+  const absl::Status status = CheckStatic(ctx, graph, compiler);
+  if (status.ok()) return status;
+  return absl::InvalidArgumentError(
+      absl::StrCat("XLA can't compile the gradient of function '", f.name(),
+                   "': a shape, an axis or a bound in it depends on input ", absl::StrJoin(unknown, ", input "),
+                   " of the op, which must be a compile-time constant: pass a constant, an ",
+                   "argument of the function that is compiled, or what is computed of these. ", status.message()));
 }
 
 // All at once what XLA has no kernel for, before it meets the first.
@@ -176,7 +259,7 @@ class XlaSymbolicGradientOp : public tensorflow::XlaOpKernel {
   absl::Status AddGradients(XlaOpKernelContext* ctx) const {
     const FunctionLibraryDefinition& base = *ctx->function_library()->GetFunctionLibraryDefinition();
     Call call = call_;
-    TF_ASSIGN_OR_RETURN(call.f, WithShapes(ctx, call_));
+    TF_ASSIGN_OR_RETURN(call.f, WithFacts(ctx, call_));
     TF_ASSIGN_OR_RETURN(const GradientFunction gradient, PrepareCall(base, call));
 
     // A compiler of its own, like the one at hand but for its library. That one's belongs to the process's runtime and
@@ -191,6 +274,7 @@ class XlaSymbolicGradientOp : public tensorflow::XlaOpKernel {
     g.set_name(gradient.name);
     TF_ASSIGN_OR_RETURN(const std::unique_ptr<Graph> graph, Prepare(g, &compiler, &library));
     TF_RETURN_IF_ERROR(CheckKernels(*graph, call_.f, compiler));
+    TF_RETURN_IF_ERROR(CheckInputs(ctx, *graph, &compiler, call_.f));
     std::vector<XlaExpression> inputs;
     for (int i = 0; i < ctx->num_inputs(); ++i) inputs.push_back(ctx->InputExpression(i));
     TF_ASSIGN_OR_RETURN(const std::vector<XlaExpression> results,
