@@ -405,6 +405,69 @@ def test_persistent_tape_and_jacobian() -> None:
     np.testing.assert_allclose(tape.jacobian(dx, x, experimental_use_pfor=False), np.diag(6 * X), rtol=1e-6)
 
 
+@pytest.mark.parametrize("run", [in_eager_mode, in_function], ids=lambda f: f.__name__)
+def test_forward_accumulator(run: Any) -> None:
+    def f(x: Any) -> Any:
+        tangent = tf.constant(DY)
+        with tf.autodiff.ForwardAccumulator(x, tangent) as outer:
+            (dx,) = symbolic_gradient([x], f=lambda x: tf.reduce_sum(x**4) * x[0])
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                (dy,) = symbolic_gradient([x], f=total)
+            d2y = tape.gradient(dy, x)
+        return outer.jvp(dx), outer.jvp(d2y)
+
+    with tf.GradientTape() as outer:
+        x = tf.constant(X)
+        outer.watch(x)
+        with tf.GradientTape() as inner:
+            inner.watch(x)
+            y = tf.reduce_sum(x**4) * x[0]
+        dx = inner.gradient(y, x)
+    expected = tf.linalg.matvec(outer.jacobian(dx, x), DY)
+    jvp, third = run(f, X)
+    np.testing.assert_allclose(jvp, expected, rtol=1e-5)
+    np.testing.assert_allclose(third, 6 * DY, rtol=1e-6)
+
+
+WEIGHTS = np.linspace(-1.0, 1.0, 9, dtype=np.float32).reshape(3, 3)
+inner_sine = tf.function(lambda x: tf.sin(x) * x, experimental_attributes={"_noinline": True})
+BATCHED: dict[str, Callable[..., Any]] = {
+    "ops": lambda x, w: tf.reduce_sum(tf.tanh(tf.linalg.matvec(w, x)) ** 2),
+    "call": lambda x, w: tf.reduce_sum(inner_sine(tf.linalg.matvec(w, inner_sine(x)))),
+    "branch": lambda x, w: tf.cond(x[0] > 0.0, lambda: tf.reduce_sum(w * x), lambda: tf.exp(x[2])),
+    "loop": lambda x, w: tf.while_loop(
+        lambda i, y: i < 3, lambda i, y: (i + 1, tf.tanh(tf.linalg.matvec(w, y))), (0, x)
+    )[1][0],
+}
+
+
+@pytest.mark.parametrize("run", [in_eager_mode, in_function], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("case", BATCHED)
+def test_vectorized_map(case: str, run: Any, caplog: pytest.LogCaptureFixture) -> None:
+    rows = np.stack([X, DY, X - DY])
+    f = tf.function(BATCHED[case], autograph=False)
+    batch = run(lambda rows: tf.vectorized_map(lambda x: symbolic_gradient([x, WEIGHTS], f=f), rows), rows)
+    expected = [symbolic_gradient([x, WEIGHTS], f=f) for x in rows]
+    for got, each in zip(batch, zip(*expected, strict=True), strict=True):
+        np.testing.assert_allclose(got, np.stack(each), rtol=1e-4, atol=1e-5)
+    assert "TfSymgrad" not in caplog.text  # "Using a while_loop for converting TfSymgrad>SymbolicGradient"
+
+
+@pytest.mark.parametrize("run", [in_eager_mode, in_function], ids=lambda f: f.__name__)
+def test_jacobian_by_tape(run: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def f(x: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            (dx,) = symbolic_gradient([x], f=lambda x: tf.reduce_sum(x**3) * x[0])
+        return tape.jacobian(dx, x)
+
+    a, b, c = X
+    expected = [[12 * a**2, 3 * b**2, 3 * c**2], [3 * b**2, 6 * a * b, 0], [3 * c**2, 0, 6 * a * c]]
+    np.testing.assert_allclose(run(f, X), expected, rtol=1e-5)
+    assert "TfSymgrad" not in caplog.text
+
+
 def test_tf_gradients_twice() -> None:
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         x = tf.constant(X)

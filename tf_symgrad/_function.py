@@ -160,8 +160,8 @@ class Function:
         return Function(
             attr_value_pb2.NameAttrList(name=name),
             functions,
-            _specs(name, signature.input_arg, {}),
-            _specs(name, signature.output_arg, {}),
+            argument_specs(name, signature.input_arg, {}),
+            argument_specs(name, signature.output_arg, {}),
         )
 
 
@@ -198,8 +198,8 @@ def from_defun(defun: Any) -> Function:
     return Function(
         attr_value_pb2.NameAttrList(name=signature.name),
         reachable(defun, _finder(ops.get_default_graph())),
-        _specs(signature.name, signature.input_arg, {}),
-        _specs(signature.name, signature.output_arg, {}),
+        argument_specs(signature.name, signature.input_arg, {}),
+        argument_specs(signature.name, signature.output_arg, {}),
         defun.captured_inputs,
         owner=defun,
     )
@@ -233,8 +233,12 @@ def from_library_function(
     return Function(
         name_attrs,
         reachable(root, _finder(graph)),
-        [spec(x) for x in traced.inputs] if traced else _specs(signature.name, signature.input_arg, name_attrs.attr),
-        [spec(y) for y in traced.outputs] if traced else _specs(signature.name, signature.output_arg, name_attrs.attr),
+        [spec(x) for x in traced.inputs]
+        if traced
+        else argument_specs(signature.name, signature.input_arg, name_attrs.attr),
+        [spec(y) for y in traced.outputs]
+        if traced
+        else argument_specs(signature.name, signature.output_arg, name_attrs.attr),
         owner=root,
     )
 
@@ -403,7 +407,7 @@ def reference(node: str, tensor: Any) -> str:
     raise AssertionError(f"{tensor} is no output of its op")
 
 
-def _specs(function: str, args: Iterable[Any], attrs: Any) -> list[tf.TensorSpec]:
+def argument_specs(function: str, args: Iterable[Any], attrs: Any) -> list[tf.TensorSpec]:
     """The tensors that arguments in a function's signature stand for."""
     specs = []
     for arg in args:

@@ -10,8 +10,9 @@ from tensorflow.core.framework import attr_value_pb2
 from tensorflow.python.eager import context, record
 from tensorflow.python.eager.polymorphic_function import atomic_function
 from tensorflow.python.framework import ops
+from tensorflow.python.ops.parallel_for import pfor as pfor_lib
 
-from tf_symgrad import _custom, _function, _loader
+from tf_symgrad import _batch, _custom, _function, _loader
 
 F = TypeVar("F", bound=Callable[..., Any])
 OP = "TfSymgrad>SymbolicGradient"
@@ -35,7 +36,7 @@ def run(
     inputs = [x if isinstance(x, tf.Tensor) else tf.convert_to_tensor(x) for x in inputs]
     # Recorded as one function rather than as an op: an accumulator can make nothing of an attr that is a function.
     with record.stop_recording():
-        outputs = _add(inputs, tout, f, name or "SymbolicGradient", list(wrt))
+        outputs = _add(inputs, list(tout), f, name or "SymbolicGradient", list(wrt))
     if record.could_possibly_record():
         record.record_operation(OP, outputs, inputs, lambda *dys: _gradient(f, inputs, tout, wrt, *dys))
     return outputs
@@ -60,6 +61,7 @@ def _registered_gradient(op: Any, *cotangents: Any) -> list[Any]:
     return _gradient(op.get_attr("f"), op.inputs, dtypes, op.get_attr("wrt"), *cotangents)
 
 
+@no_autograph
 def _gradient(f: Any, inputs: Sequence[Any], dtypes: Sequence[Any], wrt: Sequence[bool], *cotangents: Any) -> list[Any]:
     """The gradient of a gradient is the gradient of the gradient function, which is a function like any other."""
     wrt = list(wrt) or [True] * len(dtypes)
@@ -72,11 +74,7 @@ def _gradient(f: Any, inputs: Sequence[Any], dtypes: Sequence[Any], wrt: Sequenc
     if not any(given) or not any(wanted):
         return [None] * len(inputs)
     if not isinstance(f, _function.Function):
-        graph = (
-            ops.get_default_graph()
-            if context.executing_eagerly()
-            else next(x.graph for x in inputs if not isinstance(x, ops.EagerTensor))
-        )
+        graph = next((x.graph for x in inputs if not isinstance(x, ops.EagerTensor)), ops.get_default_graph())
         f = _function.from_name(_name_attrs(f), graph)
     g = f.gradient(given)
     seeds = [tf.convert_to_tensor(dy, dtype) for dtype, dy in zip(dtypes, cotangents, strict=True) if dy is not None]
@@ -108,3 +106,4 @@ def _name_attrs(f: Any) -> attr_value_pb2.NameAttrList:
 
 
 ops.RegisterGradient(OP)(_registered_gradient)
+pfor_lib.RegisterPFor(OP)(_batch.convert)
