@@ -152,37 +152,57 @@ Grads ProdGrad(const Op& o) {
   return {Kept(o, o.dy()) * conj(others)};
 }
 
-// ---- Scans ----
+// ---- Scans. Reverse is from the end, where a neighbour is the next element instead of the previous one ----
+
+V LastDim(const V& x) { return x.dim(-1) >= 0 ? V(x.dim(-1)) : gather(shape(x), rank(x) - 1); }
+V Roll(const V& x, bool reverse) { return op("Roll", x, reverse ? -1 : 1, -1); }
+V HasNeighbour(const V& x, bool reverse) {
+  const V n = LastDim(x), k = range(0, n);
+  return reverse ? k < n - 1 : k > 0;
+}
+V Neighbour(const V& x, bool reverse) { return select(HasNeighbour(x, reverse), Roll(x, reverse), 0); }
+
+// s_k = b_k + a_k s_{k-1} along the last axis: a system of two diagonals, one of them ones, and so solved without a
+// division. What divides by elements that may be zero, or masks these, is wrong at some order; a recurrence is not.
+V Recurrence(const V& a, const V& b, bool reverse) {
+  if (a.dim(-1) == 0) return b;                                                    // XLA solves no empty system
+  const bool narrow = a.dtype() == DType::kHalf || a.dtype() == DType::kBFloat16;  // no kernel
+  const V c = -(narrow ? cast(a, DType::kFloat) : a), rhs = expand_dims(cast_like(b, c), -1);
+  const V zero = zeros_like(c), one = ones_like(c);
+  const V system = pack(reverse ? Values{c, one, zero} : Values{zero, one, c}, -2);
+  return cast_like(squeeze(op("TridiagonalSolve", system, rhs, Attr("partial_pivoting", false)), {-1}), a);
+}
+
+// A scan's operand, result or cotangent with the axis of the scan and the last one exchanged; and back.
+V AlongLast(const Op& o, const V& x) {
+  const V n = rank(x), axis = cast(o.in(1), DType::kInt32) % n, i = range(0, n);
+  return transpose(x, select(equal(i, axis), n - 1, select(equal(i, n - 1), axis, i)));
+}
 
 // The running sum that passes back what the forward scan passed on.
 V SumBack(const Op& o, const V& g) {
   return op("Cumsum", g, o.in(1), Attr("exclusive", o.flag("exclusive")), Attr("reverse", !o.flag("reverse")));
 }
 
-// Each x_k divides all products that it is in: dx_k = sum_i dy_i y_i / x_k. That fails for zeros. Beyond the first zero
-// of a line all products vanish, so later elements are right all the same; for the first itself, sum the products
-// without it.
+// dx_k is the product of the elements before x_k times sum_i dy_i of the products of those between x_k and y_i.
 Grads CumprodGrad(const Op& o) {
-  const V x = o.in(0), zero = equal(x, 0);
-  const V zeros = op("Cumsum", cast_like(zero, x), o.in(1), Attr("reverse", o.flag("reverse")));
-  const V first = logical_and(zero, equal(zeros, 1)), without = o.like("Cumprod", select(first, 1, x), o.in(1));
-  auto back = [&](const V& y) { return SumBack(o, o.dy() * conj(y)); };
-  return {select(first, back(without), div_no_nan(back(o.out()), conj(x)))};
+  const bool exclusive = o.flag("exclusive"), reverse = o.flag("reverse");
+  const V x = AlongLast(o, conj(o.in(0))), dy = AlongLast(o, o.dy());
+  const V before = op("Cumprod", x, -1, Attr("exclusive", true), Attr("reverse", reverse));
+  const V sums = Recurrence(Neighbour(x, !reverse), exclusive ? Neighbour(dy, !reverse) : dy, !reverse);
+  return {AlongLast(o, before * sums)};
 }
 
-// dx_k = sum_i dy_i exp(x_k - y_i), as exp(x_k + log sum_i exp(log dy_i - y_i)) for positive and negative dy apart: the
-// logarithm of a sum does not overflow where the sum of exponentials would.
+// dx_k = sum_i dy_i exp(x_k - y_i): with s_k the sum of dy_i exp(y_k - y_i), exp(x_k - y_k) s_k. No exponent is
+// positive, and the logarithm of zero is as good as the lowest number, which can be subtracted from itself.
 Grads CumulativeLogsumexpGrad(const Op& o) {
-  const V x = o.in(0), dy = o.dy();
-  // As good as log 0, yet far enough from the lowest number to be subtracted from.
-  const V never = constant(x.dtype() == DType::kHalf ? -6e4 : -1e30, x.dtype());
-  const V y = o.flag("exclusive") ? maximum(o.out(), never) : o.out();
-  auto part = [&](const V& g) {
-    const V positive = g > 0, log_g = select(positive, log(select(positive, g, 1)), never);
-    return exp(x + op("CumulativeLogsumexp", log_g - y, o.in(1), Attr("exclusive", o.flag("exclusive")),
-                      Attr("reverse", !o.flag("reverse"))));
-  };
-  return {part(dy) - part(-dy)};
+  const bool exclusive = o.flag("exclusive"), reverse = o.flag("reverse");
+  const V x = AlongLast(o, o.in(0)), dy = AlongLast(o, o.dy());
+  const V lowest = constant(x.dtype() == DType::kHalf ? -6e4 : -1e38, x.dtype());
+  const V y = maximum(op("CumulativeLogsumexp", x, -1, Attr("reverse", reverse)), lowest);
+  const V decay = exp(minimum(y - Neighbour(y, !reverse), 0));
+  const V sums = Recurrence(decay, exclusive ? Neighbour(dy, !reverse) : dy, !reverse);
+  return {AlongLast(o, exp(x - y) * sums)};
 }
 
 // ---- Products ----
@@ -277,12 +297,21 @@ Grads SegmentExtremumGrad(const Op& o) {
   return {hit * Spread(o, div_no_nan(dy, Reduce(o, "Sum", hit)))};
 }
 
-// The product of the other rows is y / x; where x is the only zero of its segment, the product of what is not zero.
+// The product of the other rows of a row's segment is that of the rows before it times that of those behind it, with
+// the rows sorted by segment.
 Grads SegmentProdGrad(const Op& o) {
-  const V x = o.in(0), zero = equal(x, 0), zeros = Spread(o, Reduce(o, "Sum", cast_like(zero, x)));
-  const V rest = Spread(o, Reduce(o, "Prod", select(zero, 1, x)));
-  const V others = select(logical_and(zero, equal(zeros, 1)), rest, div_no_nan(Spread(o, o.out()), x));
-  return {Spread(o, o.dy()) * conj(others)};
+  const V x = o.in(0), ids = flatten(o.in(1)), n = size(ids);
+  const bool sorted = o.num_in() == 2;
+  const V order = sorted ? none : op("TopKV2", -ids, n).out(1), segments = sorted ? ids : gather(ids, order);
+  const V m = prod(slice(shape(x), pack({rank(o.in(1))}), ints({-1}))), rows = reshape(conj(x), pack({n, m}));
+  const V columns = swap_last_two(sorted ? rows : gather(rows, order));
+  auto product = [&](bool reverse) {
+    const V joined = logical_and(HasNeighbour(ids, reverse), equal(segments, Roll(segments, reverse)));
+    const V start = broadcast_like(cast_like(logical_not(joined), x), columns);
+    return Recurrence(select(joined, Roll(columns, reverse), 0), start, reverse);
+  };
+  const V others = swap_last_two(product(false) * product(true));
+  return {Spread(o, o.dy()) * reshape_like(sorted ? others : gather(others, invert_permutation(order)), x)};
 }
 
 // ---- Counts ----
