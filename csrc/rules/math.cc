@@ -19,11 +19,39 @@ constexpr double kRootTwo = 1.41421356237309504880;
 // x with its imaginary part dropped, in x's own dtype.
 V RealOf(const V& x) { return IsComplex(x.dtype()) ? cast(real(x), x.dtype()) : x; }
 
-// 1 where x is not zero. It stands for d(x f)/df of the functions that are zero at x = 0 whatever f is there.
-V NotZero(const V& x) { return cast_like(not_equal(x, 0), x); }
+// 1, but 0 where zero times f is zero although f does not exist: what stands for d(x f)/df at x = 0.
+V Factor(const V& x, const V& f_exists) { return cast_like(logical_or(not_equal(x, 0), f_exists), x); }
+V HasLogarithm(const V& x) { return IsComplex(x.dtype()) ? not_equal(x, 0) : x > 0; }
 
-// y / x for an odd function y of x with y'(0) = 1/2.
-V HalfAtZero(const V& y, const V& x) { return div_no_nan(y, x) + 0.5 * cast_like(equal(x, 0), x); }
+// near(x) where `is_near`, else far(x): two forms of one function, of which each is evaluated where it is good.
+template <typename Near, typename Far>
+V Pieces(const V& is_near, const V& x, double some_near, double some_far, const Near& near, const Far& far) {
+  return select(is_near, near(select(is_near, x, some_near)), far(select(is_near, some_far, x)));
+}
+
+// The mean of f(x t) with the weight that makes J1(x) / x of the cosine and I1(x) / x of the hyperbolic one: the
+// integral over an angle of a periodic function, and so a sum with an error below the term of x^24
+// (DLMF 10.9.4, 10.32.2). Smooth, where the quotient of the functions cancels at the second derivative.
+V PoissonIntegral(V (*f)(const V&), const V& x) {
+  const V angle = kPi / 13 * cast_like(range(1, 7), x);
+  return sum(f(expand_dims(x, -1) * cos(angle)) * (2.0 / 13 * square(sin(angle))), -1);
+}
+
+// y / x for y = J1(x) or I1(x), or a multiple of it.
+V BesselQuotient(const V& y, const V& x, V (*f)(const V&), const V& multiple = 1) {
+  const V near = abs(x) < 2;
+  return Pieces(
+      near, x, 0, 1, [&](const V& t) { return multiple * PoissonIntegral(f, t); }, [&](const V& t) { return y / t; });
+}
+
+// log(x) / (1 - x). Near one, with w = (x - 1) / (x + 1), by log(x) = 2 (w + w^3/3 + w^5/5 + ...).
+V SpencePartial(const V& x) {
+  const auto series = [](const V& t) {
+    const V w = (t - 1) / (t + 1), k = cast_like(range(0, 11), t);
+    return -2 / (t + 1) * sum(pow(expand_dims(square(w), -1), k) / (2 * k + 1), -1);
+  };
+  return Pieces(abs(x - 1) < 0.25, x, 1, 2, series, [](const V& t) { return log(t) / (1 - t); });
+}
 
 V Polygamma(const V& n, const V& x) {
   if (x.dtype() != DType::kHalf && x.dtype() != DType::kBFloat16) return op("Polygamma", n, x);
@@ -58,7 +86,7 @@ V Quotient(const V& a, const V& b) { return a / b; }
 Grads PowGrad(const Op& o) {
   const V a = conj(o.in(0)), b = conj(o.in(1)), y = conj(o.out()), dy = o.dy();
   auto da = [&] { return mul_no_nan(mul_no_nan(pow(a, b - 1), b), dy); };
-  auto db = [&] { return dy * y * log(select(IsComplex(a.dtype()) ? not_equal(a, 0) : a > 0, a, 1)); };
+  auto db = [&] { return dy * y * log(select(HasLogarithm(a), a, 1)); };
   return {o.wants(0) ? sum_to(da(), o.in(0)) : none, o.wants(1) ? sum_to(db(), o.in(1)) : none};
 }
 
@@ -391,15 +419,15 @@ constexpr Rule kRules[] = {
     PARTIAL(Expint, exp(x) / x)
     PARTIAL(FresnelCos, cos(kPi / 2 * square(x)))
     PARTIAL(FresnelSin, sin(kPi / 2 * square(x)))
-    PARTIAL(Spence, div_no_nan(log(x), 1 - x) - cast_like(equal(x, 1), x))
+    PARTIAL(Spence, SpencePartial(x))
 
     // Bessel functions. The scaled ones are the plain ones times e^-|x| (I) or e^x (K).
     PARTIAL(BesselI0, op("BesselI1", x))
-    PARTIAL(BesselI1, op("BesselI0", x) - HalfAtZero(y, x))
+    PARTIAL(BesselI1, op("BesselI0", x) - BesselQuotient(y, x, cosh))
     PARTIAL(BesselI0e, op("BesselI1e", x) - sign(x) * y)
-    PARTIAL(BesselI1e, op("BesselI0e", x) - sign(x) * y - HalfAtZero(y, x))
+    PARTIAL(BesselI1e, op("BesselI0e", x) - sign(x) * y - BesselQuotient(y, x, cosh, exp(-abs(x))))
     PARTIAL(BesselJ0, -op("BesselJ1", x))
-    PARTIAL(BesselJ1, op("BesselJ0", x) - HalfAtZero(y, x))
+    PARTIAL(BesselJ1, op("BesselJ0", x) - BesselQuotient(y, x, cos))
     PARTIAL(BesselK0, -op("BesselK1", x))
     PARTIAL(BesselK1, -op("BesselK0", x) - y / x)
     PARTIAL(BesselK0e, y - op("BesselK1e", x))
@@ -431,9 +459,9 @@ constexpr Rule kRules[] = {
     BINARY(Mod, dy, -dy * op("TruncateDiv", a, b))
     BINARY(TruncateMod, dy, -dy * op("TruncateDiv", a, b))
     {"Pow", PowGrad},
-    BINARY(Xlogy, dy * conj(op("Xlogy", NotZero(a), b)), dy * conj(op("Xdivy", a, b)))
-    BINARY(Xlog1py, dy * conj(op("Xlog1py", NotZero(a), b)), dy * conj(op("Xdivy", a, 1 + b)))
-    BINARY(Xdivy, dy * conj(op("Xdivy", NotZero(a), b)), -dy * conj(op("Xdivy", y, b)))
+    BINARY(Xlogy, dy * conj(op("Xlogy", Factor(a, HasLogarithm(b)), b)), dy * conj(op("Xdivy", a, b)))
+    BINARY(Xlog1py, dy * conj(op("Xlog1py", Factor(a, HasLogarithm(1 + b)), b)), dy * conj(op("Xdivy", a, 1 + b)))
+    BINARY(Xdivy, dy * conj(op("Xdivy", Factor(a, not_equal(b, 0)), b)), -dy * conj(op("Xdivy", y, b)))
     {"SquaredDifference", SquaredDifferenceGrad},
     RULE(AddN, return Grads(o.num_in(), o.raw_dy());)
     RULE(AccumulateNV2, return Grads(o.num_in(), o.raw_dy());)

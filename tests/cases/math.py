@@ -13,6 +13,7 @@ KINK = "no derivative here: a convention is tested"
 CONJ = "Python forgets to conjugate"
 NAN = "Python has NaN"
 COARSE = "too coarse for differences"
+SMOOTH = "Python has another form"
 HIGHER = "more is not defined, or not finite"
 
 
@@ -107,12 +108,25 @@ SPECIAL = [
     unary("Digamma", 0.5, 3.0, dtypes="fd"),
     unary("Digamma", 0.5, 3.0, dtypes="h", python=False, why="Python's has no kernel", tag="half"),
     unary("Spence", 0.3, 0.9),
-    unary("Spence", 1.0, 1.0, orders=1, why=HIGHER, tag="one"),
+    unary("Spence", 1.0, 1.0, orders=3, python=False, why=NAN, tag="one"),
+    unary("Spence", 0.9, 1.1, dtypes="d", orders=3, python=False, why="Python's cancels near one", tag="near one"),
     *(unary(op, 0.3, 2.0) for op in ("BesselI1", "BesselI0e", "BesselI1e", "BesselJ1")),
     *(unary(op, -2.0, -0.3, tag="negative") for op in ("BesselI0e", "BesselI1e")),
     *(unary(op, 0.5, 3.0) for op in ("BesselK0", "BesselK0e", "BesselK1", "BesselK1e", "BesselY0", "BesselY1")),
     unary("BesselK1e", 0.0, 0.0, dtypes="d", orders=1, fd=False, why="-inf", tag="zero"),
-    *(unary(op, 0.0, 0.0, tag="zero", python=False, why="Python is wrong here") for op in ("BesselI1", "BesselJ1")),
+    *(
+        unary(op, -at, at, orders=3, tag=f"near zero,{at}", python=False, why="Python's cancels near zero")
+        for op in ("BesselI0", "BesselI1", "BesselJ0", "BesselJ1")
+        for at in (0.0, 1e-20, 1e-2)
+    ),
+    *(
+        unary(op, 1e-2, 0.1, dtypes="d", orders=3, tag="near zero", python=False, why="Python's cancels near zero")
+        for op in ("BesselI0e", "BesselI1e")
+    ),
+    *(
+        unary(op, 1.99, 2.01, dtypes="d", orders=3, tag="where the form changes", python=False, why=SMOOTH)
+        for op in ("BesselI1", "BesselI1e", "BesselJ1")
+    ),
     case("Polygamma", dict(a=np.array([[1.0], [3.0]]), x=rand(3, lo=0.5, hi=3.0)), dtypes="d"),
     case("Zeta", dict(x=np.array([[2.0], [3.5]]), q=rand(3, lo=0.5, hi=3.0)), dtypes="d"),
     *(
@@ -167,9 +181,16 @@ ARITHMETIC = [
     binary("DivNoNan", rand(3), zero(3), fd=False, why=KINK, tag="zero"),
     binary("MulNoNan", rand(3), zero(3), dtypes=REAL, tag="zero"),
     *(
-        binary(op, zero(3), y, dtypes="fd", orders=1, fd=False, why=KINK, tag=f"zero,{tag}")
-        for op in ("Xlogy", "Xlog1py", "Xdivy")
-        for tag, y in (("zero", zero(3)), ("other", rand(3, lo=0.3, hi=2.0)))
+        binary(op, zero(3), zero(3), dtypes="fd", orders=1, fd=False, why=KINK, tag="zero,zero")
+        for op in ("Xlogy", "Xdivy")
+    ),
+    *(
+        binary(op, zero(3), y, dtypes="dz", orders=3, python=False, why="Python is wrong here", tag="zero,other")
+        for op, y in (
+            *((op, rand(3, lo=0.3, hi=2.0)) for op in ("Xlogy", "Xlog1py", "Xdivy")),
+            ("Xdivy", rand(3, lo=-2.0, hi=-0.3)),
+            ("Xlog1py", rand(3, lo=-0.5, hi=0.5)),
+        )
     ),
     *broadcasts("FloorMod", 0.4, 1.0, dtypes="fd"),
     *(
