@@ -74,6 +74,18 @@ def test_only_what_the_wanted_gradient_needs_is_built() -> None:
     assert [arg.name for arg in first.signature.output_arg] == ["out_0"]
 
 
+def test_rules_may_see_rows() -> None:
+    """A table's rows stay rows through the rule of a sum, to be added to others."""
+
+    def f(table: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
+        both = tf.raw_ops.AddN(inputs=[table, other])
+        return tf.reduce_sum(tf.gather(both, [1, 3])) + tf.reduce_sum(tf.sin(tf.gather(table, [1, 1])))
+
+    definition = gradient(f, *[tf.TensorSpec([1000, 3], tf.float32)] * 2, wrt=[True, False])
+    assert ops_of(definition)["UnsortedSegmentSum"] == 1
+    assert not {"Fill", "AddV2", "AddN"} & set(ops_of(definition))
+
+
 def test_static_shapes_decide_when_building() -> None:
     definition = gradient(
         lambda x, b: tf.reduce_mean(tf.nn.relu(x + b)),

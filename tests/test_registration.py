@@ -58,6 +58,14 @@ SYMGRAD_REGISTER(kRules)
 }  // namespace
 }  // namespace symgrad
 """
+# A rule with a mistake, which the exponent chooses.
+MISTAKES = RULES.replace(
+    "  return {",
+    """  if (n == 2) return {exp(none)};
+  if (n == 3) return {o.dy() / none};
+  if (n == 4) return {o.dy() * cast(o.in(0), DType::kFloat)};
+  return {""",
+)
 CLASH = RULES.replace("kRules[] = {", "kRules[] = {UNARY(Sin, dy) ")
 
 USE = """
@@ -101,6 +109,19 @@ near(df(x), once)
 near(tf_symgrad.symbolic_gradient([x, tf.ones_like(x)], f=df)[0], twice)
 near(ddf(x), twice)
 print("right")
+"""
+
+MISTAKEN = """
+import sys
+import tensorflow as tf
+import tf_symgrad
+
+power = tf.load_op_library(sys.argv[1]).symgrad_test_power
+for exponent in (2, 3, 4):
+    try:
+        tf_symgrad.symbolic_gradient([tf.constant(2.0, tf.float64)], f=lambda x: power(x, exponent=exponent))
+    except tf.errors.InternalError as e:
+        print(e.message.splitlines()[-1])
 """
 
 IN_PYTHON = """
@@ -161,6 +182,15 @@ def test_a_second_rule_for_an_op_is_an_error(ops: str, tmp_path: Path) -> None:
     done = use(link(ops, tmp_path, CLASH), "last")
     assert "more than one rule for: Sin in csrc/rules/math.cc and in " in done.stderr
     assert "/rules.cc" in done.stderr
+
+
+def test_a_mistake_of_a_rule_is_named(ops: str, tmp_path: Path) -> None:
+    """The symbolic zero where a word is not linear, and inputs of different dtypes."""
+    done = use(link(ops, tmp_path, MISTAKES), "last", MISTAKEN)
+    zero, divisor, dtypes = done.stdout.splitlines()
+    assert "a rule emitted op Exp: input 0 is `none`" in zero
+    assert "a rule emitted op RealDiv: input 1 is `none`" in divisor
+    assert "a rule emitted op Mul: its inputs are double and float, and must be of one dtype" in dtypes
 
 
 def test_a_gradient_that_python_registers_for_an_op_of_a_library(ops: str, tmp_path: Path) -> None:

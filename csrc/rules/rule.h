@@ -31,7 +31,7 @@
 //
 // What to know:
 //   * Values of type V are tensors of the graph being built, literals (`2`, `0.5`, `ints({0, 1})`), or `none`, the
-//     symbolic zero. A literal takes the dtype of its sibling: `1 - y * y` is right in every dtype.
+//     symbolic zero, which linear words alone take. A literal takes the dtype of its sibling: `1 - y * y` is right in every dtype.
 //   * op("Type", inputs..., Attr{"name", value}...) emits any TensorFlow op. Dtypes and list lengths are inferred
 //     from the inputs, other attrs take their defaults. o.like("Type", ...) also copies from the forward node each
 //     attr that "Type" has as well: padding, strides, data_format and dilations can't be forgotten. A list input is
@@ -111,7 +111,9 @@ class V {
 using Values = std::vector<V>;
 using Grads = Values;  // one cotangent for each input of the forward node
 
-inline const V none;  // the symbolic zero: none + a = a, none * a = none
+// The symbolic zero: none + a = a, none * a = none. Only the words that are linear take it; that an op is given it, or
+// that it is a divisor, is a mistake of the rule.
+inline const V none;
 
 // A list input (`N * T` or `Tlist`) of an op that a rule emits.
 struct List {
@@ -322,13 +324,32 @@ struct Registration {
 };
 #define SYMGRAD_REGISTER(rules) static const ::symgrad::Registration symgrad_registration(rules, __FILE__);
 
+namespace internal {
+// What a macro puts in scope. It is read where a rule names it, and not before: a cotangent that came as sparse rows
+// stays as it is for a rule that asks for no dense one.
+class Named {
+ public:
+  Named(const Op& o, V (Op::*read)(int) const, int i) : o_(o), read_(read), i_(i) {}
+  operator V() const { return (o_.*read_)(i_); }  // NOLINT: stands for a value
+  DType dtype() const { return V(*this).dtype(); }
+  int rank() const { return V(*this).rank(); }
+  int64_t dim(int axis) const { return V(*this).dim(axis); }
+
+ private:
+  const Op& o_;
+  V (Op::*const read_)(int) const;
+  const int i_;
+};
+}  // namespace internal
+
 // clang-format off
+#define SYMGRAD_NAMED(name, read, i) [[maybe_unused]] const ::symgrad::internal::Named name(o, &::symgrad::Op::read, i);
 #define RULE(name, ...) {#name, [](const ::symgrad::Op& o) -> ::symgrad::Grads {                                        \
-    [[maybe_unused]] const V x = o.in(0), y = o.out(0), dy = o.dy(0); __VA_ARGS__ }},
+    SYMGRAD_NAMED(x, in, 0) SYMGRAD_NAMED(y, out, 0) SYMGRAD_NAMED(dy, dy, 0) __VA_ARGS__ }},
 #define UNARY(name, ...) RULE(name, return {__VA_ARGS__};)
 #define PARTIAL(name, ...) RULE(name, return {dy * conj(__VA_ARGS__)};)
 #define BINARY(name, da, db) {#name, [](const ::symgrad::Op& o) -> ::symgrad::Grads {                                   \
-    [[maybe_unused]] const V a = o.in(0), b = o.in(1), y = o.out(0), dy = o.dy(0);                                      \
+    SYMGRAD_NAMED(a, in, 0) SYMGRAD_NAMED(b, in, 1) SYMGRAD_NAMED(y, out, 0) SYMGRAD_NAMED(dy, dy, 0)                   \
     return {o.wants(0) ? sum_to_input(o, 0, da) : none, o.wants(1) ? sum_to_input(o, 1, db) : none}; }},
 #define NO_GRAD(name) {#name, nullptr},
 // clang-format on

@@ -81,12 +81,12 @@ V Builder::EmitChecked(const char* type, const std::vector<Arg>& args, const Nod
   absl::InlinedVector<const Attr*, 4> attrs;
   for (const Arg& arg : args) {
     if (const V* v = std::get_if<V>(&arg)) {
-      if (v->kind() == V::Kind::kNone) return none;  // rules are linear in cotangents
+      if (!*v) return Fail(BadEmission(type, absl::StrCat("input ", inputs.size(), " is `none`"))), none;
       inputs.push_back({Dense(*v)});
     } else if (const List* list = std::get_if<List>(&arg)) {
       inputs.push_back(list->values);
       for (V& v : inputs.back()) {
-        if (v.kind() == V::Kind::kNone) return Fail(BadEmission(type, "a list with `none` in it")), none;
+        if (!v) return Fail(BadEmission(type, "a list with `none` in it")), none;
         v = Dense(v);
       }
     } else {
@@ -110,8 +110,16 @@ V Builder::EmitChecked(const char* type, const std::vector<Arg>& args, const Nod
     const tf::OpDef::ArgDef& arg = op_def.input_arg(i);
     if (!arg.number_attr().empty()) values[arg.number_attr()].set_i(static_cast<int64_t>(inputs[i].size()));
     if (!arg.type_attr().empty()) {
-      for (const V& v : inputs[i])
-        if (v.is_tensor()) values[arg.type_attr()].set_type(ToTf(v.dtype()));
+      for (const V& v : inputs[i]) {
+        if (!v.is_tensor()) continue;
+        tf::AttrValue& type_of_all = values[arg.type_attr()];
+        const tf::DataType t = ToTf(v.dtype()), told = type_of_all.type();
+        if (told != tf::DT_INVALID && tf::BaseType(told) != tf::BaseType(t))
+          return Fail(BadEmission(type, absl::StrCat("its inputs are ", tf::DataTypeString(told), " and ",
+                                                     tf::DataTypeString(t), ", and must be of one dtype"))),
+                 none;
+        type_of_all.set_type(t);
+      }
     } else if (!arg.type_list_attr().empty()) {
       auto* list = values[arg.type_list_attr()].mutable_list();
       for (const V& v : inputs[i])

@@ -25,8 +25,8 @@ int Op::num_out() const { return Forward(*this).num_outputs; }
 
 V Op::in(int i) const {
   if (i >= 0 && i < num_in()) return ToValue(Forward(*this).inputs[i]);
-  if (i > 0) Builder::Current()->Fail(absl::InternalError(absl::StrCat("the rule reads input ", i, " of ", num_in())));
-  return none;  // RULE puts input 0 in scope, also where there is none
+  Builder::Current()->Fail(absl::InternalError(absl::StrCat("the rule reads input ", i, " of ", num_in())));
+  return none;
 }
 V Op::out(int i) const {
   if (i >= 0 && i < num_out()) return V::Tensor(node_, i);
@@ -47,9 +47,8 @@ V Op::raw_dy(int i) const {
 bool Op::has_dy(int i) const { return static_cast<bool>(raw_dy(i)); }
 V Op::dy(int i) const {
   if (i < 0 || i >= num_out()) return out(i);  // which reports it
-  V& dy = Builder::Current()->frame().cotangents[i];
-  if (dy) return dy = Builder::Current()->Dense(dy);
-  return zeros_like(out(i));
+  const V dy = raw_dy(i);
+  return dy ? Builder::Current()->Dense(dy) : zeros_like(out(i));
 }
 bool Op::wants(int i) const {
   const Frame& frame = Builder::Current()->frame();

@@ -46,7 +46,11 @@ bool IsShapeOf(const V& s, const V& x) {
   return true;
 }
 
-V Elementwise(const char* type, const V& a, const V& b) { return op(type, a, b); }
+// An op that is linear in its first input, and so takes zero to zero.
+template <typename... Args>
+V Linear(const char* type, const V& x, const Args&... args) {
+  return x ? op(type, x, args...) : none;
+}
 
 }  // namespace
 
@@ -77,19 +81,19 @@ V EmitLike(const Op& forward, const char* type, const std::vector<Arg>& args) {
 V operator+(const V& a, const V& b) {
   if (IsZero(a) || IsNumber(a, 0)) return b;
   if (IsZero(b) || IsNumber(b, 0)) return a;
-  return BothNumbers(a, b) ? Number(a, b, a.number() + b.number()) : Elementwise("AddV2", a, b);
+  return BothNumbers(a, b) ? Number(a, b, a.number() + b.number()) : op("AddV2", a, b);
 }
 V operator-(const V& a, const V& b) {
   if (IsZero(a)) return -b;
   if (IsZero(b) || IsNumber(b, 0)) return a;
-  return BothNumbers(a, b) ? Number(a, b, a.number() - b.number()) : Elementwise("Sub", a, b);
+  return BothNumbers(a, b) ? Number(a, b, a.number() - b.number()) : op("Sub", a, b);
 }
 V operator*(const V& a, const V& b) {
   if (IsZero(a) || IsZero(b)) return none;
   if (BothNumbers(a, b)) return Number(a, b, a.number() * b.number());
   if (IsNumber(a, 1)) return b;
   if (IsNumber(b, 1)) return a;
-  return Elementwise("Mul", a, b);
+  return op("Mul", a, b);
 }
 V operator/(const V& a, const V& b) {
   if (IsZero(a)) return none;
@@ -99,12 +103,12 @@ V operator/(const V& a, const V& b) {
     return integers ? V(static_cast<int64_t>(std::floor(quotient))) : V(quotient);
   }
   if (IsNumber(b, 1)) return a;
-  return Elementwise(integers ? "FloorDiv" : "RealDiv", a, b);
+  return op(integers ? "FloorDiv" : "RealDiv", a, b);
 }
 V operator%(const V& a, const V& b) { return op("FloorMod", a, b); }
 V operator-(const V& a) {
   if (a.kind() == V::Kind::kNumber) return Number(a, a, -a.number());
-  return op("Neg", a);
+  return Linear("Neg", a);
 }
 V operator<(const V& a, const V& b) { return op("Less", a, b); }
 V operator>(const V& a, const V& b) { return op("Greater", a, b); }
@@ -117,8 +121,8 @@ V equal(const V& a, const V& b) { return op("Equal", a, b); }
 V not_equal(const V& a, const V& b) { return op("NotEqual", a, b); }
 V maximum(const V& a, const V& b) { return op("Maximum", a, b); }
 V minimum(const V& a, const V& b) { return op("Minimum", a, b); }
-V div_no_nan(const V& a, const V& b) { return op("DivNoNan", a, b); }
-V mul_no_nan(const V& a, const V& b) { return op("MulNoNan", a, b); }
+V div_no_nan(const V& a, const V& b) { return Linear("DivNoNan", a, b); }
+V mul_no_nan(const V& a, const V& b) { return !a || !b ? none : op("MulNoNan", a, b); }
 V pow(const V& a, const V& b) { return op("Pow", a, b); }
 V select(const V& condition, const V& a, const V& b) { return op("SelectV2", condition, a, b); }
 V conj(const V& x) { return IsComplex(x.dtype()) ? op("Conj", x) : x; }
@@ -163,16 +167,16 @@ V range(const V& begin, const V& end) {
   return op("Range", begin, end, 1);
 }
 V prod(const V& vector) { return op("Prod", vector, 0); }
-V reshape(const V& x, const V& shape) { return IsShapeOf(shape, x) ? x : op("Reshape", x, shape); }
+V reshape(const V& x, const V& shape) { return IsShapeOf(shape, x) ? x : Linear("Reshape", x, shape); }
 V reshape_like(const V& x, const V& like) { return same_shape(x, like) ? x : reshape(x, shape(like)); }
-V flatten(const V& x) { return x.rank() == 1 ? x : op("Reshape", x, ints({-1})); }
-V broadcast_to(const V& x, const V& shape) { return IsShapeOf(shape, x) ? x : op("BroadcastTo", x, shape); }
+V flatten(const V& x) { return x.rank() == 1 ? x : Linear("Reshape", x, ints({-1})); }
+V broadcast_to(const V& x, const V& shape) { return IsShapeOf(shape, x) ? x : Linear("BroadcastTo", x, shape); }
 V broadcast_like(const V& x, const V& like) { return same_shape(x, like) ? x : broadcast_to(x, shape(like)); }
-V expand_dims(const V& x, const V& axis) { return op("ExpandDims", x, axis); }
-V squeeze(const V& x, std::vector<int64_t> axes) { return op("Squeeze", x, Attr{"squeeze_dims", std::move(axes)}); }
+V expand_dims(const V& x, const V& axis) { return Linear("ExpandDims", x, axis); }
+V squeeze(const V& x, std::vector<int64_t> axes) { return Linear("Squeeze", x, Attr{"squeeze_dims", std::move(axes)}); }
 V transpose(const V& x, const V& permutation) {
   if (const auto p = known(permutation); p && std::is_sorted(p->begin(), p->end())) return x;
-  return op("Transpose", x, permutation);
+  return Linear("Transpose", x, permutation);
 }
 V swap_last_two(const V& x) {
   const V r = rank(x);
@@ -196,8 +200,8 @@ V pack(Values values, int axis) {
   }
   return op("Pack", list(std::move(values)), Attr{"axis", axis});
 }
-V slice(const V& x, const V& begin, const V& size) { return op("Slice", x, begin, size); }
-V gather(const V& params, const V& indices, const V& axis) { return op("GatherV2", params, indices, axis); }
+V slice(const V& x, const V& begin, const V& size) { return Linear("Slice", x, begin, size); }
+V gather(const V& params, const V& indices, const V& axis) { return Linear("GatherV2", params, indices, axis); }
 V where(const V& condition) { return op("Where", condition); }
 V invert_permutation(const V& permutation) { return op("InvertPermutation", permutation); }
 
@@ -224,19 +228,20 @@ V constant(const V& literal, DType dtype) { return Builder::Current()->Constant(
 
 V sum(const V& x, const V& axes, bool keep_dims) {
   if (const auto a = known(axes); a && a->empty()) return x;
-  return op("Sum", x, axes, Attr{"keep_dims", keep_dims});
+  return Linear("Sum", x, axes, Attr{"keep_dims", keep_dims});
 }
-V mean(const V& x, const V& axes, bool keep_dims) { return op("Mean", x, axes, Attr{"keep_dims", keep_dims}); }
+V mean(const V& x, const V& axes, bool keep_dims) { return Linear("Mean", x, axes, Attr{"keep_dims", keep_dims}); }
 V matmul(const V& a, const V& b, bool adjoint_a, bool adjoint_b) {
+  if (!a || !b) return none;
   if (a.rank() == 2 && b.rank() == 2 && !(IsComplex(a.dtype()) && (adjoint_a || adjoint_b)))
     return op("MatMul", a, b, Attr{"transpose_a", adjoint_a}, Attr{"transpose_b", adjoint_b});
   return op("BatchMatMulV2", a, b, Attr{"adj_x", adjoint_a}, Attr{"adj_y", adjoint_b});
 }
 V band_part(const V& x, int64_t lower, int64_t upper) {
-  return op("MatrixBandPart", x, constant(lower, DType::kInt64), constant(upper, DType::kInt64));
+  return Linear("MatrixBandPart", x, constant(lower, DType::kInt64), constant(upper, DType::kInt64));
 }
-V diag_part(const V& x) { return op("MatrixDiagPart", x); }
-V diag(const V& x) { return op("MatrixDiag", x); }
+V diag_part(const V& x) { return Linear("MatrixDiagPart", x); }
+V diag(const V& x) { return Linear("MatrixDiag", x); }
 V eye(const V& n, DType dtype) { return diag(fill(pack({n}), constant(1, dtype))); }
 
 namespace {
