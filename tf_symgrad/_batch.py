@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from tensorflow.core.function.polymorphism import function_type as function_type_lib
 from tensorflow.python.ops.parallel_for import pfor as pfor_lib
 
 from tf_symgrad import _function
@@ -15,7 +14,6 @@ def convert(pfor_input: Any) -> Any:
     op, outer = pfor_input.op, pfor_input.pfor
     f = _function.from_name(op.get_attr("f"), op.graph)
     g = f.gradient(list(op.get_attr("wrt")) or [True] * len(op.outputs))
-    _make_graphs(g)
     body = g.library[g.name].graph
     g.add_to_graph(body)
     converter = pfor_lib.PFor(
@@ -28,15 +26,3 @@ def convert(pfor_input: Any) -> Any:
         pfor_config=outer.pfor_config,
     )
     return pfor_lib._convert_function_call(g.library[g.name], converter, pfor_input.inputs)
-
-
-def _make_graphs(function: _function.Function) -> None:
-    """Says of functions that are but definitions what TensorFlow needs to know to make graphs of them."""
-    for name, member in function.library.items():
-        if member._cached_graph is None and member.function_type.output is None:
-            signature = member.cached_definition.signature
-            inputs = tuple(_function.argument_specs(name, signature.input_arg, {}))
-            outputs = tuple(_function.argument_specs(name, signature.output_arg, {}))
-            callees = set(_function.callees(member.cached_definition)) & function.library.keys()
-            member._function_type = function_type_lib.from_structured_signature((inputs, {}), outputs)
-            member._children = [function.library[callee] for callee in sorted(callees)]

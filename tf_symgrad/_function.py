@@ -15,7 +15,7 @@ from tensorflow.core.framework import attr_value_pb2, function_pb2
 from tensorflow.core.function.polymorphism import function_type as function_type_lib
 from tensorflow.python.eager import context
 from tensorflow.python.eager.polymorphic_function import atomic_function
-from tensorflow.python.framework import errors_impl, function_def_to_graph, ops
+from tensorflow.python.framework import errors_impl, ops
 from tensorflow.python.ops import handle_data_util
 from tensorflow.python.util import tf_stack
 
@@ -287,19 +287,17 @@ def differentiable_inputs(function: Function) -> list[bool]:
 class _Definition(atomic_function.AtomicFunction):  # type: ignore[misc]
     """A function of which Python has the definition alone: its graph is made if somebody asks, to save a model, say."""
 
-    _generated_graph: Any
-    __slots__ = ()
-
     @property
     def graph(self) -> Any:
-        if self._generated_graph is None:
-            runtime = context.context()
-            with ops.Graph().as_default() as scope:
-                for name in sorted(set(callees(self.cached_definition))):
-                    if runtime.has_function(name):
-                        scope._add_function(atomic(runtime.get_function_def(name)))
-                self._generated_graph = function_def_to_graph.function_def_to_graph(self.cached_definition)
-        return self._generated_graph
+        if self.function_type.output is None:  # nobody has asked before
+            name, runtime = tf.compat.as_str(self.name), context.context()
+            signature = self.cached_definition.signature
+            inputs = tuple(argument_specs(name, signature.input_arg, {}))
+            outputs = tuple(argument_specs(name, signature.output_arg, {}))
+            self._function_type = function_type_lib.from_structured_signature((inputs, {}), outputs)
+            called = sorted(filter(runtime.has_function, set(callees(self.cached_definition))))
+            self._children = [atomic(runtime.get_function_def(callee)) for callee in called]
+        return super().graph
 
 
 def is_at_hand(tensor: Any) -> bool:
