@@ -123,8 +123,17 @@ class Body {
   // The tensors that a node's custom gradient takes (kCustomInputs), by node.
   absl::flat_hash_map<int, std::vector<Port>> custom_inputs;
 
+  // A forward half that does no more than values need, where the function does more: the one that does all, by node.
+  // Its outputs are the first of the node's.
+  struct Call {
+    const tf::OpRegistrationData* op;
+    const tf::NodeDef* def;
+  };
+  absl::flat_hash_map<int, Call> whole;
+
   std::vector<int> args;  // nodes
   std::vector<Port> results;
+  std::vector<int> control_results;  // nodes that the function says it runs
   std::string function;  // the name of the function this is, for messages
   int num_forward = 0;   // nodes [0, num_forward) came with the function
 

@@ -9,9 +9,28 @@
 #include "xla/tsl/lib/strings/proto_serialization.h"
 
 namespace symgrad {
+namespace {
+
+bool CallsFunctions(const tf::OpDef& op) {
+  return std::any_of(op.attr().begin(), op.attr().end(), [](const tf::OpDef::AttrDef& attr) {
+    return attr.type() == "func" || attr.type() == "list(func)";
+  });
+}
+
+}  // namespace
 
 bool IsCall(const tf::NodeDef& node, const tf::OpRegistrationData& op) {
   return op.is_function_op || node.op() == "PartitionedCall" || node.op() == "StatefulPartitionedCall";
+}
+
+bool IsLoop(const tf::NodeDef& node) { return node.op() == "While" || node.op() == "StatelessWhile"; }
+
+bool IsBranch(const tf::NodeDef& node) {
+  return node.op() == "If" || node.op() == "StatelessIf" || node.op() == "Case" || node.op() == "StatelessCase";
+}
+
+bool IsStructure(const tf::NodeDef& node, const tf::OpRegistrationData& op) {
+  return IsCall(node, op) || IsBranch(node) || IsLoop(node) || node.op() == "RemoteCall";
 }
 
 tf::NameAttrList Callee(const tf::NodeDef& node) {
@@ -90,6 +109,31 @@ absl::StatusOr<std::string> Functions::AddNamedByContent(absl::string_view stem,
   fdef.mutable_signature()->set_name(name);
   TF_RETURN_IF_ERROR(Add(std::move(fdef)));
   return name;
+}
+
+Effects Functions::EffectsOf(const tf::NodeDef& node, const tf::OpRegistrationData& op, int depth) const {
+  if (!op.is_function_op && !op.op_def.is_stateful() && !CallsFunctions(op.op_def)) return EffectsOfOp(op.op_def);
+  const std::vector<std::string> functions = CalledFunctions(node, op.is_function_op);
+  if (functions.empty()) return EffectsOfOp(op.op_def);
+  const bool is_one = IsStructure(node, op) || node.op() == kGradientOp;
+  Effects effects = is_one ? kNoEffects : EffectsOfOp(op.op_def);
+  for (const std::string& f : functions) effects |= EffectsOf(f, depth + 1);
+  return effects;
+}
+
+Effects Functions::EffectsOf(const std::string& function, int depth) const {
+  constexpr int kMaxDepth = 200;
+  const auto record = Find(function);
+  if (record == nullptr || depth > kMaxDepth) return kAllEffects;
+  const auto [it, added] = effects_.try_emplace(function, kAllEffects);  // what recursion meets
+  if (!added) return it->second;
+  Effects effects = kNoEffects;
+  for (const tf::NodeDef& node : record->fdef().node_def()) {
+    const tf::OpRegistrationData* op = nullptr;
+    effects |= LookUp(node.op(), &op).ok() ? EffectsOf(node, *op, depth) : kAllEffects;
+    if (effects == kAllEffects) break;
+  }
+  return effects_[function] = effects;
 }
 
 tf::FunctionDefLibrary Functions::Generated(const std::string& name) const {

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "csrc/engine/function/body.h"
+#include "csrc/engine/function/effects.h"
 #include "tensorflow/core/framework/function.h"
 #include "tensorflow/core/framework/partial_tensor_shape.h"
 
@@ -38,6 +39,10 @@ inline constexpr char kCustomOutputs[] = "_symgrad_gradient_outputs";
 // What a node calls, if it calls a function as it is: by PartitionedCall, or by an op that is a function's name.
 bool IsCall(const tf::NodeDef& node, const tf::OpRegistrationData& op);
 tf::NameAttrList Callee(const tf::NodeDef& node);
+bool IsBranch(const tf::NodeDef& node);  // If, Case
+bool IsLoop(const tf::NodeDef& node);    // While
+// Whether a node is one of those, or a RemoteCall: all that it does is what its functions do.
+bool IsStructure(const tf::NodeDef& node, const tf::OpRegistrationData& op);
 // f with all that is known of the inputs that it is called with (kInputShapes, kInputDtypes, kInputFlows).
 tf::NameAttrList WithInputs(tf::NameAttrList f, const Body& body, absl::Span<const Port> inputs);
 
@@ -69,6 +74,9 @@ class Functions {
   absl::Status Add(tf::FunctionDef fdef);
   // The same for one that is to be named by `stem` and a hash of its content; its name.
   absl::StatusOr<std::string> AddNamedByContent(absl::string_view stem, tf::FunctionDef fdef);
+  // What a node does, of its function where it stands for one; the same of a function.
+  Effects EffectsOf(const Node& node) const { return EffectsOf(*node.def, *node.op, 0); }
+  Effects EffectsOf(const std::string& function) const { return EffectsOf(function, 0); }
   // `name` and what it calls, of the generated functions.
   tf::FunctionDefLibrary Generated(const std::string& name) const;
 
@@ -81,8 +89,12 @@ class Functions {
   virtual const Flows& FlowsOf(const tf::NameAttrList& f) = 0;
 
  private:
+  Effects EffectsOf(const tf::NodeDef& node, const tf::OpRegistrationData& op, int depth) const;
+  Effects EffectsOf(const std::string& function, int depth) const;
+
   const tf::FunctionLibraryDefinition& library_;
   tf::FunctionLibraryDefinition generated_;
+  mutable absl::flat_hash_map<std::string, Effects> effects_;  // by function
 };
 
 }  // namespace symgrad

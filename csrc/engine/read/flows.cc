@@ -64,16 +64,11 @@ std::vector<tf::NameAttrList> Callees(const Node& n) {
   return callees;
 }
 
-bool IsLoop(const Node& n) { return n.type() == "While" || n.type() == "StatelessWhile"; }
-bool IsBranch(const Node& n) {
-  return n.type() == "If" || n.type() == "StatelessIf" || n.type() == "Case" || n.type() == "StatelessCase";
-}
-
 using Same = std::vector<std::vector<Port>>;  // ports that are one flow, if any of them is a flow
 
 void MarkStructure(Functions* functions, int id, const Body& body, Marks* marks, Same* same) {
   const Node& n = body.node(id);
-  const size_t first = IsBranch(n) ? 1 : 0;
+  const size_t first = IsBranch(*n.def) ? 1 : 0;
   for (const tf::NameAttrList& f : Callees(n)) {
     const Flows& flows = functions->FlowsOf(f);
     for (size_t i = 0; i < flows.args.size() && first + i < n.inputs.size(); ++i)
@@ -84,7 +79,7 @@ void MarkStructure(Functions* functions, int id, const Body& body, Marks* marks,
       if (first + arg < n.inputs.size() && result < n.num_outputs)
         same->push_back({n.inputs[first + arg], {id, result}});
   }
-  for (int i = 0; IsLoop(n) && i < n.num_outputs && i < static_cast<int>(n.inputs.size()); ++i)
+  for (int i = 0; IsLoop(*n.def) && i < n.num_outputs && i < static_cast<int>(n.inputs.size()); ++i)
     same->push_back({n.inputs[i], {id, i}});
 }
 
@@ -121,7 +116,8 @@ Flows FindFlows(Functions* functions, Body* body) {
     if (IsArrayOp(n.type())) MarkArrayOp(id, *body, &marks);
     else if (n.type() == "Identity" || n.type() == "AddN")
       same.emplace_back(n.inputs.begin(), n.inputs.end()).push_back({id, 0});
-    else if (IsLoop(n) || IsBranch(n) || IsCall(*n.def, *n.op)) MarkStructure(functions, id, *body, &marks, &same);
+    else if (IsLoop(*n.def) || IsBranch(*n.def) || IsCall(*n.def, *n.op))
+      MarkStructure(functions, id, *body, &marks, &same);
   }
   do {
     for (const auto& ports : same) marks.MarkAll(ports);

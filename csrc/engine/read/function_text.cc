@@ -90,6 +90,11 @@ tf::DataType FunctionText::Dtype(const std::string& reference) const {
   return tf::DT_INVALID;
 }
 
+bool FunctionText::IsStateful(const tf::NodeDef& node) const {
+  const tf::OpRegistrationData* op = nullptr;
+  return functions_->LookUp(node.op(), &op).ok() && op->op_def.is_stateful();
+}
+
 void FunctionText::Walk(Slice* slice, std::vector<Taken>* taken) const {
   const auto take = [&](const std::string& reference) {
     for (const Taken& t : *taken)
@@ -97,6 +102,7 @@ void FunctionText::Walk(Slice* slice, std::vector<Taken>* taken) const {
     return taken->emplace_back(Taken{absl::StrCat(prefix_, taken->size()), reference, Dtype(reference)}).name;
   };
   std::vector<std::string> pending = slice->results;
+  pending.insert(pending.end(), slice->effects.begin(), slice->effects.end());
   while (!pending.empty()) {
     const std::string reference = std::move(pending.back());
     pending.pop_back();
@@ -104,14 +110,17 @@ void FunctionText::Walk(Slice* slice, std::vector<Taken>* taken) const {
     const tf::NodeDef* node = Find(reference);
     const Slice::Step step =
         node != nullptr ? slice->step(reference, *node) : Slice::Step{Slice::Step::kTake, reference};
-    if (step.kind == Slice::Step::kDrop || (control && step.kind == Slice::Step::kTake)) continue;
+    if (step.kind == Slice::Step::kDrop) continue;
+    if (step.kind == Slice::Step::kTake && control) {
+      if (Find(step.reference) != nullptr) slice->after.insert(absl::StrCat("^", NodeOf(step.reference)));
+      continue;
+    }
     if (step.kind == Slice::Step::kTake) {
       slice->arguments[reference] = take(step.reference);
       continue;
     }
     if (!slice->nodes.insert(by_name_.at(node->name())).second) continue;
-    const tf::OpRegistrationData* op = nullptr;
-    if (functions_->LookUp(node->op(), &op).ok() && op->op_def.is_stateful()) slice->stateful = true;
+    slice->stateful = slice->stateful || IsStateful(*node);
     pending.insert(pending.end(), node->input().begin(), node->input().end());
   }
 }
@@ -174,15 +183,24 @@ void FunctionText::Substitute() {
   for (tf::NodeDef& node : *fdef_.mutable_node_def())
     for (std::string& input : *node.mutable_input()) replace(&input);
   for (auto& [output, reference] : *fdef_.mutable_ret()) replace(&reference);
+  for (auto& [output, node] : *fdef_.mutable_control_ret()) {
+    std::string control = absl::StrCat("^", node);
+    replace(&control);
+    node = NodeOf(control);
+  }
   replaced_.clear();
   Index();
   Prune();
 }
 
-// Keeps what results need.
+// Keeps what results and effects need.
 void FunctionText::Prune() {
   Slice all;
   for (const auto& [output, reference] : fdef_.ret()) all.results.push_back(reference);
+  for (const auto& [output, node] : fdef_.control_ret())
+    if (by_name_.contains(node) && !moved_.contains(node)) all.effects.push_back(absl::StrCat("^", node));
+  for (const tf::NodeDef& node : fdef_.node_def())
+    if (IsStateful(node) && !moved_.contains(node.name())) all.effects.push_back(absl::StrCat("^", node.name()));
   all.step = [](const std::string&, const tf::NodeDef&) { return Slice::Step{}; };
   std::vector<Taken> args;
   Walk(&all, &args);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -35,10 +36,12 @@ struct Slice {
     std::string reference;  // kTake: what is taken for it
   };
   std::vector<std::string> results;
+  std::vector<std::string> effects;  // nodes ("^node") that belong to it whether results need them or not
   std::function<Step(const std::string& reference, const tf::NodeDef& node)> step;
 
   // Found by FunctionText::Walk.
   absl::flat_hash_set<int> nodes;
+  std::set<std::string> after;  // nodes outside ("^node") that something inside is ordered after
   absl::flat_hash_map<std::string, std::string> arguments;  // reference -> name of the argument
   bool stateful = false;
 };
@@ -71,8 +74,12 @@ class FunctionText {
   // At the next Substitute: a new node, and what consumers of `reference` take instead.
   void Add(tf::NodeDef node) { added_.push_back(std::move(node)); }
   void Replace(const std::string& reference, const std::string& by) { replaced_[reference] = by; }
-  // Makes the changes, and drops what no result needs. Pointers to nodes end here.
+  // That a node is now part of a new one.
+  void Move(int node) { moved_.insert(fdef_.node_def(node).name()); }
+  // Makes the changes, and drops what neither results nor effects need. Pointers to nodes end here.
   void Substitute();
+
+  bool IsStateful(const tf::NodeDef& node) const;
 
  private:
   void Instantiate();
@@ -87,6 +94,7 @@ class FunctionText {
   std::string prefix_ = "v2_";
   std::vector<tf::NodeDef> added_;
   absl::flat_hash_map<std::string, std::string> replaced_;
+  absl::flat_hash_set<std::string> moved_;
 };
 
 }  // namespace symgrad

@@ -4,7 +4,9 @@
 #include "csrc/engine/read/functionalize.h"
 
 #include <algorithm>
+#include <array>
 #include <map>
+#include <set>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -146,6 +148,12 @@ class Functionalizer {
     body.results = next;
     condition.step = body.step = step;
     text_.Walk(&condition, &taken);
+    for (const std::string& name : frame.members)
+      if (const tf::NodeDef& node = *text_.Find(name); text_.IsStateful(node)) {
+        if (!condition.nodes.contains(text_.Number(node))) body.effects.push_back("^" + name);
+        text_.Move(text_.Number(node));
+      }
+    std::sort(body.effects.begin(), body.effects.end());
     text_.Walk(&body, &taken);
     const absl::StatusOr<std::string> cond_name = text_.Write("cond", condition, taken, taken.size());
     const absl::StatusOr<std::string> body_name = text_.Write("body", body, taken, n);
@@ -164,6 +172,7 @@ class Functionalizer {
       loop.add_input(enter != nullptr ? FunctionText::Input(*enter, 0) : taken[i].reference);
       attrs["T"].mutable_list()->add_type(taken[i].dtype);
     }
+    for (const std::string& node : After(condition, body)) loop.add_input(node);
     for (const std::string& name : frame.exits) {
       const tf::NodeDef& exit = *text_.Find(name);
       for (size_t i = 0; i < n; ++i)
@@ -231,7 +240,28 @@ class Functionalizer {
           state.joined[predicate] = std::max(state.joined[predicate], count);
       }
     }
-    for (const auto& [key, group] : joins) Branch(group);
+    for (const auto& [key, group] : joins) Branch(group, EffectsIn(key.first, key.second));
+  }
+
+  // The nodes with effects in the branches that the merges of a round join, by what the predicate must be.
+  std::array<std::vector<std::string>, 2> EffectsIn(const std::string& predicate, int round) const {
+    std::array<std::vector<std::string>, 2> effects;
+    for (const tf::NodeDef& node : text_.fdef().node_def()) {
+      const State& state = states_[text_.Number(node)];
+      const auto alive = state.alive.find(predicate);
+      if (alive == state.alive.end() || !text_.IsStateful(node)) continue;
+      const auto joined = state.joined.find(predicate);
+      if ((joined == state.joined.end() ? 0 : joined->second) == round)
+        effects[alive->second].push_back("^" + node.name());
+    }
+    return effects;
+  }
+
+  // What two slices of a node are ordered after.
+  static std::set<std::string> After(const Slice& a, const Slice& b) {
+    std::set<std::string> after = a.after;
+    after.insert(b.after.begin(), b.after.end());
+    return after;
   }
 
   // Which predicate a Merge joins, and which of its inputs is which.
@@ -265,13 +295,14 @@ class Functionalizer {
     return true;
   }
 
-  void Branch(const std::vector<Join>& joins) {
+  void Branch(const std::vector<Join>& joins, const std::array<std::vector<std::string>, 2>& effects) {
     const std::string& predicate = joins[0].predicate;
     std::vector<Taken> taken;
     Slice slices[2];
     for (const bool holds : {false, true}) {
       Slice& slice = slices[holds];
       for (const Join& join : joins) slice.results.push_back(join.input[holds]);
+      slice.effects = effects[holds];
       slice.step = [&, holds](const std::string& reference, const tf::NodeDef& node) -> Step {
         const Alive alive = StateOf(reference).alive;
         const auto it = alive.find(predicate);
@@ -281,6 +312,7 @@ class Functionalizer {
         return it != alive.end() || node.op() == "Const" ? Step{} : Step{Step::kTake, reference};
       };
       text_.Walk(&slice, &taken);
+      for (const int node : slice.nodes) text_.Move(node);
     }
     tf::NodeDef branch;
     branch.set_name(absl::StrCat(joins[0].merge->name(), text_.prefix(), "branch"));
@@ -299,6 +331,7 @@ class Functionalizer {
       branch.add_input(t.reference);
       attrs["Tin"].mutable_list()->add_type(t.dtype);
     }
+    for (const std::string& node : After(slices[0], slices[1])) branch.add_input(node);
     for (size_t i = 0; i < joins.size(); ++i) {
       const std::string& merge = joins[i].merge->name();
       attrs["Tout"].mutable_list()->add_type(text_.Dtype(absl::StrCat(merge, ":output:0")));

@@ -70,6 +70,9 @@ class FunctionReader {
     if (!errors_.empty()) return Malformed();
     for (const auto& ports : results)
       for (const Port& p : ports) body_->results.push_back(BodyPort(p));
+    for (const auto& [output, node] : fdef_->control_ret())
+      if (const auto it = by_name_.find(node); it != by_name_.end() && items_[it->second].def != nullptr)
+        body_->control_results.push_back(items_[it->second].id);
     for (const Item& item : items_)
       for (const Port& p : item.custom_inputs) body_->custom_inputs[item.id].push_back(BodyPort(p));
     body_->num_forward = body_->num_nodes();

@@ -94,7 +94,15 @@ class BranchSplit {
     result.results = result_dtypes_;
     result.residuals = slots.dtypes;
     result.residual_shapes = slots.shapes;
-    TF_RETURN_IF_ERROR(BuildForward(slots, &result));
+    TF_ASSIGN_OR_RETURN(const FunctionAuthor::Function forward, Forward(slots, /*whole_branches=*/false));
+    FunctionAuthor::Function whole = forward;
+    if (std::any_of(splits_.begin(), splits_.end(), [](const SplitVjp& s) { return s.whole != s.forward; })) {
+      TF_ASSIGN_OR_RETURN(whole, Forward(slots, /*whole_branches=*/true));
+    }
+    result.forward = forward.name;
+    result.stateful_forward = forward.stateful;
+    result.whole = whole.name;
+    result.stateful_whole = whole.stateful;
     TF_RETURN_IF_ERROR(BuildPullback(slots, &result));
     return result;
   }
@@ -120,7 +128,7 @@ class BranchSplit {
     return results;
   }
 
-  absl::Status BuildForward(const Slots& slots, SplitVjp* result) {
+  absl::StatusOr<FunctionAuthor::Function> Forward(const Slots& slots, bool whole_branches) {
     tf::DataTypeVector outputs = result_dtypes_;
     outputs.insert(outputs.end(), slots.dtypes.begin(), slots.dtypes.end());
     std::vector<FunctionAuthor::Function> branches;
@@ -129,7 +137,9 @@ class BranchSplit {
       FunctionAuthor branch(differentiator_);
       tf::DataTypeVector own = split.results;
       own.insert(own.end(), split.residuals.begin(), split.residuals.end());
-      const V call = branch->Call(split.forward, split.stateful_forward, branch.Args(input_dtypes_), own);
+      const V call = whole_branches
+                         ? branch->Call(split.whole, split.stateful_whole, branch.Args(input_dtypes_), own)
+                         : branch->Call(split.forward, split.stateful_forward, branch.Args(input_dtypes_), own);
       Values results(outputs.size());
       for (size_t i = 0; i < result_dtypes_.size(); ++i) results[i] = call.out(static_cast<int>(i));
       for (size_t r = 0; r < split.residuals.size(); ++r)
@@ -143,10 +153,7 @@ class BranchSplit {
     FunctionAuthor whole(differentiator_);
     const V selector = whole.Arg(selector_);
     const Values results = Emit(&whole, branches, selector, whole.Args(input_dtypes_), outputs);
-    TF_ASSIGN_OR_RETURN(const auto forward, whole.Finish("if", results));
-    result->forward = forward.name;
-    result->stateful_forward = forward.stateful;
-    return absl::OkStatus();
+    return whole.Finish("if", results);
   }
 
   absl::Status BuildPullback(const Slots& slots, SplitVjp* result) {

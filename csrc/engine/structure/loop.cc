@@ -79,8 +79,17 @@ class LoopSplit {
     SplitVjp result;
     result.results = plan_.dtypes;
     result.gradients.assign(n_, -1);
-    TF_RETURN_IF_ERROR(BuildForward(&result));
-    TF_RETURN_IF_ERROR(BuildPullback(&result));
+    TF_ASSIGN_OR_RETURN(const FunctionAuthor::Function forward, Forward(Sees(), &result));
+    FunctionAuthor::Function whole = forward;
+    if (split_.whole != split_.forward && !Sees()) {
+      SplitVjp same;
+      TF_ASSIGN_OR_RETURN(whole, Forward(/*whole_body=*/true, &same));
+    }
+    result.forward = forward.name;
+    result.stateful_forward = forward.stateful;
+    result.whole = whole.name;
+    result.stateful_whole = whole.stateful;
+    if (std::find(wants_.begin(), wants_.end(), true) != wants_.end()) TF_RETURN_IF_ERROR(BuildPullback(&result));
     return result;
   }
 
@@ -121,9 +130,16 @@ class LoopSplit {
     return (*author)->EmitNode(std::move(node), variables, Dtypes(variables));
   }
 
+  // Whether an iteration sees the state that those before it change: then all that they do is to happen.
+  bool Sees() const {
+    const std::string& cond = plan_.node->attr().at("cond").func().name();
+    const bool sees = (differentiator_->EffectsOf(cond) | differentiator_->EffectsOf(split_.forward)) & kStateful;
+    return sees && differentiator_->EffectsOf(split_.whole) & kWrites;
+  }
+
   // -- Forward: the loop's variables, a count of the iterations, the stacks.
 
-  absl::Status BuildForward(SplitVjp* result) {
+  absl::StatusOr<FunctionAuthor::Function> Forward(bool whole_body, SplitVjp* result) {
     FunctionAuthor author(differentiator_);
     Values variables;
     for (size_t i = 0; i < n_; ++i) variables.push_back(author.Arg(plan_.dtypes[i], plan_.shapes[i]));
@@ -131,7 +147,7 @@ class LoopSplit {
     for (const Stack& stack : plan_.stacks) variables.push_back(EmptyStack(stack));
     const tf::DataTypeVector types = Dtypes(variables);
     TF_ASSIGN_OR_RETURN(const FunctionAuthor::Function cond, ForwardCond(types));
-    TF_ASSIGN_OR_RETURN(const FunctionAuthor::Function body, ForwardBody(types));
+    TF_ASSIGN_OR_RETURN(const FunctionAuthor::Function body, ForwardBody(whole_body, types));
     const V loop = EmitLoop(&author, cond, body, variables);
     Values results = Outputs(loop, types.size());
     if (!split_.invariants.empty()) {
@@ -151,10 +167,7 @@ class LoopSplit {
       result->residuals.push_back(ToTf(results[k].dtype()));
       result->residual_shapes.push_back(author.StaticShapeOf(results[k]));
     }
-    TF_ASSIGN_OR_RETURN(const auto forward, author.Finish("while", results));
-    result->forward = forward.name;
-    result->stateful_forward = forward.stateful;
-    return absl::OkStatus();
+    return author.Finish("while", results);
   }
 
   absl::StatusOr<FunctionAuthor::Function> ForwardCond(const tf::DataTypeVector& types) {
@@ -164,12 +177,13 @@ class LoopSplit {
     return author.Finish("cond", {Bounded(author->Call(f, IsStateful(f), variables, {tf::DT_BOOL}), all[n_])});
   }
 
-  absl::StatusOr<FunctionAuthor::Function> ForwardBody(const tf::DataTypeVector& types) {
+  absl::StatusOr<FunctionAuthor::Function> ForwardBody(bool whole, const tf::DataTypeVector& types) {
     FunctionAuthor author(differentiator_);
     const Values all = author.Args(types), variables(all.begin(), all.begin() + static_cast<int>(n_));
     tf::DataTypeVector outputs = split_.results;
     outputs.insert(outputs.end(), split_.residuals.begin(), split_.residuals.end());
-    const V call = author->Call(split_.forward, split_.stateful_forward, variables, outputs);
+    const V call = whole ? author->Call(split_.whole, split_.stateful_whole, variables, outputs)
+                         : author->Call(split_.forward, split_.stateful_forward, variables, outputs);
     Values results, kept;
     for (size_t i = 0; i < n_; ++i)
       results.push_back(plan_.invariant[i] ? variables[i] : call.out(static_cast<int>(i)));
@@ -214,7 +228,7 @@ class LoopSplit {
   }
 
   // What the backward loop begins with. The arguments are those variables of the loop that are used as they are, the
-  // residuals in the order in which BuildForward returns them, and the cotangents.
+  // residuals in the order in which Forward returns them, and the cotangents.
   Backward Start(FunctionAuthor* author, SplitVjp* result) const {
     Backward start;
     for (Values* part : {&start.carried, &start.summed, &start.direct, &start.ahead}) part->resize(n_);

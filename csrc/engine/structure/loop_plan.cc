@@ -48,9 +48,13 @@ class Planner {
 
   absl::StatusOr<LoopPlan> Plan() {
     TF_RETURN_IF_ERROR(ReadBody());
-    TF_RETURN_IF_ERROR(Split());
+    TF_ASSIGN_OR_RETURN(const auto condition, ImportFunction(differentiator_, Specialize(Function("cond"))));
+    if (condition->args.size() != plan_.n)
+      return absl::InvalidArgumentError(
+          absl::StrCat("its condition '", Function("cond").name(), "' must take ", plan_.n, " variables"));
+    TF_RETURN_IF_ERROR(Split(*condition));
     Stacks();
-    TF_RETURN_IF_ERROR(MaxIterations());
+    MaxIterations(*condition);
     return std::move(plan_);
   }
 
@@ -78,7 +82,7 @@ class Planner {
   }
 
   // Which variables carry cotangents through the loop; and splits the body for them.
-  absl::Status Split() {
+  absl::Status Split(const Body& condition) {
     const size_t n = plan_.n;
     std::vector<bool> wants = frame_.wants;
     for (bool grown = true; grown;) {
@@ -89,7 +93,7 @@ class Planner {
         wants[i] = grown = true;
       }
     }
-    const LoopArguments arguments{plan_.invariant, plan_.counter};
+    const LoopArguments arguments{plan_.invariant, plan_.counter, WrittenArguments(*differentiator_, condition)};
     const tf::NameAttrList body = Specialize(Function("body"));
     for (size_t i = 0; i < n; ++i) plan_.carried.push_back(wants[i] && !plan_.invariant[i] && plan_.seeded(i));
     for (bool grown = true; grown;) {
@@ -125,14 +129,12 @@ class Planner {
       plan_.operands.push_back({split.operands[k], split.operand_shapes[k]});
   }
 
-  absl::Status MaxIterations() {
+  void MaxIterations(const Body& condition) {
     constexpr int64_t kMaxReserved = 1 << 20;
-    TF_ASSIGN_OR_RETURN(const auto condition, ImportFunction(differentiator_, Specialize(Function("cond"))));
     std::vector<IntsPtr> initial;
     for (const Port& p : inputs_) initial.push_back(outer_.output(p).ints);
-    const int64_t bound = TripBound(*condition, *plan_.body, initial);
+    const int64_t bound = TripBound(condition, *plan_.body, initial);
     plan_.max_iterations = bound > kMaxReserved ? -1 : bound;
-    return absl::OkStatus();
   }
 
   // What is known of a variable in all iterations.

@@ -40,13 +40,20 @@ absl::StatusOr<SplitVjp> SplitRemote(Differentiator* differentiator, const Body&
   result.residuals = split->residuals;
   result.residual_shapes = split->residual_shapes;
   result.gradient_dtypes = split->gradient_dtypes;
+  tf::DataTypeVector forward_in, forward_out = split->results, pullback_in;
+  for (const Port& p : inputs) forward_in.push_back(tf::BaseType(body.output(p).dtype));
+  forward_out.insert(forward_out.end(), split->residuals.begin(), split->residuals.end());
+  TF_ASSIGN_OR_RETURN(const auto forward,
+                      WriteCall(differentiator, *node.def, split->forward, forward_in, forward_out));
+  TF_ASSIGN_OR_RETURN(const auto whole, WriteCall(differentiator, *node.def, split->whole, forward_in, forward_out));
+  result.forward = forward.name;
+  result.stateful_forward = forward.stateful;
+  result.whole = whole.name;
+  result.stateful_whole = whole.stateful;
   result.gradients = {-1};
   result.gradients.insert(result.gradients.end(), split->gradients.begin(), split->gradients.end());
   if (split->gradient_dtypes.empty()) return result;
 
-  tf::DataTypeVector forward_in, forward_out = split->results, pullback_in;
-  for (const Port& p : inputs) forward_in.push_back(tf::BaseType(body.output(p).dtype));
-  forward_out.insert(forward_out.end(), split->residuals.begin(), split->residuals.end());
   result.args = {0};
   for (const int a : split->args) {
     result.args.push_back(a + 1);
@@ -55,12 +62,8 @@ absl::StatusOr<SplitVjp> SplitRemote(Differentiator* differentiator, const Body&
   pullback_in.insert(pullback_in.end(), split->residuals.begin(), split->residuals.end());
   for (const V& dy : frame.cotangents)
     if (dy) pullback_in.push_back(ToTf(dy.dtype()));
-  TF_ASSIGN_OR_RETURN(const auto forward,
-                      WriteCall(differentiator, *node.def, split->forward, forward_in, forward_out));
   TF_ASSIGN_OR_RETURN(const auto pullback,
                       WriteCall(differentiator, *node.def, split->pullback, pullback_in, split->gradient_dtypes));
-  result.forward = forward.name;
-  result.stateful_forward = forward.stateful;
   result.pullback = pullback.name;
   result.stateful_pullback = pullback.stateful;
   return result;

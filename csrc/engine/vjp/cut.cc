@@ -56,17 +56,12 @@ bool IsCheap(const std::string& op) {
   return cheap->contains(op);
 }
 
-// What only looks at a variable.
-bool IsRead(const std::string& op) {
-  return op == "ReadVariableOp" || op == "ResourceGather" || op == "ResourceGatherNd" || op == "VariableShape";
-}
-
 class Cutter {
  public:
-  Cutter(const Body& body, const std::vector<Port>& gradients, const LoopArguments* loop)
-      : body_(body), gradients_(gradients), loop_(loop) {
+  Cutter(const Functions& functions, const Body& body, const std::vector<Port>& gradients, const LoopArguments* loop)
+      : functions_(functions), body_(body), gradients_(gradients), loop_(loop) {
     MarkPullback();
-    if (loop != nullptr) MarkInvariant(loop->invariant);
+    if (loop != nullptr) MarkInvariant();
   }
 
   Cut Run() {
@@ -95,25 +90,24 @@ class Cutter {
   }
 
   // Which nodes compute the same in all iterations: of what is the same, without state but variables that are only
-  // read.
-  void MarkInvariant(const std::vector<bool>& args) {
-    std::vector<bool> written(body_.num_nodes(), false);  // by argument: a variable that is not only read
-    for (int id = 0; id < body_.num_forward; ++id) {
-      const Node& n = body_.node(id);
-      if (n.is_arg() || IsRead(n.type())) continue;
-      for (const Port& p : n.inputs) written[p.node] = true;
-    }
+  // read, by the condition as well.
+  void MarkInvariant() {
+    const std::vector<bool> written = WrittenArguments(functions_, body_);
     invariant_.assign(body_.num_nodes(), false);
-    for (size_t i = 0; i < args.size(); ++i) invariant_[body_.args[i]] = args[i];
+    std::vector<bool> constant(body_.num_nodes(), false);  // a variable that is only read
+    for (size_t i = 0; i < loop_->invariant.size(); ++i) {
+      invariant_[body_.args[i]] = loop_->invariant[i];
+      constant[body_.args[i]] = loop_->invariant[i] && !written[i] && !loop_->written[i];
+    }
     for (int id = 0; id < body_.num_nodes(); ++id) {
       const Node& n = body_.node(id);
       if (n.is_arg()) continue;
       const auto same = [&](Port p) {
-        const bool variable = body_.output(p).dtype == tf::DT_RESOURCE;
-        return invariant_[p.node] && !(variable && (written[p.node] || !body_.node(p.node).is_arg()));
+        return body_.output(p).dtype == tf::DT_RESOURCE ? constant[p.node] : invariant_[p.node];
       };
-      const bool settled = n.type() == "Const" || (n.controls.empty() && !n.inputs.empty() &&
-                                                   (!n.op->op_def.is_stateful() || IsRead(n.type())));
+      const bool looks =
+          !n.op->op_def.is_stateful() || functions_.EffectsOf(n) == kReads || n.type() == "VariableShape";
+      const bool settled = n.type() == "Const" || (n.controls.empty() && !n.inputs.empty() && looks);
       invariant_[id] = settled && std::all_of(n.inputs.begin(), n.inputs.end(), same);
     }
   }
@@ -179,6 +173,7 @@ class Cutter {
     }
   }
 
+  const Functions& functions_;
   const Body& body_;
   const std::vector<Port>& gradients_;
   const LoopArguments* const loop_;
@@ -191,8 +186,30 @@ class Cutter {
 
 }  // namespace
 
-Cut CutBody(const Body& body, const std::vector<Port>& gradients, const LoopArguments* loop) {
-  return Cutter(body, gradients, loop).Run();
+std::vector<bool> WrittenArguments(const Functions& functions, const Body& body) {
+  absl::flat_hash_set<int> written;  // nodes
+  bool all = false;
+  for (int id = 0; id < body.num_forward; ++id) {
+    const Node& n = body.node(id);
+    if (n.is_arg() || !(functions.EffectsOf(n) & kWrites)) continue;
+    bool given = false;
+    for (const Port& p : n.inputs) {
+      if (body.output(p).dtype != tf::DT_RESOURCE) continue;
+      const Port handle = Origin(body, p);
+      given = body.node(handle.node).is_arg();
+      if (!given) break;
+      written.insert(handle.node);
+    }
+    all = all || !given;
+  }
+  std::vector<bool> arguments;
+  for (const int arg : body.args) arguments.push_back(all || written.contains(arg));
+  return arguments;
+}
+
+Cut CutBody(const Functions& functions, const Body& body, const std::vector<Port>& gradients,
+            const LoopArguments* loop) {
+  return Cutter(functions, body, gradients, loop).Run();
 }
 
 }  // namespace symgrad

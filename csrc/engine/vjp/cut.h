@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "csrc/engine/function/body.h"
+#include "csrc/engine/function/functions.h"
 
 namespace symgrad {
 
@@ -11,7 +11,11 @@ namespace symgrad {
 struct LoopArguments {
   std::vector<bool> invariant;  // the same in all iterations
   std::vector<bool> counter;    // an integer that the number of the iteration tells
+  std::vector<bool> written;    // a variable that the condition writes
 };
+
+// Which arguments of a body are variables that it writes; all, if it writes what it was not given.
+std::vector<bool> WrittenArguments(const Functions& functions, const Body& body);
 
 struct Cut {
   std::vector<bool> args;        // by argument: the pullback takes it
@@ -24,6 +28,7 @@ struct Cut {
 //
 // In the body of a loop (`loop` is not null) a residual costs a tensor for each iteration: one that is cheap to compute
 // from what crosses anyway is computed again.
-Cut CutBody(const Body& body, const std::vector<Port>& gradients, const LoopArguments* loop);
+Cut CutBody(const Functions& functions, const Body& body, const std::vector<Port>& gradients,
+            const LoopArguments* loop);
 
 }  // namespace symgrad

@@ -28,7 +28,7 @@ std::string MaskText(const std::vector<bool>& mask) {
 }
 
 // Equal for equal functions; plain serialization orders attrs at random.
-std::string MemoKey(const tf::NameAttrList& f) {
+std::string MemoKey(const google::protobuf::Message& f) {
   std::string key;
   tsl::SerializeToStringDeterministic(f, &key);
   return key;
@@ -134,15 +134,19 @@ absl::StatusOr<std::string> Differentiator::Gradient(const tf::NameAttrList& f, 
     signature.results.push_back(ToPort(dx));
   }
   signature.args = ArgPorts(body->args);
+  signature.keeps = Keeps::kChecks;
+  signature.results_wait = true;
+  TF_RETURN_IF_ERROR(Lighten(body.get(), signature));
   const std::string name = absl::StrCat("__symgrad_", f.name(), "_", key.substr(key.find(':') + 1));
-  TF_RETURN_IF_ERROR(Add(ExportFunction(*body, name, signature, Find(f.name())->fdef())));
+  TF_RETURN_IF_ERROR(Add(ExportFunction(*this, *body, name, signature, Find(f.name())->fdef())));
   return gradients_[key] = name;
 }
 
 absl::StatusOr<const SplitVjp*> Differentiator::Split(const tf::NameAttrList& f, const std::vector<bool>& wrt,
                                                       const std::vector<bool>& seeds, const LoopArguments* loop) {
   std::string mask = absl::StrCat(MaskText(wrt), "|", MaskText(seeds));
-  if (loop != nullptr) absl::StrAppend(&mask, "|", MaskText(loop->invariant), "|", MaskText(loop->counter));
+  if (loop != nullptr)
+    absl::StrAppend(&mask, "|", MaskText(loop->invariant), "|", MaskText(loop->counter), "|", MaskText(loop->written));
   const std::string memo = absl::StrCat(MemoKey(f), "|", mask);  // cheaper than a fingerprint
   const auto found = splits_.find(memo);
   if (found != splits_.end()) return &found->second;
@@ -197,7 +201,7 @@ absl::StatusOr<SplitVjp> Differentiator::BuildSplit(const tf::NameAttrList& f, c
     split.operand_shapes.push_back(StaticShape(body->output(p).shape));
   }
 
-  const Cut cut = CutBody(*body, pullback.results, loop);
+  const Cut cut = CutBody(*this, *body, pullback.results, loop);
   for (size_t i = 0; i < args.size(); ++i) {
     forward.args.push_back({args[i], 0});
     if (!cut.args[i]) continue;
@@ -224,39 +228,75 @@ absl::StatusOr<SplitVjp> Differentiator::BuildSplit(const tf::NameAttrList& f, c
   for (size_t i = args.size(); i < body->args.size(); ++i) pullback.args.push_back({body->args[i], 0});
 
   const auto source = Find(f.name());
-  split.forward = absl::StrCat("__symgrad_forward_", f.name(), "_", key);
+  TF_RETURN_IF_ERROR(WriteForward(body.get(), forward, f.name(), key, &split));
   split.pullback = absl::StrCat("__symgrad_pullback_", f.name(), "_", key);
-  tf::FunctionDef forward_def = ExportFunction(*body, split.forward, forward, source->fdef());
-  tf::FunctionDef pullback_def = ExportFunction(*body, split.pullback, pullback, source->fdef());
-  split.stateful_forward = forward_def.signature().is_stateful();
+  tf::FunctionDef pullback_def = ExportFunction(*this, *body, split.pullback, pullback, source->fdef());
   split.stateful_pullback = pullback_def.signature().is_stateful();
-  TF_RETURN_IF_ERROR(Add(std::move(forward_def)));
   TF_RETURN_IF_ERROR(Add(std::move(pullback_def)));
   if (!finish.args.empty()) {
     split.finish = absl::StrCat("__symgrad_finish_", f.name(), "_", key);
-    TF_RETURN_IF_ERROR(Add(ExportFunction(*body, split.finish, finish, tf::FunctionDef())));
+    TF_RETURN_IF_ERROR(Add(ExportFunction(*this, *body, split.finish, finish, tf::FunctionDef())));
   }
   if (!cut.invariants.empty()) {
     Signature invariants{{}, cut.invariants};
     for (size_t i = 0; i < args.size(); ++i)
       if (loop->invariant[i]) invariants.args.push_back({args[i], 0});
     split.invariants = absl::StrCat("__symgrad_invariants_", f.name(), "_", key);
-    tf::FunctionDef definition = ExportFunction(*body, split.invariants, invariants, tf::FunctionDef());
+    tf::FunctionDef definition = ExportFunction(*this, *body, split.invariants, invariants, tf::FunctionDef());
     split.stateful_invariants = definition.signature().is_stateful();
     TF_RETURN_IF_ERROR(Add(std::move(definition)));
   }
   return split;
 }
 
-bool Differentiator::IsStructure(const Node& node) {
-  const std::string& type = node.type();
-  return IsCall(*node.def, *node.op) || type == "If" || type == "StatelessIf" || type == "Case" ||
-         type == "StatelessCase" || type == "While" || type == "StatelessWhile" || type == "RemoteCall";
+// The forward half, and the one that has all effects, where that is another.
+absl::Status Differentiator::WriteForward(Body* body, Signature forward, const std::string& f, const std::string& key,
+                                          SplitVjp* split) {
+  const auto source = Find(f);
+  forward.keeps = Keeps::kChecks;
+  TF_RETURN_IF_ERROR(Lighten(body, forward));
+  split->forward = absl::StrCat("__symgrad_forward_", f, "_", key);
+  tf::FunctionDef least = ExportFunction(*this, *body, split->forward, forward, source->fdef());
+  split->whole = split->forward;
+  split->stateful_forward = split->stateful_whole = least.signature().is_stateful();
+  if (EffectsOf(f) & kChanges) {
+    forward.keeps = Keeps::kEffects;
+    tf::FunctionDef whole = ExportFunction(*this, *body, split->forward, forward, source->fdef());
+    if (MemoKey(whole) != MemoKey(least)) {
+      split->whole = absl::StrCat("__symgrad_forward_whole_", f, "_", key);
+      split->stateful_whole = whole.signature().is_stateful();
+      whole.mutable_signature()->set_name(split->whole);
+      TF_RETURN_IF_ERROR(Add(std::move(whole)));
+    }
+  }
+  return Add(std::move(least));
+}
+
+absl::Status Differentiator::Lighten(Body* body, const Signature& signature) {
+  std::vector<int> changing;
+  for (int id = 0; id < body->num_forward; ++id) {
+    const Node& n = body->node(id);
+    if (!n.is_arg() && IsStructure(*n.def, *n.op) && !body->whole.contains(id) && EffectsOf(n) & kChanges)
+      changing.push_back(id);
+  }
+  if (changing.empty()) return absl::OkStatus();
+  const Part part = FindPart(*this, *body, signature);
+  for (const int id : changing) {
+    if (!part.kept[id] || part.awaited[id]) continue;
+    Frame frame;
+    frame.node = id;
+    frame.cotangents.resize(body->node(id).num_outputs);
+    frame.wants.resize(body->node(id).inputs.size(), false);
+    const absl::StatusOr<SplitVjp> split = SplitNode(*body, frame);
+    // What can't be split can be run as it is.
+    if (split.ok() && split->whole != split->forward) TF_RETURN_IF_ERROR(ReplaceByForward(body, id, *split));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<SplitVjp> Differentiator::SplitNode(const Body& body, const Frame& frame) {
   const Node& node = body.node(frame.node);
-  if (node.type() == "While" || node.type() == "StatelessWhile") return SplitLoop(this, body, frame);
+  if (IsLoop(*node.def)) return SplitLoop(this, body, frame);
   if (node.type() == "RemoteCall") return SplitRemote(this, body, frame);
   if (!IsCall(*node.def, *node.op)) return SplitBranch(this, body, frame);
   std::vector<bool> seeds;
@@ -266,6 +306,44 @@ absl::StatusOr<SplitVjp> Differentiator::SplitNode(const Body& body, const Frame
   return *split;
 }
 
+absl::Status Differentiator::ReplaceByForward(Body* body, int node, const SplitVjp& split) {
+  Node& call = body->node(node);
+  tf::DataTypeVector inputs, outputs = split.results;
+  for (const Port& p : call.inputs) inputs.push_back(tf::BaseType(body->output(p).dtype));
+  outputs.insert(outputs.end(), split.residuals.begin(), split.residuals.end());
+  const bool stays_stateful =
+      IsCall(*call.def, *call.op) && call.op->op_def.is_stateful() && split.whole == split.forward;
+  const auto write = [&](const std::string& f, bool stateful) -> absl::StatusOr<Body::Call> {
+    tf::NodeDef* def = body->NewDef();
+    def->set_name(call.def->name());
+    def->set_device(call.def->device());
+    def->set_op(stateful ? "StatefulPartitionedCall" : "PartitionedCall");
+    CopyRuntimeAttrs(*call.def, def);
+    auto& attrs = *def->mutable_attr();
+    attrs["f"].mutable_func()->set_name(f);
+    SetTypes(inputs, &attrs["Tin"]);
+    SetTypes(outputs, &attrs["Tout"]);
+    Body::Call written{nullptr, def};
+    TF_RETURN_IF_ERROR(LookUp(def->op(), &written.op));
+    tf::AddDefaultsToNodeDef(written.op->op_def, def);
+    return written;
+  };
+  TF_ASSIGN_OR_RETURN(const Body::Call forward, write(split.forward, split.stateful_forward || stays_stateful));
+  if (split.whole != split.forward) {
+    TF_ASSIGN_OR_RETURN(body->whole[node], write(split.whole, split.stateful_whole));
+  }
+  call.op = forward.op;
+  call.def = forward.def;
+  body->ReplaceOutputs(node, outputs);
+  for (size_t i = 0; i < split.residuals.size(); ++i) {
+    const Port residual{node, static_cast<int>(split.results.size() + i)};
+    Shape shape;
+    if (body->shapes()->MakeShapeFromPartialTensorShape(split.residual_shapes[i], &shape).ok())
+      body->output(residual).shape = shape;
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<Grads> Differentiator::StructureGradient(Builder* builder, const Frame& frame) {
   Body* body = builder->body();
   Node& call = body->node(frame.node);
@@ -273,33 +351,8 @@ absl::StatusOr<Grads> Differentiator::StructureGradient(Builder* builder, const 
   const SplitVjp* const split = &vjp;
   if (split->gradient_dtypes.empty()) return Grads(call.inputs.size());
 
-  // The forward call now returns residuals, too.
-  if (!split->residuals.empty()) {
-    tf::NodeDef* def = body->NewDef();
-    def->set_name(call.def->name());
-    def->set_device(call.def->device());
-    def->set_op(split->stateful_forward || (IsCall(*call.def, *call.op) && call.op->op_def.is_stateful())
-                    ? "StatefulPartitionedCall"
-                    : "PartitionedCall");
-    CopyRuntimeAttrs(*call.def, def);
-    TF_RETURN_IF_ERROR(LookUp(def->op(), &call.op));
-    auto& attrs = *def->mutable_attr();
-    attrs["f"].mutable_func()->set_name(split->forward);
-    tf::DataTypeVector inputs, dtypes = split->results;
-    for (const Port& p : call.inputs) inputs.push_back(tf::BaseType(body->output(p).dtype));
-    dtypes.insert(dtypes.end(), split->residuals.begin(), split->residuals.end());
-    SetTypes(inputs, &attrs["Tin"]);
-    SetTypes(dtypes, &attrs["Tout"]);
-    tf::AddDefaultsToNodeDef(call.op->op_def, def);
-    call.def = def;
-    body->ReplaceOutputs(frame.node, dtypes);
-    for (size_t i = 0; i < split->residuals.size(); ++i) {
-      Shape shape;
-      const Port residual{frame.node, static_cast<int>(split->results.size() + i)};
-      if (body->shapes()->MakeShapeFromPartialTensorShape(split->residual_shapes[i], &shape).ok())
-        body->output(residual).shape = shape;
-    }
-  }
+  if (!split->residuals.empty() || split->whole != split->forward)
+    TF_RETURN_IF_ERROR(ReplaceByForward(body, frame.node, *split));
 
   std::vector<V> inputs;
   for (const int i : split->args) inputs.push_back(ToValue(call.inputs[i]));

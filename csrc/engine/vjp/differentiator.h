@@ -12,6 +12,7 @@
 #include "csrc/engine/function/functions.h"
 #include "csrc/engine/vjp/cut.h"
 #include "csrc/engine/write/builder.h"
+#include "csrc/engine/write/part.h"
 
 namespace symgrad {
 
@@ -19,6 +20,9 @@ namespace symgrad {
 //
 //   forward:  x -> y, residuals
 //   pullback: some of x, residuals, dy (of the seeded outputs) -> dx (of the inputs that matter)
+//
+// The forward half does of f's effects (effects.h) what y and residuals need, and its checks. Where that is not all
+// that f does, `whole` is the same with all of it, for a caller who has something ordered after the call.
 //
 // Of the body of a loop, what is the same in all iterations is no residual. A third function computes it, and the
 // pullback takes it after the residuals:
@@ -30,8 +34,8 @@ namespace symgrad {
 //
 //   finish: operands, each concatenated over the iterations -> dx (of the `finished` inputs)
 struct SplitVjp {
-  std::string forward, pullback;
-  bool stateful_forward = false, stateful_pullback = false;
+  std::string forward, whole, pullback;  // whole: the forward half's name if that does all
+  bool stateful_forward = false, stateful_whole = false, stateful_pullback = false;
   std::vector<int> args;                  // the inputs of f that the pullback takes, in order
   tf::DataTypeVector results, residuals;  // dtypes
   std::vector<tf::PartialTensorShape> residual_shapes;
@@ -61,7 +65,6 @@ class Differentiator final : public Functions {
 
   // The cotangents of the inputs of a node that stands for functions: a call, a branch or a loop. The node itself
   // becomes a call that returns residuals, too.
-  static bool IsStructure(const Node& node);
   absl::StatusOr<Grads> StructureGradient(Builder* builder, const Frame& frame);
 
   // The cotangents of the inputs of a node that comes with a gradient function of its own.
@@ -72,10 +75,16 @@ class Differentiator final : public Functions {
   const Flows& FlowsOf(const tf::NameAttrList& f) override;
 
  private:
+  // Puts the forward half in the place of a node, and what does all (see Body::whole) beside it.
+  absl::Status ReplaceByForward(Body* body, int node, const SplitVjp& split);
+  // Does so for nodes that no cotangent came to, but whose effects nothing waits for that the signature keeps.
+  absl::Status Lighten(Body* body, const Signature& signature);
   absl::StatusOr<SplitVjp> SplitNode(const Body& body, const Frame& frame);
   absl::StatusOr<SplitVjp> BuildSplit(const tf::NameAttrList& f, const std::vector<bool>& wrt,
                                       const std::vector<bool>& seeds, const LoopArguments* loop,
                                       const std::string& key);
+  absl::Status WriteForward(Body* body, Signature forward, const std::string& f, const std::string& key,
+                            SplitVjp* split);
 
   absl::flat_hash_map<std::string, SplitVjp> splits_;
   absl::flat_hash_map<std::string, std::string> gradients_;

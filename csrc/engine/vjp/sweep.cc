@@ -112,7 +112,7 @@ class Sweep {
                 "function before that, twice");
       return;
     }
-    if (Differentiator::IsStructure(n)) {
+    if (IsStructure(*n.def, *n.op)) {
       const absl::StatusOr<Grads> grads = differentiator_->StructureGradient(builder_, frame);
       return grads.ok() ? Distribute(id, *grads) : NodeError(id, grads.status().code(), grads.status().message());
     }

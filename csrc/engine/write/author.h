@@ -45,8 +45,9 @@ class FunctionAuthor {
     TF_RETURN_IF_ERROR(builder_.TakeStatus());
     Signature signature;
     signature.args = args_;
+    signature.keeps = Keeps::kAll;
     for (const V& v : results) signature.results.push_back(ToPort(v));
-    tf::FunctionDef fdef = ExportFunction(body_, "", signature, tf::FunctionDef());
+    tf::FunctionDef fdef = ExportFunction(*functions_, body_, "", signature, tf::FunctionDef());
     const bool stateful = fdef.signature().is_stateful();
     TF_ASSIGN_OR_RETURN(std::string name, functions_->AddNamedByContent(stem, std::move(fdef)));
     return Function{std::move(name), stateful};

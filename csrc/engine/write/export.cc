@@ -1,5 +1,7 @@
 #include "csrc/engine/write/export.h"
 
+#include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -14,95 +16,116 @@ namespace {
 
 class FunctionWriter {
  public:
-  FunctionWriter(const Body& body, const Signature& signature)
-      : body_(body), args_(signature.args), results_(signature.results) {}
+  FunctionWriter(const Functions& functions, const Body& body, const Signature& signature)
+      : functions_(functions),
+        body_(body),
+        args_(signature.args),
+        results_(signature.results),
+        part_(FindPart(functions, body, signature)) {}
 
   tf::FunctionDef Write(const std::string& name, const tf::FunctionDef& source) {
-    MarkNeeded();
+    for (size_t i = 0; i < args_.size(); ++i) arg_of_[body_.output_index(args_[i])] = static_cast<int>(i);
     NameNodes();
     NameArgs();
-    tf::FunctionDef fdef;
-    tf::OpDef* signature = fdef.mutable_signature();
-    signature->set_name(name);
-    WriteArgs(source, &fdef);
-    for (size_t i = 0; i < results_.size(); ++i) {
-      tf::OpDef::ArgDef* arg = signature->add_output_arg();
-      arg->set_name(absl::StrCat("out_", i));
-      arg->set_type(tf::BaseType(body_.output(results_[i]).dtype));
-      (*fdef.mutable_ret())[arg->name()] = Reference(results_[i]);
-    }
+    fdef_.mutable_signature()->set_name(name);
+    WriteArgs(source);
     for (const char* attr : {"_noinline", "_XlaMustCompile"})
       if (const auto it = source.attr().find(attr); it != source.attr().end())
-        (*fdef.mutable_attr())[attr] = it->second;
-    for (int id = 0; id < body_.num_nodes(); ++id) {
-      const Node& n = body_.node(id);
-      if (!needed_[id] || n.is_arg()) continue;
-      if (n.op->op_def.is_stateful()) {
-        signature->set_is_stateful(true);
-        // What the caller does next must wait for it: a write of the variable that is read here, say.
-        signature->add_control_output(names_[id]);
-        (*fdef.mutable_control_ret())[names_[id]] = names_[id];
-      }
-      tf::NodeDef* def = fdef.add_node_def();
-      *def = *n.def;
-      def->set_name(names_[id]);
-      def->clear_input();
-      if (const auto it = body_.custom_inputs.find(id); it != body_.custom_inputs.end()) {
-        auto* references = (*def->mutable_attr())[kCustomInputs].mutable_list();
-        references->clear_s();
-        for (const Port& p : it->second) references->add_s(Reference(p));
-      }
-      for (const Port& p : n.inputs) def->add_input(Reference(p));
-      if (!IsConst(n))
-        for (const int c : n.controls) def->add_input(absl::StrCat("^", names_[c]));
+        (*fdef_.mutable_attr())[attr] = it->second;
+    std::vector<size_t> hubs(part_.hubs.size());
+    std::iota(hubs.begin(), hubs.end(), 0);
+    std::stable_sort(hubs.begin(), hubs.end(),
+                     [&](size_t a, size_t b) { return part_.hubs[a].before < part_.hubs[b].before; });
+    auto hub = hubs.begin();
+    for (int id = 0; id <= body_.num_nodes(); ++id) {
+      for (; hub != hubs.end() && part_.hubs[*hub].before <= id; ++hub) WriteHub(*hub);
+      if (id < body_.num_nodes() && part_.kept[id] && !body_.node(id).is_arg()) WriteNode(id);
     }
-    return fdef;
+    WriteResults();
+    return std::move(fdef_);
   }
 
  private:
-  // A constant is the same whatever it is ordered after.
-  static bool IsConst(const Node& n) { return n.type() == "Const"; }
+  // A node that is awaited does all that it does.
+  Body::Call CallOf(int id) const {
+    const auto whole = body_.whole.find(id);
+    if (part_.awaited[id] && whole != body_.whole.end()) return whole->second;
+    return {body_.node(id).op, body_.node(id).def};
+  }
 
-  void MarkNeeded() {
-    for (size_t i = 0; i < args_.size(); ++i) arg_of_[body_.output_index(args_[i])] = static_cast<int>(i);
-    needed_.assign(body_.num_nodes(), false);
-    std::vector<int> pending;
-    const auto need_node = [&](int id) {
-      if (!needed_[id]) pending.push_back(id);
-      needed_[id] = true;
+  void WriteNode(int id) {
+    const Node& n = body_.node(id);
+    const Body::Call call = CallOf(id);
+    const bool stateful = call.op->op_def.is_stateful();
+    if (stateful) fdef_.mutable_signature()->set_is_stateful(true);
+    if (stateful || functions_.EffectsOf(n) & kChecks) {
+      // What the caller does next must wait for it: a write of the variable that is read here, say.
+      fdef_.mutable_signature()->add_control_output(names_[id]);
+      (*fdef_.mutable_control_ret())[names_[id]] = names_[id];
+    }
+    tf::NodeDef* def = fdef_.add_node_def();
+    *def = *call.def;
+    def->set_name(names_[id]);
+    def->clear_input();
+    if (const auto it = body_.custom_inputs.find(id); it != body_.custom_inputs.end()) {
+      auto* references = (*def->mutable_attr())[kCustomInputs].mutable_list();
+      references->clear_s();
+      for (const Port& p : it->second) references->add_s(Reference(p));
+    }
+    for (const Port& p : n.inputs) def->add_input(Reference(p));
+    const auto after = [&](int node) {
+      if (node >= body_.num_nodes() || !body_.node(node).is_arg()) def->add_input(absl::StrCat("^", names_[node]));
     };
-    const auto need = [&](Port p) {
-      if (!arg_of_.contains(body_.output_index(p))) need_node(p.node);
-    };
-    for (const Port& p : results_) need(p);
-    while (!pending.empty()) {
-      const int id = pending.back();
-      pending.pop_back();
-      const Node& n = body_.node(id);
-      if (n.is_arg()) continue;
-      for (const Port& p : n.inputs) need(p);
-      if (const auto it = body_.custom_inputs.find(id); it != body_.custom_inputs.end())
-        for (const Port& p : it->second) need(p);  // for the next derivative; they may come after the node
-      if (!IsConst(n))
-        for (const int c : n.controls) need_node(c);
+    for (const int c : n.controls)
+      if (n.type() != "Const" && part_.kept[c]) after(c);
+    if (const auto it = part_.order.find(id); it != part_.order.end())
+      for (const int c : it->second) after(c);
+  }
+
+  void WriteHub(size_t hub) {
+    tf::NodeDef* def = fdef_.add_node_def();
+    def->set_name(names_[body_.num_nodes() + hub]);
+    def->set_op("NoOp");
+    for (const int c : part_.hubs[hub].controls) def->add_input(absl::StrCat("^", names_[c]));
+  }
+
+  void WriteResults() {
+    for (size_t i = 0; i < results_.size(); ++i) {
+      tf::OpDef::ArgDef* arg = fdef_.mutable_signature()->add_output_arg();
+      arg->set_name(absl::StrCat("out_", i));
+      arg->set_type(tf::BaseType(body_.output(results_[i]).dtype));
+      std::string& ret = (*fdef_.mutable_ret())[arg->name()];
+      ret = Reference(results_[i]);
+      if (part_.gate < 0) continue;
+      tf::NodeDef* def = fdef_.add_node_def();
+      def->set_name(absl::StrCat(names_[part_.gate], "/out_", i));
+      def->set_op("Identity");
+      (*def->mutable_attr())["T"].set_type(arg->type());
+      def->add_input(ret);
+      def->add_input(absl::StrCat("^", names_[part_.gate]));
+      ret = absl::StrCat(def->name(), ":output:0");
     }
   }
 
   // Forward nodes and arguments keep their names, which are unique; emitted nodes live in a scope of their own.
   void NameNodes() {
-    names_.resize(body_.num_nodes());
+    names_.resize(body_.num_nodes() + part_.hubs.size());
     absl::flat_hash_set<std::string> scopes;
     for (int id = 0; id < body_.num_forward; ++id) {
       names_[id] = body_.name(id);
       if (absl::StartsWith(names_[id], "gradients")) scopes.insert(names_[id].substr(0, names_[id].find('/')));
     }
     const std::string scope = Unused(scopes, "gradients");
+    for (size_t k = 0; k < part_.hubs.size(); ++k)
+      names_[body_.num_nodes() + k] = body_.num_nodes() + static_cast<int>(k) == part_.gate
+                                          ? absl::StrCat(scope, "/checks")
+                                          : absl::StrCat(scope, "/order_", k);
 
     absl::flat_hash_map<std::pair<int, absl::string_view>, int> count;  // of nodes of one op for one forward node
     for (int id = body_.num_forward; id < body_.num_nodes(); ++id) {
       const Node& n = body_.node(id);
       if (n.is_arg()) continue;
-      if (!needed_[id]) continue;
+      if (!part_.kept[id]) continue;
       const int k = count[{n.origin, n.type()}]++;
       names_[id] =
           n.origin < 0 ? absl::StrCat(scope, "/", n.type()) : absl::StrCat(scope, "/", names_[n.origin], "/", n.type());
@@ -129,7 +152,7 @@ class FunctionWriter {
     }
   }
 
-  void WriteArgs(const tf::FunctionDef& source, tf::FunctionDef* fdef) {
+  void WriteArgs(const tf::FunctionDef& source) {
     // What the source says of its arguments holds here if each of them is one tensor.
     absl::flat_hash_map<int, int> source_index;
     int count = 0;
@@ -137,20 +160,20 @@ class FunctionWriter {
       if (arg < body_.num_forward) source_index[arg] = count++;
     if (source.signature().input_arg_size() != count) source_index.clear();
     for (size_t i = 0; i < args_.size(); ++i) {
-      tf::OpDef::ArgDef* arg = fdef->mutable_signature()->add_input_arg();
+      tf::OpDef::ArgDef* arg = fdef_.mutable_signature()->add_input_arg();
       arg->set_name(arg_names_[i]);
       arg->set_type(tf::BaseType(body_.output(args_[i]).dtype));
       const auto index = source_index.find(args_[i].node);
       const uint32_t key = static_cast<uint32_t>(i);
       if (index == source_index.end()) {
-        WriteShape(args_[i], &(*fdef->mutable_arg_attr())[key]);
+        WriteShape(args_[i], &(*fdef_.mutable_arg_attr())[key]);
         continue;
       }
       if (const auto it = source.arg_attr().find(index->second); it != source.arg_attr().end())
-        (*fdef->mutable_arg_attr())[key] = it->second;
+        (*fdef_.mutable_arg_attr())[key] = it->second;
       if (const auto it = source.resource_arg_unique_id().find(index->second);
           it != source.resource_arg_unique_id().end())
-        (*fdef->mutable_resource_arg_unique_id())[key] = it->second;
+        (*fdef_.mutable_resource_arg_unique_id())[key] = it->second;
     }
   }
 
@@ -175,18 +198,20 @@ class FunctionWriter {
     return names_[p.node];  // not reached: ports were checked when they were made
   }
 
+  const Functions& functions_;
   const Body& body_;
   const std::vector<Port>&args_, &results_;
+  const Part part_;
+  tf::FunctionDef fdef_;
   absl::flat_hash_map<int, int> arg_of_;  // output index -> which argument it is
-  std::vector<bool> needed_;
   std::vector<std::string> names_, arg_names_;
 };
 
 }  // namespace
 
-tf::FunctionDef ExportFunction(const Body& body, const std::string& name, const Signature& signature,
-                               const tf::FunctionDef& source) {
-  return FunctionWriter(body, signature).Write(name, source);
+tf::FunctionDef ExportFunction(const Functions& functions, const Body& body, const std::string& name,
+                               const Signature& signature, const tf::FunctionDef& source) {
+  return FunctionWriter(functions, body, signature).Write(name, source);
 }
 
 }  // namespace symgrad
