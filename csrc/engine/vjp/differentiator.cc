@@ -5,10 +5,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "csrc/engine/function/errors.h"
-#include "csrc/engine/function/fingerprint.h"
 #include "csrc/engine/function/resources.h"
 #include "csrc/engine/read/flows.h"
 #include "csrc/engine/read/import.h"
+#include "csrc/engine/vjp/given.h"
 #include "csrc/engine/vjp/row_sum.h"
 #include "csrc/engine/vjp/sweep.h"
 #include "csrc/engine/write/author.h"
@@ -104,7 +104,7 @@ V ZerosOf(const V& x, tf::DataType dtype, tf::DataType flow) {
 }
 
 absl::StatusOr<std::string> Differentiator::Gradient(const tf::NameAttrList& f, std::vector<bool> wrt) {
-  const std::string key = absl::StrCat("gradient:", Fingerprint(*this, f, MaskText(wrt)));
+  const std::string key = absl::StrCat("gradient:", MemoKey(f), "|", MaskText(wrt));
   const auto [it, added] = gradients_.try_emplace(key);
   if (!added && !it->second.empty()) return it->second;
   const Activation activation(&active_, key);
@@ -118,6 +118,10 @@ absl::StatusOr<std::string> Differentiator::Gradient(const tf::NameAttrList& f, 
     return absl::InvalidArgumentError(absl::StrCat("function '", f.name(), "' has ", args.size(),
                                                    " inputs, but wrt has ", wrt.size(),
                                                    " flags: give one for each input"));
+  if (!GradientDef(f.name()).empty()) {
+    TF_ASSIGN_OR_RETURN(const std::string given, GivenGradient(this, f, *body, wrt));
+    return gradients_[key] = given;
+  }
   TF_RETURN_IF_ERROR(CheckResources(*this, f, *body, wrt));
   Builder builder(body.get());
   Builder::Scope scope(&builder);
@@ -134,8 +138,8 @@ absl::StatusOr<std::string> Differentiator::Gradient(const tf::NameAttrList& f, 
     signature.results.push_back(ToPort(dx));
   }
   signature.args = ArgPorts(body->args);
-  const std::string name = absl::StrCat("__symgrad_", f.name(), "_", key.substr(key.find(':') + 1));
-  TF_RETURN_IF_ERROR(Add(ExportFunction(*body, name, signature, Find(f.name())->fdef())));
+  TF_ASSIGN_OR_RETURN(const std::string name,
+                      AddNamedByContent(f.name(), ExportFunction(*body, "", signature, Find(f.name())->fdef())));
   return gradients_[key] = name;
 }
 
@@ -143,24 +147,24 @@ absl::StatusOr<const SplitVjp*> Differentiator::Split(const tf::NameAttrList& f,
                                                       const std::vector<bool>& seeds, const LoopArguments* loop) {
   std::string mask = absl::StrCat(MaskText(wrt), "|", MaskText(seeds));
   if (loop != nullptr) absl::StrAppend(&mask, "|", MaskText(loop->invariant), "|", MaskText(loop->counter));
-  const std::string memo = absl::StrCat(MemoKey(f), "|", mask);  // cheaper than a fingerprint
+  const std::string memo = absl::StrCat(MemoKey(f), "|", mask);
   const auto found = splits_.find(memo);
   if (found != splits_.end()) return &found->second;
   const Activation activation(&active_, absl::StrCat("split:", memo));
   TF_RETURN_IF_ERROR(activation.Check(f));
-  TF_ASSIGN_OR_RETURN(SplitVjp split, BuildSplit(f, wrt, seeds, loop, Fingerprint(*this, f, mask)));
+  TF_ASSIGN_OR_RETURN(SplitVjp split, BuildSplit(f, wrt, seeds, loop));
   return &splits_.emplace(memo, std::move(split)).first->second;
 }
 
 absl::StatusOr<SplitVjp> Differentiator::BuildSplit(const tf::NameAttrList& f, const std::vector<bool>& wrt,
-                                                    const std::vector<bool>& seeds, const LoopArguments* loop,
-                                                    const std::string& key) {
+                                                    const std::vector<bool>& seeds, const LoopArguments* loop) {
   TF_ASSIGN_OR_RETURN(std::unique_ptr<Body> body, ImportFunction(this, f));
   const std::vector<int> args = body->args;
   if (wrt.size() != args.size() || seeds.size() != body->results.size())
     return absl::InvalidArgumentError(absl::StrCat("function '", f.name(), "' is called with ", wrt.size(),
                                                    " inputs and ", seeds.size(), " outputs, but has ", args.size(),
                                                    " and ", body->results.size()));
+  if (!GradientDef(f.name()).empty()) return SplitGiven(this, f, *body, wrt, seeds);
   Builder builder(body.get());
   Builder::Scope scope(&builder);
   TF_ASSIGN_OR_RETURN(const std::vector<V> cotangents, ReverseSweep(&builder, this, wrt, seeds, FlowSeeds::kLists));
@@ -223,27 +227,23 @@ absl::StatusOr<SplitVjp> Differentiator::BuildSplit(const tf::NameAttrList& f, c
   }
   for (size_t i = args.size(); i < body->args.size(); ++i) pullback.args.push_back({body->args[i], 0});
 
+  const auto write = [&](const char* half, const Signature& signature, const tf::FunctionDef& source, bool* stateful) {
+    tf::FunctionDef fdef = ExportFunction(*body, "", signature, source);
+    if (stateful != nullptr) *stateful = fdef.signature().is_stateful();
+    return AddNamedByContent(absl::StrCat(half, "_", f.name()), std::move(fdef));
+  };
   const auto source = Find(f.name());
-  split.forward = absl::StrCat("__symgrad_forward_", f.name(), "_", key);
-  split.pullback = absl::StrCat("__symgrad_pullback_", f.name(), "_", key);
-  tf::FunctionDef forward_def = ExportFunction(*body, split.forward, forward, source->fdef());
-  tf::FunctionDef pullback_def = ExportFunction(*body, split.pullback, pullback, source->fdef());
-  split.stateful_forward = forward_def.signature().is_stateful();
-  split.stateful_pullback = pullback_def.signature().is_stateful();
-  TF_RETURN_IF_ERROR(Add(std::move(forward_def)));
-  TF_RETURN_IF_ERROR(Add(std::move(pullback_def)));
+  TF_ASSIGN_OR_RETURN(split.forward, write("forward", forward, source->fdef(), &split.stateful_forward));
+  TF_ASSIGN_OR_RETURN(split.pullback, write("pullback", pullback, source->fdef(), &split.stateful_pullback));
   if (!finish.args.empty()) {
-    split.finish = absl::StrCat("__symgrad_finish_", f.name(), "_", key);
-    TF_RETURN_IF_ERROR(Add(ExportFunction(*body, split.finish, finish, tf::FunctionDef())));
+    TF_ASSIGN_OR_RETURN(split.finish, write("finish", finish, tf::FunctionDef(), nullptr));
   }
   if (!cut.invariants.empty()) {
     Signature invariants{{}, cut.invariants};
     for (size_t i = 0; i < args.size(); ++i)
       if (loop->invariant[i]) invariants.args.push_back({args[i], 0});
-    split.invariants = absl::StrCat("__symgrad_invariants_", f.name(), "_", key);
-    tf::FunctionDef definition = ExportFunction(*body, split.invariants, invariants, tf::FunctionDef());
-    split.stateful_invariants = definition.signature().is_stateful();
-    TF_RETURN_IF_ERROR(Add(std::move(definition)));
+    TF_ASSIGN_OR_RETURN(split.invariants,
+                        write("invariants", invariants, tf::FunctionDef(), &split.stateful_invariants));
   }
   return split;
 }

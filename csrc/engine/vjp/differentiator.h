@@ -74,8 +74,7 @@ class Differentiator final : public Functions {
  private:
   absl::StatusOr<SplitVjp> SplitNode(const Body& body, const Frame& frame);
   absl::StatusOr<SplitVjp> BuildSplit(const tf::NameAttrList& f, const std::vector<bool>& wrt,
-                                      const std::vector<bool>& seeds, const LoopArguments* loop,
-                                      const std::string& key);
+                                      const std::vector<bool>& seeds, const LoopArguments* loop);
 
   absl::flat_hash_map<std::string, SplitVjp> splits_;
   absl::flat_hash_map<std::string, std::string> gradients_;
