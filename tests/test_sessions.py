@@ -46,6 +46,10 @@ def power(k: int) -> Any:
     return lambda x: x ** (k + 1.0)
 
 
+def caller_of(f: Any) -> Any:
+    return lambda x: gradient(f, x)
+
+
 def by_function(k: int) -> Any:
     return tf.function(lambda x: float(k) * cubed_gradient(x), autograph=False)
 
@@ -160,7 +164,7 @@ def test_two_graphs_with_functions_of_the_same_name(target: str) -> None:
     for k in 1, 2:
         with tf.Graph().as_default(), v1.Session(target) as session:
             inner = defun.Defun(tf.float32, func_name="inner")(power(k))
-            caller = defun.Defun(tf.float32, func_name="caller")(lambda x: gradient(inner, x))
+            caller = defun.Defun(tf.float32, func_name="caller")(caller_of(inner))
             got = session.run(caller(tf.constant(X)) + 0.0)
             np.testing.assert_allclose(got, (k + 1) * X**k, rtol=1e-5)
 
