@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "csrc/engine/cache.h"
 #include "csrc/engine/function/fingerprint.h"
 #include "csrc/engine/vjp/differentiator.h"
@@ -13,9 +14,9 @@ absl::StatusOr<GradientFunction> BuildGradient(const tf::FunctionLibraryDefiniti
                                                const GradientRequest& request) {
   TF_RETURN_IF_ERROR(CheckRegistry());
   Differentiator differentiator(library);
-  std::string mask;
-  for (const bool wanted : request.wrt) mask += wanted ? '1' : '0';
-  const std::string key = Fingerprint(differentiator, request.f, mask);
+  std::string asked = absl::StrCat(NumRules(), "|");
+  for (const bool wanted : request.wrt) asked += wanted ? '1' : '0';
+  const std::string key = Fingerprint(differentiator, request.f, asked);
   if (std::optional<GradientFunction> cached = GradientCache::Global().Find(key)) return *std::move(cached);
 
   GradientFunction gradient;

@@ -1,7 +1,10 @@
 #include "csrc/runtime/call.h"
 
 #include <algorithm>
+#include <map>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -9,6 +12,7 @@
 #include "absl/strings/str_join.h"
 #include "csrc/engine/function/errors.h"
 #include "csrc/engine/function/functions.h"
+#include "csrc/engine/function/references.h"
 #include "tensorflow/core/framework/node_def_util.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/platform/errors.h"
@@ -162,6 +166,40 @@ absl::Status CheckAgainstGradient(const FunctionLibraryDefinition& library, cons
   return ToStatus(errors, call.f, inputs, outputs);
 }
 
+// Names say what is in a function, so one that the library has is the same one; but somebody may have changed that
+// since (Grappler does, under its old name). Then these functions get other names.
+absl::Status AvoidClashes(const FunctionLibraryDefinition& library, GradientFunction* gradient) {
+  const auto clashes = [&library](const std::string& name, const FunctionDef& fdef) {
+    const auto record = library.FindRecord(name);
+    return record != nullptr && !tensorflow::FunctionDefsEqual(record->fdef(), fdef);
+  };
+  const auto& functions = gradient->functions->function();
+  if (std::none_of(functions.begin(), functions.end(),
+                   [&](const FunctionDef& fdef) { return clashes(fdef.signature().name(), fdef); }))
+    return absl::OkStatus();
+
+  constexpr int kMaxTries = 100;
+  for (int k = 2; k < kMaxTries; ++k) {
+    std::map<std::string, std::string> new_names;
+    for (const FunctionDef& fdef : functions)
+      new_names[fdef.signature().name()] = absl::StrCat(fdef.signature().name(), "_", k);
+    auto renamed = std::make_shared<tensorflow::FunctionDefLibrary>(*gradient->functions);
+    bool free = true;
+    for (FunctionDef& fdef : *renamed->mutable_function()) {
+      fdef.mutable_signature()->set_name(new_names[fdef.signature().name()]);
+      for (NodeDef& node : *fdef.mutable_node_def()) RenameFunctions(new_names, &node);
+      free = free && !clashes(fdef.signature().name(), fdef);
+    }
+    if (!free) continue;
+    gradient->name = new_names[gradient->name];
+    gradient->functions = std::move(renamed);
+    return absl::OkStatus();
+  }
+  return absl::AlreadyExistsError(absl::StrCat(
+      "The library has ", kMaxTries, " functions called '", gradient->name,
+      "_<k>' that are not what they are named for: ", "load the models that they came with into graphs of their own."));
+}
+
 }  // namespace
 
 absl::StatusOr<Call> Call::Parse(tensorflow::AttrSlice attrs) {
@@ -186,6 +224,7 @@ absl::StatusOr<GradientFunction> PrepareCall(const FunctionLibraryDefinition& li
   if (std::find(call.wrt.begin(), call.wrt.end(), false) == call.wrt.end()) request.wrt.clear();  // one name for all
   TF_ASSIGN_OR_RETURN(GradientFunction gradient, BuildGradient(library, request));
   TF_RETURN_IF_ERROR(CheckAgainstGradient(library, call, gradient, inputs, outputs));
+  TF_RETURN_IF_ERROR(AvoidClashes(library, &gradient));
   return gradient;
 }
 

@@ -30,13 +30,12 @@ struct Call {
 };
 
 // Checks `call` against the signature of its f and builds the gradient function, whose inputs then are call.tin and
-// whose outputs are call.tout.
+// whose outputs are call.tout. No function of it has the name of another function of the library.
 //
 // Errors: InvalidArgument that lists everything that is wrong with Tin and Tout, and what BuildGradient returns.
 absl::StatusOr<GradientFunction> PrepareCall(const tensorflow::FunctionLibraryDefinition& library, const Call& call);
 
-// Adds the functions of `gradient` to `library`. Their names are hashes of their contents: what is there already is the
-// same function, perhaps expanded by an earlier run of the graph pass.
+// Adds the functions of `gradient`, which was prepared for `library`, to it, but those that it has.
 absl::Status AddFunctions(const GradientFunction& gradient, tensorflow::FunctionLibraryDefinition* library);
 
 // Turns `node`, a node of the op, into a call of `gradient`. Name, device, inputs and outputs stay, and so do the attrs

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cstdlib>
 #include <deque>
+#include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
@@ -12,6 +14,8 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "csrc/engine/function/fingerprint.h"
+#include "csrc/engine/function/references.h"
 #include "csrc/runtime/call.h"
 #include "tensorflow/core/common_runtime/optimization_registry.h"
 #include "tensorflow/core/graph/graph.h"
@@ -96,6 +100,10 @@ std::string Place(const FunctionDef* function) {
 
 // Finds and resolves all nodes of the op first and changes graph and library only then, so that an error leaves both as
 // they were and the result does not depend on the order in which functions are met.
+//
+// The library belongs to somebody who may add the same functions again: a session that is extended does. So a function
+// in it never changes. What holds the op, or leads to what does, is added once more under a name of its own, and those
+// who called it call that.
 class Expansion {
  public:
   // `place` says in errors where the graph comes from.
@@ -106,11 +114,21 @@ class Expansion {
     if (!IsNeeded()) return absl::OkStatus();
     TF_RETURN_IF_ERROR(ResolveGraph());
     TF_RETURN_IF_ERROR(ResolveFunctions());
+    NameChanged();
     TF_RETURN_IF_ERROR(ChangeLibrary());
+    TF_RETURN_IF_ERROR(ChangeLibraryOfGraph());
     return ChangeGraph();
   }
 
  private:
+  // A function that the graph reaches.
+  struct Met {
+    RefCountPtr<FunctionRecord> record;  // null for one that was built here
+    const FunctionDef* fdef = nullptr;
+    std::set<std::string> callees;         // and ops
+    std::unique_ptr<FunctionDef> changed;  // what is to be called instead, if it differs
+  };
+
   // This runs for every function of a process, and most have no gradient op anywhere: look before walking.
   bool IsNeeded() const {
     for (const Node* node : graph_->op_nodes()) {
@@ -126,7 +144,7 @@ class Expansion {
   absl::Status ResolveGraph() {
     for (Node* node : graph_->op_nodes()) {
       if (node->type_string() != kOpName) {
-        VisitReferences(node->def());
+        VisitReferences(node->def(), [this](const std::string& name) { Visit(name); });
         continue;
       }
       NodeDef call = node->def();
@@ -140,35 +158,40 @@ class Expansion {
     while (!unvisited_.empty()) {
       const std::string name = std::move(unvisited_.front());
       unvisited_.pop_front();
-      RefCountPtr<FunctionRecord> record;
-      const FunctionDef* fdef = nullptr;
+      Met met;
       if (auto it = built_.find(name); it != built_.end()) {
-        fdef = it->second;
-      } else if (record = library_->FindRecord(name); record != nullptr) {
-        fdef = &record->fdef();
+        met.fdef = it->second;
+      } else if (met.record = library_->FindRecord(name); met.record != nullptr) {
+        met.fdef = &met.record->fdef();
       } else {
         continue;  // an op, or a function that nobody has: TensorFlow says so where it matters
       }
-      if (!Contains(*fdef)) {
-        for (const NodeDef& node : fdef->node_def()) VisitReferences(node);
-        continue;
-      }
-      const std::string place = FunctionPlace(name);
-      FunctionDef& changed = changed_[name];
-      changed = *fdef;
-      for (NodeDef& node : *changed.mutable_node_def()) {
-        if (!IsToExpand(node) || IsPolymorphic(node)) {
-          VisitReferences(node);
-          continue;
-        }
-        const AbstractStackTrace* trace = nullptr;
-        if (record != nullptr) {
-          auto it = record->stack_traces().find(node.name());
-          if (it != record->stack_traces().end()) trace = it->second.get();
-        }
-        TF_RETURN_IF_ERROR(Resolve({node.name(), place, trace}, &node));
-      }
+      if (Contains(*met.fdef)) TF_RETURN_IF_ERROR(ResolveFunction(name, &met));
+      const FunctionDef& fdef = met.changed != nullptr ? *met.changed : *met.fdef;
+      const auto meet = [&](const std::string& callee) { met.callees.insert(callee); };
+      for (const NodeDef& node : fdef.node_def()) VisitReferences(node, meet);
+      if (const std::string gradient = library_->FindGradient(name); !gradient.empty()) meet(gradient);
+      for (const std::string& callee : met.callees) Visit(callee);
+      met_.emplace(name, std::move(met));
     }
+    return absl::OkStatus();
+  }
+
+  absl::Status ResolveFunction(const std::string& name, Met* met) {
+    const std::string place = FunctionPlace(name);
+    auto changed = std::make_unique<FunctionDef>(*met->fdef);
+    bool any = false;
+    for (NodeDef& node : *changed->mutable_node_def()) {
+      if (!IsToExpand(node) || IsPolymorphic(node)) continue;
+      const AbstractStackTrace* trace = nullptr;
+      if (met->record != nullptr) {
+        auto it = met->record->stack_traces().find(node.name());
+        if (it != met->record->stack_traces().end()) trace = it->second.get();
+      }
+      TF_RETURN_IF_ERROR(Resolve({node.name(), place, trace}, &node));
+      any = true;
+    }
+    if (any) met->changed = std::move(changed);
     return absl::OkStatus();
   }
 
@@ -190,41 +213,112 @@ class Expansion {
     if (seen_.insert(name).second) unvisited_.push_back(name);
   }
 
-  void VisitReferences(const NodeDef& node) {
-    if (library_->Contains(node.op()) || built_.count(node.op()) > 0) Visit(node.op());
-    for (const auto& [name, value] : node.attr()) {
-      if (value.has_func()) Visit(value.func().name());
-      for (const auto& func : value.list().func()) Visit(func.name());
+  // Names all functions that differ, each by what it is and by all that differs behind it.
+  void NameChanged() {
+    std::unordered_map<std::string, std::vector<std::string>> callers;
+    std::vector<std::string> pending;
+    for (const auto& [name, met] : met_) {
+      for (const std::string& callee : met.callees) callers[callee].push_back(name);
+      if (met.changed != nullptr) pending.push_back(name);
     }
+    std::map<std::string, std::string> content;  // of those that differ, before they are renamed
+    while (!pending.empty()) {
+      const std::string name = std::move(pending.back());
+      pending.pop_back();
+      Met& met = met_[name];
+      if (!content.try_emplace(name).second) continue;
+      if (met.changed == nullptr) met.changed = std::make_unique<FunctionDef>(*met.fdef);
+      content[name] = ContentHash(*met.changed);
+      const auto it = callers.find(name);
+      if (it != callers.end()) pending.insert(pending.end(), it->second.begin(), it->second.end());
+    }
+    for (const auto& [name, hash] : content) {
+      std::string all;
+      for (const std::string& reached : ChangedBehind(name)) absl::StrAppend(&all, reached, "=", content[reached], ";");
+      renamed_[name] = absl::StrCat(name, "__symgrad_", ContentHash(all));
+    }
+  }
+
+  std::set<std::string> ChangedBehind(const std::string& name) const {
+    std::set<std::string> reached = {name};
+    std::vector<std::string> pending = {name};
+    while (!pending.empty()) {
+      const Met& met = met_.at(pending.back());
+      pending.pop_back();
+      for (const std::string& callee : met.callees) {
+        const auto it = met_.find(callee);
+        if (it != met_.end() && it->second.changed != nullptr && reached.insert(callee).second)
+          pending.push_back(callee);
+      }
+    }
+    return reached;
   }
 
   absl::Status ChangeLibrary() {
     for (const GradientFunction& gradient : gradients_) TF_RETURN_IF_ERROR(AddFunctions(gradient, library_));
-    for (const auto& [name, fdef] : changed_) {
-      RefCountPtr<FunctionRecord> replaced = library_->FindRecord(name);
-      TF_RETURN_IF_ERROR(library_->ReplaceFunction(name, fdef, replaced->stack_traces()));
+    for (const auto& [name, new_name] : renamed_) {
+      const Met& met = met_[name];
+      met.changed->mutable_signature()->set_name(new_name);
+      for (NodeDef& node : *met.changed->mutable_node_def()) RenameFunctions(renamed_, &node);
+      TF_RETURN_IF_ERROR(library_->AddFunctionDef(
+          *met.changed, met.record != nullptr ? met.record->stack_traces() : tensorflow::StackTracesMap()));
+    }
+    for (const auto& [name, new_name] : renamed_) {
+      const std::string gradient = library_->FindGradient(name);
+      if (gradient.empty()) continue;
+      tensorflow::GradientDef def;
+      def.set_function_name(new_name);
+      const auto it = renamed_.find(gradient);
+      def.set_gradient_func(it == renamed_.end() ? gradient : it->second);
+      TF_RETURN_IF_ERROR(library_->AddGradientDef(def));
+    }
+    return absl::OkStatus();
+  }
+
+  // A graph has a library of its own, for nodes whose op is a function; loops become such.
+  absl::Status ChangeLibraryOfGraph() {
+    std::vector<std::string> added;
+    for (const auto& [name, new_name] : renamed_) added.push_back(new_name);
+    for (const GradientFunction& gradient : gradients_)
+      for (const FunctionDef& fdef : gradient.functions->function()) added.push_back(fdef.signature().name());
+    for (const std::string& name : added) {
+      const tensorflow::OpRegistrationData* known = nullptr;
+      if (graph_->flib_def().LookUp(name, &known).ok()) continue;  // it may build on `library_`
+      TF_RETURN_IF_ERROR(graph_->mutable_flib_def()->AddFunctionRecord(library_->FindRecord(name)));
     }
     return absl::OkStatus();
   }
 
   absl::Status ChangeGraph() {
-    for (auto& [node, def] : calls_) {
-      absl::Status status;
-      Node* call = graph_->AddNode(std::move(def), &status);
-      if (!status.ok()) return Site{node->name(), place_, nullptr}.Locate(status);
-      call->set_assigned_device_name(node->assigned_device_name());
-      call->SetStackTrace(node->GetStackTrace());
-      for (const Edge* edge : node->in_edges())
-        graph_->AddEdge(edge->src(), edge->src_output(), call, edge->dst_input());
-      const std::vector<const Edge*> out_edges(node->out_edges().begin(), node->out_edges().end());
-      for (const Edge* edge : out_edges) {
-        Node* dst = edge->dst();
-        const int src_output = edge->src_output(), dst_input = edge->dst_input();
-        graph_->RemoveEdge(edge);  // first: a data input takes one edge
-        graph_->AddEdge(call, src_output, dst, dst_input);
+    std::vector<std::pair<Node*, NodeDef>> replaced = std::move(calls_);
+    for (Node* node : graph_->op_nodes()) {
+      NodeDef def = node->def();
+      if (node->type_string() == kOpName || !RenameFunctions(renamed_, &def)) continue;
+      if (def.op() == node->type_string()) {
+        for (const auto& [name, value] : def.attr()) node->AddAttr(name, value);
+        continue;
       }
-      graph_->RemoveNode(node);
+      replaced.emplace_back(node, std::move(def));
     }
+    for (auto& [node, def] : replaced) TF_RETURN_IF_ERROR(Replace(node, std::move(def)));
+    return absl::OkStatus();
+  }
+
+  absl::Status Replace(Node* node, NodeDef def) {
+    absl::Status status;
+    Node* call = graph_->AddNode(std::move(def), &status);
+    if (!status.ok()) return Site{node->name(), place_, nullptr}.Locate(status);
+    call->set_assigned_device_name(node->assigned_device_name());
+    call->SetStackTrace(node->GetStackTrace());
+    for (const Edge* edge : node->in_edges()) graph_->AddEdge(edge->src(), edge->src_output(), call, edge->dst_input());
+    const std::vector<const Edge*> out_edges(node->out_edges().begin(), node->out_edges().end());
+    for (const Edge* edge : out_edges) {
+      Node* dst = edge->dst();
+      const int src_output = edge->src_output(), dst_input = edge->dst_input();
+      graph_->RemoveEdge(edge);  // first: a data input takes one edge
+      graph_->AddEdge(call, src_output, dst, dst_input);
+    }
+    graph_->RemoveNode(node);
     return absl::OkStatus();
   }
 
@@ -232,7 +326,8 @@ class Expansion {
   FunctionLibraryDefinition* const library_;
   const std::string place_;
   std::vector<std::pair<Node*, NodeDef>> calls_;               // nodes of the graph and what replaces them
-  std::unordered_map<std::string, FunctionDef> changed_;       // functions that held the op, without it
+  std::unordered_map<std::string, Met> met_;                   // by name
+  std::map<std::string, std::string> renamed_;                 // functions that differ, and their new names
   std::vector<GradientFunction> gradients_;                    // what the calls call
   std::unordered_map<std::string, const FunctionDef*> built_;  // all functions of gradients_, by name
   std::deque<std::string> unvisited_;

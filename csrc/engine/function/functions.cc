@@ -5,8 +5,8 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
-#include "tensorflow/core/platform/hash.h"
-#include "xla/tsl/lib/strings/proto_serialization.h"
+#include "csrc/engine/function/fingerprint.h"
+#include "csrc/engine/function/references.h"
 
 namespace symgrad {
 namespace {
@@ -97,17 +97,15 @@ absl::Status Functions::LookUp(const std::string& op, const tf::OpRegistrationDa
   return generated_.Contains(op) ? generated_.LookUp(op, data) : library_.LookUp(op, data);
 }
 
-absl::Status Functions::Add(tf::FunctionDef fdef) {
-  if (generated_.Contains(fdef.signature().name())) return absl::OkStatus();
-  return generated_.AddFunctionDef(std::move(fdef));
-}
-
 absl::StatusOr<std::string> Functions::AddNamedByContent(absl::string_view stem, tf::FunctionDef fdef) {
-  std::string content;
-  tsl::SerializeToStringDeterministic(fdef, &content);
-  std::string name = absl::StrCat("__symgrad_", stem, "_", absl::Hex(tf::Hash64(content), absl::kZeroPad16));
+  fdef.mutable_signature()->clear_name();
+  std::string name = absl::StrCat("__symgrad_", stem, "_", ContentHash(fdef));
   fdef.mutable_signature()->set_name(name);
-  TF_RETURN_IF_ERROR(Add(std::move(fdef)));
+  if (const auto record = generated_.FindRecord(name); record != nullptr) {
+    if (tf::FunctionDefsEqual(record->fdef(), fdef)) return name;
+    return absl::InternalError(absl::StrCat("two functions that differ would be called '", name, "'"));
+  }
+  TF_RETURN_IF_ERROR(generated_.AddFunctionDef(std::move(fdef)));
   return name;
 }
 
@@ -147,12 +145,7 @@ tf::FunctionDefLibrary Functions::Generated(const std::string& name) const {
     tf::FunctionDef* fdef = functions.add_function();
     *fdef = generated_.FindRecord(pending.back())->fdef();
     pending.pop_back();
-    for (const tf::NodeDef& node : fdef->node_def()) {
-      for (const auto& [attr, value] : node.attr()) {
-        if (value.has_func()) meet(value.func().name());
-        for (const tf::NameAttrList& f : value.list().func()) meet(f.name());
-      }
-    }
+    for (const tf::NodeDef& node : fdef->node_def()) VisitReferences(node, meet);
   }
   return functions;
 }

@@ -70,9 +70,11 @@ class Functions {
   // An op or function by name.
   absl::Status LookUp(const std::string& op, const tf::OpRegistrationData** data) const;
 
-  // Takes a generated function. One that is there already is the same one: names are content hashes.
-  absl::Status Add(tf::FunctionDef fdef);
-  // The same for one that is to be named by `stem` and a hash of its content; its name.
+  // The name of the gradient function that the library names for a function (GradientDef); empty if it names none.
+  std::string GradientDef(const std::string& name) const { return library_.FindGradient(name); }
+
+  // Takes a generated function and names it by `stem` and a hash of its content, which it returns: whoever meets a
+  // function of that name, in a model that another version has saved, say, knows what it is.
   absl::StatusOr<std::string> AddNamedByContent(absl::string_view stem, tf::FunctionDef fdef);
   // What a node does, of its function where it stands for one; the same of a function.
   Effects EffectsOf(const Node& node) const { return EffectsOf(*node.def, *node.op, 0); }

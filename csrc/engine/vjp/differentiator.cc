@@ -5,10 +5,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "csrc/engine/function/errors.h"
-#include "csrc/engine/function/fingerprint.h"
 #include "csrc/engine/function/resources.h"
 #include "csrc/engine/read/flows.h"
 #include "csrc/engine/read/import.h"
+#include "csrc/engine/vjp/given.h"
 #include "csrc/engine/vjp/row_sum.h"
 #include "csrc/engine/vjp/sweep.h"
 #include "csrc/engine/write/author.h"
@@ -104,7 +104,7 @@ V ZerosOf(const V& x, tf::DataType dtype, tf::DataType flow) {
 }
 
 absl::StatusOr<std::string> Differentiator::Gradient(const tf::NameAttrList& f, std::vector<bool> wrt) {
-  const std::string key = absl::StrCat("gradient:", Fingerprint(*this, f, MaskText(wrt)));
+  const std::string key = absl::StrCat("gradient:", MemoKey(f), "|", MaskText(wrt));
   const auto [it, added] = gradients_.try_emplace(key);
   if (!added && !it->second.empty()) return it->second;
   const Activation activation(&active_, key);
@@ -118,6 +118,10 @@ absl::StatusOr<std::string> Differentiator::Gradient(const tf::NameAttrList& f, 
     return absl::InvalidArgumentError(absl::StrCat("function '", f.name(), "' has ", args.size(),
                                                    " inputs, but wrt has ", wrt.size(),
                                                    " flags: give one for each input"));
+  if (!GradientDef(f.name()).empty()) {
+    TF_ASSIGN_OR_RETURN(const std::string given, GivenGradient(this, f, *body, wrt));
+    return gradients_[key] = given;
+  }
   TF_RETURN_IF_ERROR(CheckResources(*this, f, *body, wrt));
   Builder builder(body.get());
   Builder::Scope scope(&builder);
@@ -137,8 +141,8 @@ absl::StatusOr<std::string> Differentiator::Gradient(const tf::NameAttrList& f, 
   signature.keeps = Keeps::kChecks;
   signature.results_wait = true;
   TF_RETURN_IF_ERROR(Lighten(body.get(), signature));
-  const std::string name = absl::StrCat("__symgrad_", f.name(), "_", key.substr(key.find(':') + 1));
-  TF_RETURN_IF_ERROR(Add(ExportFunction(*this, *body, name, signature, Find(f.name())->fdef())));
+  tf::FunctionDef gradient = ExportFunction(*this, *body, "", signature, Find(f.name())->fdef());
+  TF_ASSIGN_OR_RETURN(const std::string name, AddNamedByContent(f.name(), std::move(gradient)));
   return gradients_[key] = name;
 }
 
@@ -147,24 +151,24 @@ absl::StatusOr<const SplitVjp*> Differentiator::Split(const tf::NameAttrList& f,
   std::string mask = absl::StrCat(MaskText(wrt), "|", MaskText(seeds));
   if (loop != nullptr)
     absl::StrAppend(&mask, "|", MaskText(loop->invariant), "|", MaskText(loop->counter), "|", MaskText(loop->written));
-  const std::string memo = absl::StrCat(MemoKey(f), "|", mask);  // cheaper than a fingerprint
+  const std::string memo = absl::StrCat(MemoKey(f), "|", mask);
   const auto found = splits_.find(memo);
   if (found != splits_.end()) return &found->second;
   const Activation activation(&active_, absl::StrCat("split:", memo));
   TF_RETURN_IF_ERROR(activation.Check(f));
-  TF_ASSIGN_OR_RETURN(SplitVjp split, BuildSplit(f, wrt, seeds, loop, Fingerprint(*this, f, mask)));
+  TF_ASSIGN_OR_RETURN(SplitVjp split, BuildSplit(f, wrt, seeds, loop));
   return &splits_.emplace(memo, std::move(split)).first->second;
 }
 
 absl::StatusOr<SplitVjp> Differentiator::BuildSplit(const tf::NameAttrList& f, const std::vector<bool>& wrt,
-                                                    const std::vector<bool>& seeds, const LoopArguments* loop,
-                                                    const std::string& key) {
+                                                    const std::vector<bool>& seeds, const LoopArguments* loop) {
   TF_ASSIGN_OR_RETURN(std::unique_ptr<Body> body, ImportFunction(this, f));
   const std::vector<int> args = body->args;
   if (wrt.size() != args.size() || seeds.size() != body->results.size())
     return absl::InvalidArgumentError(absl::StrCat("function '", f.name(), "' is called with ", wrt.size(),
                                                    " inputs and ", seeds.size(), " outputs, but has ", args.size(),
                                                    " and ", body->results.size()));
+  if (!GradientDef(f.name()).empty()) return SplitGiven(this, f, *body, wrt, seeds);
   Builder builder(body.get());
   Builder::Scope scope(&builder);
   TF_ASSIGN_OR_RETURN(const std::vector<V> cotangents, ReverseSweep(&builder, this, wrt, seeds, FlowSeeds::kLists));
@@ -227,49 +231,43 @@ absl::StatusOr<SplitVjp> Differentiator::BuildSplit(const tf::NameAttrList& f, c
   }
   for (size_t i = args.size(); i < body->args.size(); ++i) pullback.args.push_back({body->args[i], 0});
 
+  const auto write = [&](const char* half, const Signature& signature, const tf::FunctionDef& source, bool* stateful) {
+    tf::FunctionDef fdef = ExportFunction(*this, *body, "", signature, source);
+    if (stateful != nullptr) *stateful = fdef.signature().is_stateful();
+    return AddNamedByContent(absl::StrCat(half, "_", f.name()), std::move(fdef));
+  };
   const auto source = Find(f.name());
-  TF_RETURN_IF_ERROR(WriteForward(body.get(), forward, f.name(), key, &split));
-  split.pullback = absl::StrCat("__symgrad_pullback_", f.name(), "_", key);
-  tf::FunctionDef pullback_def = ExportFunction(*this, *body, split.pullback, pullback, source->fdef());
-  split.stateful_pullback = pullback_def.signature().is_stateful();
-  TF_RETURN_IF_ERROR(Add(std::move(pullback_def)));
+  TF_RETURN_IF_ERROR(WriteForward(body.get(), forward, f.name(), &split));
+  TF_ASSIGN_OR_RETURN(split.pullback, write("pullback", pullback, source->fdef(), &split.stateful_pullback));
   if (!finish.args.empty()) {
-    split.finish = absl::StrCat("__symgrad_finish_", f.name(), "_", key);
-    TF_RETURN_IF_ERROR(Add(ExportFunction(*this, *body, split.finish, finish, tf::FunctionDef())));
+    TF_ASSIGN_OR_RETURN(split.finish, write("finish", finish, tf::FunctionDef(), nullptr));
   }
   if (!cut.invariants.empty()) {
     Signature invariants{{}, cut.invariants};
     for (size_t i = 0; i < args.size(); ++i)
       if (loop->invariant[i]) invariants.args.push_back({args[i], 0});
-    split.invariants = absl::StrCat("__symgrad_invariants_", f.name(), "_", key);
-    tf::FunctionDef definition = ExportFunction(*this, *body, split.invariants, invariants, tf::FunctionDef());
-    split.stateful_invariants = definition.signature().is_stateful();
-    TF_RETURN_IF_ERROR(Add(std::move(definition)));
+    TF_ASSIGN_OR_RETURN(split.invariants,
+                        write("invariants", invariants, tf::FunctionDef(), &split.stateful_invariants));
   }
   return split;
 }
 
 // The forward half, and the one that has all effects, where that is another.
-absl::Status Differentiator::WriteForward(Body* body, Signature forward, const std::string& f, const std::string& key,
-                                          SplitVjp* split) {
+absl::Status Differentiator::WriteForward(Body* body, Signature forward, const std::string& f, SplitVjp* split) {
   const auto source = Find(f);
   forward.keeps = Keeps::kChecks;
   TF_RETURN_IF_ERROR(Lighten(body, forward));
-  split->forward = absl::StrCat("__symgrad_forward_", f, "_", key);
-  tf::FunctionDef least = ExportFunction(*this, *body, split->forward, forward, source->fdef());
-  split->whole = split->forward;
+  tf::FunctionDef least = ExportFunction(*this, *body, "", forward, source->fdef());
   split->stateful_forward = split->stateful_whole = least.signature().is_stateful();
-  if (EffectsOf(f) & kChanges) {
-    forward.keeps = Keeps::kEffects;
-    tf::FunctionDef whole = ExportFunction(*this, *body, split->forward, forward, source->fdef());
-    if (MemoKey(whole) != MemoKey(least)) {
-      split->whole = absl::StrCat("__symgrad_forward_whole_", f, "_", key);
-      split->stateful_whole = whole.signature().is_stateful();
-      whole.mutable_signature()->set_name(split->whole);
-      TF_RETURN_IF_ERROR(Add(std::move(whole)));
-    }
-  }
-  return Add(std::move(least));
+  TF_ASSIGN_OR_RETURN(split->forward, AddNamedByContent(absl::StrCat("forward_", f), std::move(least)));
+  split->whole = split->forward;
+  if (!(EffectsOf(f) & kChanges)) return absl::OkStatus();
+  forward.keeps = Keeps::kEffects;
+  tf::FunctionDef whole = ExportFunction(*this, *body, "", forward, source->fdef());
+  split->stateful_whole = whole.signature().is_stateful();
+  // Where the two are equal, so are their names.
+  TF_ASSIGN_OR_RETURN(split->whole, AddNamedByContent(absl::StrCat("forward_", f), std::move(whole)));
+  return absl::OkStatus();
 }
 
 absl::Status Differentiator::Lighten(Body* body, const Signature& signature) {

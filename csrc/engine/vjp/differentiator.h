@@ -81,10 +81,8 @@ class Differentiator final : public Functions {
   absl::Status Lighten(Body* body, const Signature& signature);
   absl::StatusOr<SplitVjp> SplitNode(const Body& body, const Frame& frame);
   absl::StatusOr<SplitVjp> BuildSplit(const tf::NameAttrList& f, const std::vector<bool>& wrt,
-                                      const std::vector<bool>& seeds, const LoopArguments* loop,
-                                      const std::string& key);
-  absl::Status WriteForward(Body* body, Signature forward, const std::string& f, const std::string& key,
-                            SplitVjp* split);
+                                      const std::vector<bool>& seeds, const LoopArguments* loop);
+  absl::Status WriteForward(Body* body, Signature forward, const std::string& f, SplitVjp* split);
 
   absl::flat_hash_map<std::string, SplitVjp> splits_;
   absl::flat_hash_map<std::string, std::string> gradients_;

@@ -52,6 +52,12 @@ std::vector<std::pair<std::string, bool>> RegisteredRules() {
   return rules;
 }
 
+int NumRules() {
+  Registry& all = Rules();
+  absl::ReaderMutexLock lock(&all.mutex);
+  return static_cast<int>(all.entries.size());
+}
+
 absl::Status CheckRegistry() {
   Registry& all = Rules();
   absl::ReaderMutexLock lock(&all.mutex);

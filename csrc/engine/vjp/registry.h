@@ -17,6 +17,9 @@ const Rule* FindRule(absl::string_view op);
 // Every op with a rule, in order of name, and whether it has a gradient.
 std::vector<std::pair<std::string, bool>> RegisteredRules();
 
+// How many rules there are: a library that brings more may change what was built before.
+int NumRules();
+
 // An error if two tables have a rule for the same op: which one would be used must not depend on the order of loading.
 absl::Status CheckRegistry();
 
