@@ -100,6 +100,8 @@ EDGES = [
 ]
 
 SHAPES = dict(a=np.array([0.7, 1.0, 2.5]), b=np.array([1.5, 1.0, 0.6]))  # parameters of the incomplete functions
+GAMMA = [(0.2, 0.2), (0.5, 1.5), (30.0, 20.0), (30.0, 40.0), (3.0, 0.01)]
+PARTLY: dict[str, Any] = dict(dtypes="d", python=False, why="Python has some of the derivatives only")
 SPECIAL = [
     *(unary(op) for op in ("Erf", "Erfc", "Dawsn", "FresnelCos", "FresnelSin", "BesselI0", "BesselJ0")),
     unary("Erfinv", -0.7, 0.7),
@@ -130,8 +132,23 @@ SPECIAL = [
     case("Polygamma", dict(a=np.array([[1.0], [3.0]]), x=rand(3, lo=0.5, hi=3.0)), dtypes="d"),
     case("Zeta", dict(x=np.array([[2.0], [3.5]]), q=rand(3, lo=0.5, hi=3.0)), dtypes="d"),
     *(
-        case(op, dict(a=rand(2, 1, lo=0.5, hi=3.0), x=rand(3, lo=0.5, hi=3.0)), orders=1, why=HIGHER)
-        for op in ("Igamma", "Igammac")
+        case("Zeta", dict(x=rand(2, 1, lo=x, hi=x + 1), q=rand(3, lo=0.3, hi=q)), **PARTLY)
+        for x, q in ((1.2, 3.0), (4.0, 40.0), (20.0, 2.0))
+    ),
+    case("Igamma", dict(a=rand(2, 1, lo=0.5, hi=3.0), x=rand(3, lo=0.5, hi=3.0))),
+    case("Igammac", dict(a=rand(2, 1, lo=0.5, hi=3.0), x=rand(3, lo=0.5, hi=3.0))),
+    *(
+        case("IgammaGradA", dict(a=rand(3, lo=a, hi=1.5 * a), x=rand(3, lo=x, hi=1.5 * x)), **PARTLY, tag=f"{a},{x}")
+        for a, x in GAMMA
+    ),
+    *(
+        case(
+            "RandomGammaGrad",
+            dict(alpha=rand(3, lo=a, hi=1.5 * a), sample=rand(3, lo=x, hi=1.5 * x)),
+            **PARTLY,
+            tag=f"{a},{x}",
+        )
+        for a, x in GAMMA
     ),
     *(case(op, dict(a=SHAPES["a"], x=rand(3, lo=0.5, hi=3.0)), dtypes="d") for op in ("Igamma", "Igammac")),
     case(
@@ -140,6 +157,24 @@ SPECIAL = [
     case("Betainc", dict(**SHAPES, x=rand(3, lo=0.2, hi=0.8)), dtypes="d"),
     case("Betainc", dict(**SHAPES, x=rand(lo=0.2, hi=0.8)), dtypes="d"),
     case("Betainc", dict(a=np.float64(1.5), b=np.float64(2.5), x=rand(3, lo=0.2, hi=0.8)), dtypes="d"),
+    *(
+        case(
+            "Betainc",
+            dict(a=rand(4, lo=a, hi=1.5 * a), b=rand(4, lo=b, hi=1.5 * b), x=rand(4, lo=x, hi=x + 0.1)),
+            **PARTLY,
+            tag=f"{a},{b},{x}",
+        )
+        for a, b, x in ((0.7, 1.4, 0.3), (3.0, 0.3, 0.8), (0.2, 0.2, 0.1), (20.0, 10.0, 0.5))
+    ),
+    case(
+        "Betainc",
+        dict(a=rand(2, 2, lo=0.5, hi=2.0), b=rand(2, 2, lo=0.5, hi=2.0), x=np.array([[0.0, 1.0], [1.0, 0.0]])),
+        dtypes="d",
+        orders=3,
+        python=False,
+        why="Python has it by x only",
+        tag="ends",
+    ),
 ]
 
 COMPLEX_AND_CASTS = [

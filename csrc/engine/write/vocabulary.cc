@@ -249,7 +249,7 @@ namespace {
 // Sums g to the shape of x; `dynamic_axes` gives the axes where only run time knows them.
 template <typename DynamicAxes>
 V SumTo(const V& g, const V& x, const DynamicAxes& dynamic_axes) {
-  if (!g || same_shape(g, x)) return g;
+  if (!g || g.kind() == V::Kind::kMissing || same_shape(g, x)) return g;
   const int rank_g = g.rank(), rank_x = x.rank(), added = rank_g - rank_x;
   std::vector<int64_t> axes;
   bool decided = rank_g >= 0 && rank_x >= 0 && added >= 0, only_added = true;
