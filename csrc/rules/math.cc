@@ -23,6 +23,8 @@ V RealOf(const V& x) { return IsComplex(x.dtype()) ? cast(real(x), x.dtype()) : 
 V Factor(const V& x, const V& f_exists) { return cast_like(logical_or(not_equal(x, 0), f_exists), x); }
 V HasLogarithm(const V& x) { return IsComplex(x.dtype()) ? not_equal(x, 0) : x > 0; }
 
+// ---- Special functions ----
+
 // near(x) where `is_near`, else far(x): two forms of one function, of which each is evaluated where it is good.
 template <typename Near, typename Far>
 V Pieces(const V& is_near, const V& x, double some_near, double some_far, const Near& near, const Far& far) {
@@ -53,10 +55,7 @@ V SpencePartial(const V& x) {
   return Pieces(abs(x - 1) < 0.25, x, 1, 2, series, [](const V& t) { return log(t) / (1 - t); });
 }
 
-V Polygamma(const V& n, const V& x) {
-  if (x.dtype() != DType::kHalf && x.dtype() != DType::kBFloat16) return op("Polygamma", n, x);
-  return cast_like(op("Polygamma", n, cast(x, DType::kFloat)), x);  // no kernel below single precision
-}
+V Polygamma(const V& n, const V& x) { return cast_like(op("Polygamma", cast_like(n, single(x)), single(x)), x); }
 
 // x^(a-1) e^-x / Γ(a), in logarithms because Γ soon overflows; MulNoNan for a = 1 at x = 0.
 V GammaDensity(const V& a, const V& x) { return exp(mul_no_nan(log(x), a - 1) - x - lgamma(a)); }
@@ -93,10 +92,11 @@ V GammaCurvature(const V& a, const V& x) {
 }
 
 Grads IgammaGradAGrad(const Op& o) {
-  const V a = o.in(0), x = o.in(1), dy = o.dy();
+  const V a = single(o.in(0)), x = single(o.in(1)), dy = single(o.dy());
   auto by_a = [&](const V& t) { return GammaCurvature(a, t) * exp(a * log(t) - t - lgamma(a)); };
-  return {o.wants(0) ? sum_to_input(o, 0, dy * WherePositive(x, by_a)) : none,
-          o.wants(1) ? sum_to_input(o, 1, dy * GammaDensity(a, x) * (log(x) - digamma(a))) : none};
+  auto grad = [&](int i, const V& g) { return sum_to_input(o, i, cast_like(dy * g, o.dy())); };
+  return {o.wants(0) ? grad(0, WherePositive(x, by_a)) : none,
+          o.wants(1) ? grad(1, mul_no_nan(log(x) - digamma(a), GammaDensity(a, x))) : none};
 }
 
 // A sample x of the distribution with the density g moves with a as y = -P_a / g.
@@ -148,6 +148,8 @@ Grads BetaincGrad(const Op& o) {
   return {o.wants(0) ? sum_to(dy * da(), a) : none, o.wants(1) ? sum_to(dy * db(), b) : none,
           o.wants(2) ? sum_to(dy * BetaDensity(a, b, x), x) : none};
 }
+
+// ---- Signs, quotients, powers and choices ----
 
 // y = x / |x| turns with a complex x: the part of dy along y is lost, the rest is scaled by 1 / |x|.
 Grads SignGrad(const Op& o) {
@@ -227,7 +229,7 @@ V Share(const Op& o) {
   auto axes = KnownAxes(o);
   if (!axes || std::any_of(axes->begin(), axes->end(), [&](int64_t axis) { return x.dim(axis) < 0; })) {
     auto count = [](const V& v) { return cast(size(v, DType::kInt64), DType::kDouble); };  // half ends at 65504
-    return cast_like(div_no_nan(count(dy), count(x)), dy);
+    return cast_like(div_no_nan(count(dy), count(x)), single(dy));
   }
   double share = 1;
   for (int64_t axis : *axes) share /= std::max<int64_t>(x.dim(axis), 1);
@@ -236,8 +238,8 @@ V Share(const Op& o) {
 
 // Elements that tie share the cotangent.
 Grads ExtremumGrad(const Op& o) {
-  const V x = o.in(0), dy = o.dy(), hit = cast_like(equal(x, Kept(o, o.out())), dy);
-  return {hit / Kept(o, o.like("Sum", hit, o.in(1))) * Kept(o, dy)};
+  const V x = o.in(0), dy = single(o.dy()), hit = cast_like(equal(x, Kept(o, o.out())), dy);
+  return {cast_like(hit / Kept(o, o.like("Sum", hit, o.in(1))) * Kept(o, dy), x)};
 }
 
 // The product of all other elements along an axis. No division, so zeros are no exception.
@@ -276,9 +278,8 @@ V Neighbour(const V& x, bool reverse) { return select(HasNeighbour(x, reverse), 
 // s_k = b_k + a_k s_{k-1} along the last axis: a system of two diagonals, one of them ones, and so solved without a
 // division. What divides by elements that may be zero, or masks these, is wrong at some order; a recurrence is not.
 V Recurrence(const V& a, const V& b, bool reverse) {
-  if (a.dim(-1) == 0) return b;                                                    // XLA solves no empty system
-  const bool narrow = a.dtype() == DType::kHalf || a.dtype() == DType::kBFloat16;  // no kernel
-  const V c = -(narrow ? cast(a, DType::kFloat) : a), rhs = expand_dims(cast_like(b, c), -1);
+  if (a.dim(-1) == 0) return b;  // XLA solves no empty system
+  const V c = -single(a), rhs = expand_dims(single(b), -1);
   const V zero = zeros_like(c), one = ones_like(c);
   const V system = pack(reverse ? Values{c, one, zero} : Values{zero, one, c}, -2);
   return cast_like(squeeze(op("TridiagonalSolve", system, rhs, Attr("partial_pivoting", false)), {-1}), a);
@@ -392,20 +393,19 @@ V ColumnShape(const Op& o) {
 // Segments to rows. A row with a negative id is in no segment and gets zero; only the unsorted ops allow that.
 V Spread(const Op& o, const V& segments) {
   const V ids = o.in(1);
-  if (o.num_in() == 2) return gather(segments, ids);
-  return select(reshape(ids >= 0, ColumnShape(o)), gather(segments, maximum(ids, 0)), 0);
+  return o.num_in() == 2 ? gather(segments, ids) : keep(ids >= 0, gather(segments, maximum(ids, 0)));
 }
 
 // Empty segments are divided by no zero: what an emitted op makes of them goes nowhere, its next derivative would.
 Grads SegmentMeanGrad(const Op& o) {
-  const V dy = o.dy(), ones = fill(ColumnShape(o), constant(1, dy.dtype()));
-  return {Spread(o, div_no_nan(dy, Reduce(o, "Sum", ones)))};
+  const V dy = single(o.dy()), ones = fill(ColumnShape(o), constant(1, DType::kDouble));
+  return {Spread(o, cast_like(div_no_nan(dy, cast_like(Reduce(o, "Sum", ones), dy)), o.dy()))};
 }
 
 // Rows that tie share the cotangent.
 Grads SegmentExtremumGrad(const Op& o) {
-  const V dy = o.dy(), hit = cast_like(equal(o.in(0), Spread(o, o.out())), dy);
-  return {hit * Spread(o, div_no_nan(dy, Reduce(o, "Sum", hit)))};
+  const V dy = single(o.dy()), hit = cast_like(equal(o.in(0), Spread(o, o.out())), dy);
+  return {cast_like(hit * Spread(o, div_no_nan(dy, Reduce(o, "Sum", hit))), o.dy())};
 }
 
 // The product of the other rows of a row's segment is that of the rows before it times that of those behind it, with
@@ -560,7 +560,7 @@ constexpr Rule kRules[] = {
 
     // Reductions.
     UNARY(Sum, broadcast_like(Kept(o, dy), x))
-    UNARY(Mean, broadcast_like(Kept(o, dy * Share(o)), x))
+    UNARY(Mean, broadcast_like(Kept(o, cast_like(single(dy) * Share(o), dy)), x))
     {"Max", ExtremumGrad},
     {"Min", ExtremumGrad},
     {"Prod", ProdGrad},

@@ -282,10 +282,12 @@ V slice(const V& x, const V& begin, const V& size);
 V gather(const V& params, const V& indices, const V& axis = V(0));
 V where(const V& condition);  // indices [n, rank] of the true elements
 V invert_permutation(const V& permutation);
+V keep(const V& condition, const V& x);  // x, but 0 where the condition, of x's first dimensions, does not hold
 
 // Values.
 V cast(const V& x, DType dtype);  // x itself where it has that dtype
 V cast_like(const V& x, const V& like);
+V single(const V& x);  // in single precision where its own is below that: half can't count beyond 2048, bfloat16 256
 V zeros_like(const V& x);
 V ones_like(const V& x);
 V zeros(const V& shape, DType dtype);
@@ -315,6 +317,8 @@ V rows(const V& indices, const V& values, const V& dense_shape);
 
 // What is known when building: the elements of a small integer tensor, or of a literal.
 std::optional<std::vector<int64_t>> known(const V& x);
+// Whether the elements of a vector, or the rows of a matrix of integers, are sure to be different from each other.
+bool distinct(const V& indices);
 // Whether a and b are sure to have the same shape at run time.
 bool same_shape(const V& a, const V& b);
 

@@ -482,6 +482,31 @@ SEGMENTS += [
     ),
 ]
 
+
+def many(op: str, data: str, lo: float = 0.5, scale: int = 1, **attrs: Any) -> Case:
+    """The mean of, or the ties between, more elements than half precision can count."""
+    size = 3000 * scale
+
+    def fn(x: Any) -> Any:
+        return scale * getattr(tf.raw_ops, op)(**{data: x}, **attrs)
+
+    def expected(x: Any, dy: Any) -> list[Any]:
+        return [tf.cast(tf.fill([size], tf.cast(tf.reshape(dy, [-1])[0], tf.float32) / 3000), x.dtype)]
+
+    args = dict(x=rand(size, lo=lo, hi=0.5))
+    why = "Python counts in half precision"
+    return case(op, args, fn=fn, dtypes="hb", python=False, expected=expected, fd=False, why=why, tag="many")
+
+
+ALL_OF_ONE = np.zeros(3000, np.int32)
+MANY = [
+    many("Max", "input", axis=[0]),
+    many("Min", "input", axis=0),
+    many("Mean", "input", lo=0.1, scale=64, axis=[0]),
+    *(many(f"Segment{op}", "data", segment_ids=ALL_OF_ONE) for op in ("Max", "Min", "Mean")),
+    *(many(f"UnsortedSegment{op}", "data", segment_ids=ALL_OF_ONE, num_segments=1) for op in ("Max", "Min")),
+]
+
 BEYOND: dict[str, Any] = dict(python=False, why="Python has no such gradient")
 VALUES = np.array([[0, 3, 1], [1, 1, 0]], np.int32)
 COUNTS = [
@@ -507,4 +532,5 @@ CASES = [
     *COUNTS,
     *PRODUCTS,
     *SEGMENTS,
+    *MANY,
 ]
