@@ -240,6 +240,38 @@ def test_op_without_gradient_behind_another_is_listed(run: Any) -> None:
         assert f"node '{node}' (op Bitcast" in str(raised.value)
 
 
+IMAGE, IDENTITY = tf.ones([1, 2, 2, 1]), tf.eye(1, 8)
+
+
+@pytest.mark.parametrize(
+    ("f", "point", "op", "argument"),
+    [
+        (lambda a: tf.math.polygamma(a, [0.5, 2.5]), [2.0, 3.0], "Polygamma", "a"),
+        (
+            lambda t: tf.raw_ops.ScaleAndTranslate(images=IMAGE, size=[2, 2], scale=t, translation=[0, 0]),
+            [1.0, 1.0],
+            "ScaleAndTranslate",
+            "scale",
+        ),
+        (
+            lambda t: tf.raw_ops.ImageProjectiveTransformV2(
+                images=IMAGE, transforms=t, output_shape=[2, 2], interpolation="BILINEAR"
+            ),
+            IDENTITY,
+            "ImageProjectiveTransformV2",
+            "transforms",
+        ),
+    ],
+)
+def test_derivative_that_nobody_knows_is_no_zero(f: Any, point: Any, op: str, argument: str) -> None:
+    """An error for those who ask for it alone."""
+    x = tf.convert_to_tensor(point)
+    with pytest.raises(errors.UnimplementedError, match=rf"\(op {op}.*\): no gradient by its input '{argument}': "):
+        symbolic_gradient([x], f=lambda x: tf.reduce_sum(f(x)))
+    (dx,) = symbolic_gradient([x], f=lambda x: tf.reduce_sum(f(tf.stop_gradient(x))) + tf.reduce_sum(x))
+    assert tf.reduce_all(dx == 1)
+
+
 @pytest.mark.parametrize("run", [in_eager_mode, in_function], ids=lambda f: f.__name__)
 def test_op_without_gradient_in_a_raw_call(run: Any) -> None:
     f = tf.function(undifferentiable).get_concrete_function(PAIR)

@@ -35,7 +35,7 @@ ERROR = "the rule is an error that says why there is no gradient"
 UNTESTED = {
     ERROR: {
         *("BlockLSTMGrad", "BlockLSTMGradV2", "CudnnRNNBackprop", "CudnnRNNBackpropV2", "CudnnRNNBackpropV3"),
-        *("PreventGradient", "RandomGammaGrad", "SparseMatrixMul", "SparseMatrixSoftmaxGrad"),
+        *("PreventGradient", "SparseMatrixMul", "SparseMatrixSoftmaxGrad"),
         "TPUEmbeddingActivations",
     },
     "it has no kernel here, and Python's is another graph, or an error": {

@@ -115,14 +115,28 @@ V GatherNdGrad(const Op& o, const V& params_shape, const V& indices) {
   return o.like("ScatterNd", expand_dims(indices, 0), expand_dims(o.dy(), 0), params_shape);  // nor a single index
 }
 
+// Of several updates of one place one wins: it is that whose number, scattered in the same way, is found in the place.
+Grads TensorScatterUpdateGrad(const Op& o) {
+  const V x = o.in(0), indices = o.in(1), wide = Widen(indices), dy = o.dy();
+  auto dupdates = [&] {
+    const V g = o.like("GatherNd", dy, wide);
+    if (distinct(indices)) return g;
+    const V depth = gather(shape(indices), -1 + rank(indices)), n = shape(indices);
+    const V rows = slice(n, ints({0}), pack({rank(indices) - 1})), numbers = reshape(range(0, prod(rows)), rows);
+    const V nobody = fill(slice(shape(x), ints({0}), pack({depth})), constant(-1, DType::kInt32));
+    return keep(equal(o.like("GatherNd", o.like("TensorScatterUpdate", nobody, indices, numbers), wide), numbers), g);
+  };
+  return {o.like("TensorScatterUpdate", dy, indices, zeros_like(o.in(2))), none, o.wants(2) ? dupdates() : none};
+}
+
 // Where several of the tensor's element and the updates are equal to the extremum, they share its cotangent equally.
 Grads TensorScatterExtremumGrad(const Op& o) {
-  const V x = o.in(0), indices = o.in(1), updates = o.in(2), y = o.out();
-  const V x_wins = cast_like(equal(x, y), x);
-  const V update_wins = cast_like(equal(updates, o.like("GatherNd", y, indices)), x);
+  const V x = o.in(0), indices = o.in(1), updates = o.in(2), y = o.out(), dy = single(o.dy());
+  const V x_wins = cast_like(equal(x, y), dy);
+  const V update_wins = cast_like(equal(updates, o.like("GatherNd", y, indices)), dy);
   const V winners = x_wins + o.like("ScatterNd", indices, update_wins, shape(x, indices.dtype()));
-  const V share = o.dy() / winners;
-  return {share * x_wins, none, o.like("GatherNd", share, indices) * update_wins};
+  const V share = dy / winners;
+  return {cast_like(share * x_wins, x), none, cast_like(o.like("GatherNd", share, indices) * update_wins, x)};
 }
 
 // patches[b, p, c] = image[b, index(p), c] for all b and c: the patches of an image of its own indices tell what
@@ -143,7 +157,9 @@ Grads PatchesGrad(const Op& o, const char* type) {
 // ---- Diagonals ----
 
 // The cotangent of input i, a scalar that fills the elements of y which x did not, where x got dx.
-V PaddingGrad(const Op& o, int i, const V& dx) { return o.wants(i) ? Total(o.dy()) - Total(dx) : none; }
+V PaddingGrad(const Op& o, int i, const V& dx) {
+  return o.wants(i) ? cast_like(Total(single(o.dy())) - Total(single(dx)), o.dy()) : none;
+}
 
 Grads MatrixDiagGrad(const Op& o, const char* part) {  // (diagonal, k, num_rows, num_cols, padding_value)
   const V dx = o.like(part, o.dy(), o.in(1), constant(0, o.dy().dtype()));
@@ -284,9 +300,7 @@ constexpr Rule kRules[] = {
     RULE(ScatterNdNonAliasingAdd, return {o.raw_dy(), none, o.like("GatherNd", dy, o.in(1))};)
     RULE(TensorScatterAdd, return {o.raw_dy(), none, o.like("GatherNd", dy, o.in(1))};)
     RULE(TensorScatterSub, return {o.raw_dy(), none, -o.like("GatherNd", dy, o.in(1))};)
-    RULE(TensorScatterUpdate, V indices = o.in(1);
-         return {o.like("TensorScatterUpdate", dy, indices, zeros_like(o.in(2))), none,
-                 o.like("GatherNd", dy, Widen(indices))};)
+    {"TensorScatterUpdate", TensorScatterUpdateGrad},
     {"TensorScatterMax", TensorScatterExtremumGrad},
     {"TensorScatterMin", TensorScatterExtremumGrad},
     {"OneHot", OneHotGrad},

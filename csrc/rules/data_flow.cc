@@ -22,32 +22,23 @@ Grads DynamicPartitionGrad(const Op& o) {
                        data)};
 }
 
-// merged[indices[i]] = data[i], so data[i] gets dy[indices[i]].
-Grads StitchGrad(const Op& o) {
+// merged[indices[i]] = data[i], so data[i] gets dy[indices[i]]. Of several elements for one place one wins: it is that
+// whose number, stitched in the same way, is found in the place.
+Grads StitchGrad(const Op& o, const char* stitch) {
   const int n = o.num_in() / 2;
   Grads dx(2 * n);
   for (int i = 0; i < n; ++i) dx[n + i] = gather(o.dy(), o.in(i));
-  return dx;
-}
-
-// Of several elements for one place the last one wins and gets the cotangent: it is the one whose number, stitched in
-// the same way, is found in that place.
-Grads DynamicStitchGrad(const Op& o) {
-  const int n = o.num_in() / 2;
-  Values indices = o.ins(0, n), numbers;
+  Values indices = o.ins(0, n), all, numbers;
+  for (const V& index : indices) all.push_back(flatten(index));
+  if (distinct(concat(all, 0))) return dx;
   V count = 0;
   for (const V& index : indices) {
     const V end = count + size(index);
     numbers.push_back(reshape_like(range(count, end), index));
     count = end;
   }
-  const V winners = op("DynamicStitch", list(indices), list(numbers));
-  Grads dx = StitchGrad(o);
-  for (int i = 0; i < n; ++i) {
-    const V wins = equal(gather(winners, indices[i]), numbers[i]);
-    const V ones = fill(expand_dims(rank(dx[n + i]) - rank(wins), 0), 1);
-    dx[n + i] = select(reshape(wins, concat({shape(wins), ones}, 0)), dx[n + i], 0);
-  }
+  const V winners = op(stitch, list(indices), list(numbers));
+  for (int i = 0; i < n; ++i) dx[n + i] = keep(equal(gather(winners, indices[i]), numbers[i]), dx[n + i]);
   return dx;
 }
 
@@ -92,8 +83,8 @@ constexpr Rule kRules[] = {
     {"ReadVariableOp", [](const Op& o) -> Grads { return {o.raw_dy()}; }},
 
     {"DynamicPartition", DynamicPartitionGrad},
-    {"DynamicStitch", DynamicStitchGrad},
-    {"ParallelDynamicStitch", StitchGrad},   // its indices are distinct
+    RULE(DynamicStitch, return StitchGrad(o, "DynamicStitch");)
+    RULE(ParallelDynamicStitch, return StitchGrad(o, "ParallelDynamicStitch");)
 };
 // clang-format on
 SYMGRAD_REGISTER(kRules)

@@ -9,6 +9,8 @@ namespace {
 
 V HeightWidth(const V& image) { return slice(shape(image), ints({1}), ints({2})); }
 
+constexpr char kNoPlaces[] = "TensorFlow has no derivative of an image by the places of its pixels";
+
 // A resampling op is linear in its images. `gradient`, its adjoint, reads the shape of an original image alone. Both
 // have single precision on the side of the resampled image, whatever that of the other side.
 Grads ResampleGrad(const Op& o, const char* gradient, bool has_double, const Values& arguments = {}) {
@@ -17,8 +19,8 @@ Grads ResampleGrad(const Op& o, const char* gradient, bool has_double, const Val
       x.dtype() == DType::kFloat || (has_double && x.dtype() == DType::kDouble) ? x : cast(x, DType::kFloat);
   const V dx = arguments.empty() ? o.like(gradient, o.dy(), original)
                                  : o.like(gradient, o.dy(), original, arguments[0], arguments[1]);
-  Grads grads(static_cast<size_t>(o.num_in()));
-  grads[0] = cast_like(dx, x);
+  Grads grads = {cast_like(dx, x), none};
+  if (!arguments.empty()) grads.insert(grads.end(), 2, missing(kNoPlaces));
   return grads;
 }
 
@@ -115,8 +117,8 @@ V MovedByOne(const V& transforms) {
 
 // Each pixel gets a share of the cotangents of what was taken from it, or interpolated between it and others. Where
 // that was, the op itself tells if its images are numbers or coordinates of pixels: in single precision, as it has
-// them, too. The transforms TensorFlow takes for constants.
-V ProjectiveTransformGrad(const Op& o) {
+// them, too.
+V TransformedImageGrad(const Op& o) {
   const V x = o.in(0), dy = o.dy(), transforms = o.in(1), dims = shape(x);
   const V batch = gather(dims, 0), height = gather(dims, 1), width = gather(dims, 2);
   auto transformed = [&](const V& images, const V& by, double fill_value) {
@@ -154,6 +156,20 @@ V ProjectiveTransformGrad(const Op& o) {
     }
   }
   return dx;
+}
+
+// The nearest pixel does not change with a transform, mostly. The share that the value to fill with has in each pixel
+// is what one makes of images of zeros.
+Grads ProjectiveTransformGrad(const Op& o) {
+  const bool nearest = o.text("interpolation") == "NEAREST";
+  Grads grads = {o.wants(0) ? TransformedImageGrad(o) : none, nearest ? none : missing(kNoPlaces), none};
+  auto dfill = [&] {
+    const V zeros = zeros_like(cast(o.in(0), DType::kFloat));
+    const V shares = o.like("ImageProjectiveTransformV3", zeros, o.in(1), o.in(2), 1);
+    return Total(cast(o.dy(), DType::kFloat) * shares);
+  };
+  if (o.num_in() == 4) grads.push_back(o.wants(3) ? dfill() : none);
+  return grads;
 }
 
 // Where crops [n, h, w, channels] of images are interpolated, along the rows or the columns. `begin` and `end`, of the
@@ -267,9 +283,8 @@ constexpr Rule kRules[] = {
     UNARY(ResizeBilinearGrad, o.like("ResizeBilinear", dy, HeightWidth(x)), none)   // its shape alone counts
     RULE(ResizeBicubic, return ResampleGrad(o, "ResizeBicubicGrad", true);)
     UNARY(ResizeBicubicGrad, o.like("ResizeBicubic", dy, HeightWidth(x)), none)
-    // Scale and translation have no gradient op: TensorFlow takes them as constants.
     RULE(ScaleAndTranslate, return ResampleGrad(o, "ScaleAndTranslateGrad", false, {o.in(2), o.in(3)});)
-    UNARY(ScaleAndTranslateGrad, o.like("ScaleAndTranslate", dy, HeightWidth(x), o.in(2), o.in(3)), none, none, none)
+    UNARY(ScaleAndTranslateGrad, o.like("ScaleAndTranslate", dy, HeightWidth(x), o.in(2), o.in(3)), none, missing(kNoPlaces), missing(kNoPlaces))
 
     RULE(CropAndResize, const V boxes = o.in(1), indices = o.in(2);
          return {o.wants(0) ? o.like("CropAndResizeGradImage", dy, boxes, indices, shape(x)) : none,
@@ -279,8 +294,8 @@ constexpr Rule kRules[] = {
                  o.wants(1) ? BoxesGrad(x, dy, boxes, indices) : none};)
     {"CropAndResizeGradBoxes", CropAndResizeGradBoxesGrad},
 
-    UNARY(ImageProjectiveTransformV2, ProjectiveTransformGrad(o), none)
-    UNARY(ImageProjectiveTransformV3, ProjectiveTransformGrad(o), none, none, none)
+    {"ImageProjectiveTransformV2", ProjectiveTransformGrad},
+    {"ImageProjectiveTransformV3", ProjectiveTransformGrad},
 
     UNARY(ResizeArea, ResizeAreaGrad(o))
     // Where a glimpse is at, and where a box, counts in whole pixels.

@@ -1,7 +1,5 @@
 // Lists of tensors and optional tensors, held in variants, and arrays. The cotangent of a list is a list of the same
 // length; an element that was never set stands for zeros.
-#include <algorithm>
-
 #include "csrc/rules/rule.h"
 
 namespace symgrad {
@@ -22,16 +20,9 @@ V RowShape(const V& x) { return slice(shape(x), ints({1}), ints({-1})); }
 // The shape of the elements that x is a concatenation of.
 V PieceShape(const V& x) { return concat({ints({-1}), RowShape(x)}, 0); }
 
-bool AreDistinct(const V& indices) {
-  std::optional<std::vector<int64_t>> elements = known(indices);
-  if (!elements) return false;
-  std::sort(elements->begin(), elements->end());
-  return std::adjacent_find(elements->begin(), elements->end()) == elements->end();
-}
-
 // Several rows may have been gathered from one of n elements: each row scattered is the sum of them.
 V Totals(const V& rows, const V& indices, const V& n) {
-  return AreDistinct(indices) ? rows : gather(op("UnsortedSegmentSum", rows, indices, n), indices);
+  return distinct(indices) ? rows : gather(op("UnsortedSegmentSum", rows, indices, n), indices);
 }
 
 Grads GatherGrad(const Op& o) {
@@ -42,12 +33,10 @@ Grads GatherGrad(const Op& o) {
 // The rows' cotangents, where the last one of several rows for one element is in the list and the others are lost.
 V ScatteredGrad(const V& dlist, const V& rows, const V& indices) {
   V dy = op("TensorListGather", dlist, indices, RowShape(rows), Attr("element_dtype", rows.dtype()));
-  if (AreDistinct(indices)) return dy;
+  if (distinct(indices)) return dy;
   const V numbers = range(0, size(indices));
   const V last = op("UnsortedSegmentMax", numbers, indices, Length(dlist));
-  const V wins = equal(gather(last, indices), numbers);
-  const V ones = fill(expand_dims(rank(dy) - 1, 0), 1);
-  return select(reshape(wins, concat({shape(wins), ones}, 0)), dy, 0);
+  return keep(equal(gather(last, indices), numbers), dy);
 }
 
 // Scattering, like setting an item, may have made the list longer.

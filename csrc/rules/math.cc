@@ -23,6 +23,8 @@ V RealOf(const V& x) { return IsComplex(x.dtype()) ? cast(real(x), x.dtype()) : 
 V Factor(const V& x, const V& f_exists) { return cast_like(logical_or(not_equal(x, 0), f_exists), x); }
 V HasLogarithm(const V& x) { return IsComplex(x.dtype()) ? not_equal(x, 0) : x > 0; }
 
+// ---- Special functions ----
+
 // near(x) where `is_near`, else far(x): two forms of one function, of which each is evaluated where it is good.
 template <typename Near, typename Far>
 V Pieces(const V& is_near, const V& x, double some_near, double some_far, const Near& near, const Far& far) {
@@ -53,18 +55,101 @@ V SpencePartial(const V& x) {
   return Pieces(abs(x - 1) < 0.25, x, 1, 2, series, [](const V& t) { return log(t) / (1 - t); });
 }
 
-V Polygamma(const V& n, const V& x) {
-  if (x.dtype() != DType::kHalf && x.dtype() != DType::kBFloat16) return op("Polygamma", n, x);
-  return cast_like(op("Polygamma", n, cast(x, DType::kFloat)), x);  // no kernel below single precision
-}
+V Polygamma(const V& n, const V& x) { return cast_like(op("Polygamma", cast_like(n, single(x)), single(x)), x); }
 
 // x^(a-1) e^-x / Γ(a), in logarithms because Γ soon overflows; MulNoNan for a = 1 at x = 0.
 V GammaDensity(const V& a, const V& x) { return exp(mul_no_nan(log(x), a - 1) - x - lgamma(a)); }
+
+// f(x), but 0 for an x that is not positive, where f diverges while what it is a part of vanishes.
+template <typename Function>
+V WherePositive(const V& x, const Function& f) {
+  const V positive = x > 0;
+  return select(positive, f(select(positive, x, 0.5)), 0);
+}
+
+// The integral of f over [0, inf), f being smooth and decaying exponentially, on a scale that need not be exact: the
+// trapezoidal rule in v for u = scale * exp(v - exp(-v)), which is good to all digits there (Takahasi and Mori, Double
+// Exponential Formulas for Numerical Integration, 1974). It is so for the derivatives of f, too.
+template <typename Integrand>
+V IntegralOverHalfLine(const V& scale, const Integrand& f) {
+  const V v = (cast_like(range(0, 139), scale) - 64) / 16, speed = 1 + exp(-v);
+  const V u = op("StopGradient", expand_dims(scale, -1)) * exp(v - exp(-v));
+  return sum(f(u) * u * speed / 16, -1);
+}
+
+// The second derivative of igamma by a over x^a e^-x / Γ(a). With t = x e^-u in its integral,
+//   P(a, x) = x^a / Γ(a) * integral of exp(-a u - x e^-u) over u > 0,
+// and with t = x e^u the same, other signs given, for 1 - P, which is the smaller one for large x.
+V GammaCurvature(const V& a, const V& x) {
+  const V lower = x < maximum(a, 1), width = abs(a - x) + sqrt(x);  // of the integrand where its decay begins
+  const V s = expand_dims(select(lower, constant(-1, x.dtype()), 1), -1);
+  const V a1 = expand_dims(a, -1), x1 = expand_dims(x, -1);
+  const V second = IntegralOverHalfLine(reciprocal(select(lower, minimum(a, width), width)), [&](const V& u) {
+    const V w = square(log(x1) + s * u - digamma(a1)) - Polygamma(1, a1);
+    return w * exp(s * a1 * u - x1 * op("Expm1", s * u));
+  });
+  return select(lower, second, -second);
+}
+
+Grads IgammaGradAGrad(const Op& o) {
+  const V a = single(o.in(0)), x = single(o.in(1)), dy = single(o.dy());
+  auto by_a = [&](const V& t) { return GammaCurvature(a, t) * exp(a * log(t) - t - lgamma(a)); };
+  auto grad = [&](int i, const V& g) { return sum_to_input(o, i, cast_like(dy * g, o.dy())); };
+  return {o.wants(0) ? grad(0, WherePositive(x, by_a)) : none,
+          o.wants(1) ? grad(1, mul_no_nan(log(x) - digamma(a), GammaDensity(a, x))) : none};
+}
+
+// A sample x of the distribution with the density g moves with a as y = -P_a / g.
+Grads RandomGammaGradGrad(const Op& o) {
+  const V a = o.in(0), x = o.in(1), y = o.out(), dy = o.dy();
+  auto log_ratio = [&](const V& t) { return log(t) - digamma(a); };
+  auto by_a = [&](const V& t) { return t * GammaCurvature(a, t) + log_ratio(t) * y; };
+  auto by_x = [&](const V& t) { return log_ratio(t) + y * ((a - 1) / t - 1); };
+  return {o.wants(0) ? sum_to_input(o, 0, -dy * WherePositive(x, by_a)) : none,
+          o.wants(1) ? sum_to_input(o, 1, -dy * WherePositive(x, by_x)) : none};
+}
+
+// The derivative of zeta by its exponent s: that of the Euler-Maclaurin formula with A = q + 20 (DLMF 25.11.5, 2.10.1),
+//   sum of (q + k)^-s over k < 20, and A^(1-s) / (s-1) + A^-s / 2 + sum of B_n / n! * Γ(s + n - 1) / Γ(s) * A^(1-s-n)
+// over n = 2, 4, ..., 10, where B_n / n! = -2 cos(n π / 2) zeta(n, 1) / (2 π)^n (DLMF 25.6.2).
+V ZetaByExponent(const V& s, const V& q) {
+  const V s1 = expand_dims(s, -1), q1 = expand_dims(q, -1) + cast_like(range(0, 20), q), A = q + 20, L = log(A);
+  const V n = 2 * cast_like(range(1, 6), s),
+          c = -2 * cos(kPi / 2 * n) * op("Zeta", n, 1) * pow(constant(2 * kPi, s.dtype()), -n);
+  const V L1 = expand_dims(L, -1), m = s1 + n - 1;
+  const V rest = sum(c * exp(lgamma(m) - lgamma(s1) - m * L1) * (digamma(m) - digamma(s1) - L1), -1);
+  return rest - sum(log(q1) * pow(q1, -s1), -1) - pow(A, -s) * (0.5 * L + A / (s - 1) * (L + reciprocal(s - 1)));
+}
 
 // x^(a-1) (1-x)^(b-1) / B(a, b), likewise.
 V BetaDensity(const V& a, const V& b, const V& x) {
   return exp(mul_no_nan(log(x), a - 1) + mul_no_nan(log1p(-x), b - 1) - lgamma(a) - lgamma(b) + lgamma(a + b));
 }
+
+// With t = x e^-u in its integral, y = x^a / B(a, b) * integral of exp(-a u) (1 - x e^-u)^(b-1) over u > 0. Where x is
+// beyond the mean a / (a + b), 1 - y is the smaller one: that of b, a and 1 - x.
+Grads BetaincGrad(const Op& o) {
+  const V a = o.in(0), b = o.in(1), x = o.in(2), dy = o.dy();
+  const V beyond = x * (a + b) > a, p = select(beyond, b, a), q = select(beyond, a, b);
+  const V p1 = expand_dims(p, -1), q1 = expand_dims(q, -1), mean = digamma(p1 + q1);
+  auto derivative = [&](bool by_p) {
+    return WherePositive(select(beyond, 1 - x, x), [&](const V& t) {
+      const V odds = t / (1 - t), slope = maximum(p - (q - 1) * odds, 0),
+              width = slope + sqrt(maximum(q - 1, 0) * odds / (1 - t));
+      const V t1 = expand_dims(t, -1), front = exp(p * log(t) + lgamma(p + q) - lgamma(p) - lgamma(q));
+      return front * IntegralOverHalfLine(reciprocal(minimum(p, width)), [&](const V& u) {
+               const V rest = log1p(-t1 * exp(-u)), by = by_p ? log(t1) - u - digamma(p1) : rest - digamma(q1);
+               return (by + mean) * exp((q1 - 1) * rest - p1 * u);
+             });
+    });
+  };
+  auto da = [&] { return select(beyond, -derivative(false), derivative(true)); };
+  auto db = [&] { return select(beyond, -derivative(true), derivative(false)); };
+  return {o.wants(0) ? sum_to(dy * da(), a) : none, o.wants(1) ? sum_to(dy * db(), b) : none,
+          o.wants(2) ? sum_to(dy * BetaDensity(a, b, x), x) : none};
+}
+
+// ---- Signs, quotients, powers and choices ----
 
 // y = x / |x| turns with a complex x: the part of dy along y is lost, the rest is scaled by 1 / |x|.
 Grads SignGrad(const Op& o) {
@@ -144,7 +229,7 @@ V Share(const Op& o) {
   auto axes = KnownAxes(o);
   if (!axes || std::any_of(axes->begin(), axes->end(), [&](int64_t axis) { return x.dim(axis) < 0; })) {
     auto count = [](const V& v) { return cast(size(v, DType::kInt64), DType::kDouble); };  // half ends at 65504
-    return cast_like(div_no_nan(count(dy), count(x)), dy);
+    return cast_like(div_no_nan(count(dy), count(x)), single(dy));
   }
   double share = 1;
   for (int64_t axis : *axes) share /= std::max<int64_t>(x.dim(axis), 1);
@@ -153,8 +238,8 @@ V Share(const Op& o) {
 
 // Elements that tie share the cotangent.
 Grads ExtremumGrad(const Op& o) {
-  const V x = o.in(0), dy = o.dy(), hit = cast_like(equal(x, Kept(o, o.out())), dy);
-  return {hit / Kept(o, o.like("Sum", hit, o.in(1))) * Kept(o, dy)};
+  const V x = o.in(0), dy = single(o.dy()), hit = cast_like(equal(x, Kept(o, o.out())), dy);
+  return {cast_like(hit / Kept(o, o.like("Sum", hit, o.in(1))) * Kept(o, dy), x)};
 }
 
 // The product of all other elements along an axis. No division, so zeros are no exception.
@@ -193,9 +278,8 @@ V Neighbour(const V& x, bool reverse) { return select(HasNeighbour(x, reverse), 
 // s_k = b_k + a_k s_{k-1} along the last axis: a system of two diagonals, one of them ones, and so solved without a
 // division. What divides by elements that may be zero, or masks these, is wrong at some order; a recurrence is not.
 V Recurrence(const V& a, const V& b, bool reverse) {
-  if (a.dim(-1) == 0) return b;                                                    // XLA solves no empty system
-  const bool narrow = a.dtype() == DType::kHalf || a.dtype() == DType::kBFloat16;  // no kernel
-  const V c = -(narrow ? cast(a, DType::kFloat) : a), rhs = expand_dims(cast_like(b, c), -1);
+  if (a.dim(-1) == 0) return b;  // XLA solves no empty system
+  const V c = -single(a), rhs = expand_dims(single(b), -1);
   const V zero = zeros_like(c), one = ones_like(c);
   const V system = pack(reverse ? Values{c, one, zero} : Values{zero, one, c}, -2);
   return cast_like(squeeze(op("TridiagonalSolve", system, rhs, Attr("partial_pivoting", false)), {-1}), a);
@@ -309,20 +393,19 @@ V ColumnShape(const Op& o) {
 // Segments to rows. A row with a negative id is in no segment and gets zero; only the unsorted ops allow that.
 V Spread(const Op& o, const V& segments) {
   const V ids = o.in(1);
-  if (o.num_in() == 2) return gather(segments, ids);
-  return select(reshape(ids >= 0, ColumnShape(o)), gather(segments, maximum(ids, 0)), 0);
+  return o.num_in() == 2 ? gather(segments, ids) : keep(ids >= 0, gather(segments, maximum(ids, 0)));
 }
 
 // Empty segments are divided by no zero: what an emitted op makes of them goes nowhere, its next derivative would.
 Grads SegmentMeanGrad(const Op& o) {
-  const V dy = o.dy(), ones = fill(ColumnShape(o), constant(1, dy.dtype()));
-  return {Spread(o, div_no_nan(dy, Reduce(o, "Sum", ones)))};
+  const V dy = single(o.dy()), ones = fill(ColumnShape(o), constant(1, DType::kDouble));
+  return {Spread(o, cast_like(div_no_nan(dy, cast_like(Reduce(o, "Sum", ones), dy)), o.dy()))};
 }
 
 // Rows that tie share the cotangent.
 Grads SegmentExtremumGrad(const Op& o) {
-  const V dy = o.dy(), hit = cast_like(equal(o.in(0), Spread(o, o.out())), dy);
-  return {hit * Spread(o, div_no_nan(dy, Reduce(o, "Sum", hit)))};
+  const V dy = single(o.dy()), hit = cast_like(equal(o.in(0), Spread(o, o.out())), dy);
+  return {cast_like(hit * Spread(o, div_no_nan(dy, Reduce(o, "Sum", hit))), o.dy())};
 }
 
 // The product of the other rows of a row's segment is that of the rows before it times that of those behind it, with
@@ -406,15 +489,13 @@ constexpr Rule kRules[] = {
     PARTIAL(Ndtri, kRootTwo * kRootPi * exp(0.5 * square(y)))
     PARTIAL(Lgamma, digamma(x))
     PARTIAL(Digamma, Polygamma(1, x))
-    BINARY(Polygamma, none, dy * Polygamma(a + 1, b))        // d/da is no elementary function of the ops there are
-    BINARY(Zeta, none, dy * -a * op("Zeta", a + 1, b))       // nor here
+    BINARY(Polygamma, missing("the order of a derivative is a whole number"), dy * Polygamma(a + 1, b))
+    BINARY(Zeta, dy * ZetaByExponent(a, b), dy * -a * op("Zeta", a + 1, b))
     BINARY(Igamma, dy * op("IgammaGradA", a, b), dy * GammaDensity(a, b))
     BINARY(Igammac, -dy * op("IgammaGradA", a, b), -dy * GammaDensity(a, b))
-    RULE(IgammaGradA, V b = o.in(1);
-         if (o.wants(0)) return o.unsupported("TensorFlow has no second derivative of igamma by `a`: stop the gradient of `a`");
-         return {none, sum_to(dy * GammaDensity(x, b) * (log(b) - digamma(x)), b)};)
-    // d/da and d/db are hypergeometric, which no op is.
-    RULE(Betainc, V b = o.in(1), t = o.in(2); return {none, none, sum_to(dy * BetaDensity(x, b, t), t)};)
+    {"IgammaGradA", IgammaGradAGrad},
+    {"RandomGammaGrad", RandomGammaGradGrad},
+    {"Betainc", BetaincGrad},
     PARTIAL(Dawsn, 1 - 2 * x * y)
     PARTIAL(Expint, exp(x) / x)
     PARTIAL(FresnelCos, cos(kPi / 2 * square(x)))
@@ -479,7 +560,7 @@ constexpr Rule kRules[] = {
 
     // Reductions.
     UNARY(Sum, broadcast_like(Kept(o, dy), x))
-    UNARY(Mean, broadcast_like(Kept(o, dy * Share(o)), x))
+    UNARY(Mean, broadcast_like(Kept(o, cast_like(single(dy) * Share(o), dy)), x))
     {"Max", ExtremumGrad},
     {"Min", ExtremumGrad},
     {"Prod", ProdGrad},

@@ -303,14 +303,14 @@ V LastAxis(const Op& o) { return rank(o.in(0)) - 1; }
 
 // Elements that equal the n-th share its cotangent.
 Grads NthElementGrad(const Op& o) {
-  const V dy = expand_dims(o.dy(), -1), chosen = cast_like(equal(expand_dims(o.out(), -1), o.in(0)), dy);
-  return {chosen / sum(chosen, ints({-1}), true) * dy};
+  const V dy = single(expand_dims(o.dy(), -1)), chosen = cast_like(equal(expand_dims(o.out(), -1), o.in(0)), dy);
+  return {cast_like(chosen / sum(chosen, ints({-1}), true) * dy, o.in(0))};
 }
 
 // Each element of a row becomes the mean of its segment: the projection on vectors constant on segments is its own
 // adjoint.
 Grads IsotonicRegressionGrad(const Op& o) {
-  const V x = o.in(0), dy = o.dy(), s = shape(x), n = gather(s, 1);
+  const V x = o.in(0), dy = single(o.dy()), s = shape(x), n = gather(s, 1);
   const V segment = o.out(1) + expand_dims(range(0, gather(s, 0)) * n, -1), count = size(x);
   const V sums = op("UnsortedSegmentSum", dy, segment, count);
   const V sizes = op("UnsortedSegmentSum", ones_like(dy), segment, count);

@@ -53,7 +53,6 @@ constexpr Rule kRules[] = {
     RULE(RandomGamma, return {none, Gamma(o, 1)};)
     RULE(StatelessRandomGammaV2, return {none, none, Gamma(o, 2)};)
     RULE(StatelessRandomGammaV3, return {none, none, none, none, Gamma(o, 4)};)
-    RULE(RandomGammaGrad, return o.unsupported("the second derivative of a gamma sample in alpha has no closed form");)
     {"StatelessParameterizedTruncatedNormal", TruncatedNormalGrad},
 };
 // clang-format on

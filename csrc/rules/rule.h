@@ -44,7 +44,8 @@
 //   * There is no error handling in a rule: the builder keeps the first error and the engine says which node it was.
 //     Where the mathematics ends, `return o.unsupported("why, and what to do");`.
 //   * Inputs of integer, bool or string dtype at the end of the list may be left out. Every other input gets a value;
-//     `none` if there is no dependence, with a comment that says why.
+//     `none` if there is no dependence, with a comment that says why; `missing("why")` if there is one that nothing
+//     computes, or that is no function: an error for those who ask for this gradient, and for nobody else.
 #pragma once
 
 #include <cstdint>
@@ -71,7 +72,7 @@ DType ComplexOf(DType dtype);  // kFloat -> kComplex64, kDouble -> kComplex128, 
 // A value in a rule: an output of a node of the graph being built, a literal, sparse rows, or `none`. Cheap to copy.
 class V {
  public:
-  enum class Kind : uint8_t { kNone, kTensor, kNumber, kInts, kRows };
+  enum class Kind : uint8_t { kNone, kTensor, kNumber, kInts, kRows, kMissing };
 
   V() = default;
   V(int number) : kind_(Kind::kNumber), integral_(true), number_(number) {}      // NOLINT: literals convert
@@ -80,6 +81,11 @@ class V {
   explicit V(std::vector<int64_t> ints) : kind_(Kind::kInts), integral_(true), ints_(std::move(ints)) {}
   static V Tensor(int node, int port) { return V(Kind::kTensor, node, port); }
   static V Rows(int id) { return V(Kind::kRows, id, 0); }
+  static V Missing(const char* why) {
+    V v(Kind::kMissing, -1, 0);
+    v.why_ = why;
+    return v;
+  }
 
   Kind kind() const { return kind_; }
   explicit operator bool() const { return kind_ != Kind::kNone; }
@@ -87,6 +93,7 @@ class V {
   bool integral() const { return integral_; }
   double number() const { return number_; }
   const std::vector<int64_t>& ints() const { return ints_; }
+  const char* why() const { return why_; }
   int node() const { return node_; }
   int port() const { return port_; }
 
@@ -105,6 +112,7 @@ class V {
   int node_ = -1;
   int port_ = 0;
   double number_ = 0;
+  const char* why_ = nullptr;
   std::vector<int64_t> ints_;
 };
 
@@ -114,6 +122,9 @@ using Grads = Values;  // one cotangent for each input of the forward node
 // The symbolic zero: none + a = a, none * a = none. Only the words that are linear take it; that an op is given it, or
 // that it is a divisor, is a mistake of the rule.
 inline const V none;
+
+// In place of a cotangent: a rule does not know it. Who asks for it gets an error that names the input and says why.
+inline V missing(const char* why) { return V::Missing(why); }
 
 // A list input (`N * T` or `Tlist`) of an op that a rule emits.
 struct List {
@@ -271,10 +282,12 @@ V slice(const V& x, const V& begin, const V& size);
 V gather(const V& params, const V& indices, const V& axis = V(0));
 V where(const V& condition);  // indices [n, rank] of the true elements
 V invert_permutation(const V& permutation);
+V keep(const V& condition, const V& x);  // x, but 0 where the condition, of x's first dimensions, does not hold
 
 // Values.
 V cast(const V& x, DType dtype);  // x itself where it has that dtype
 V cast_like(const V& x, const V& like);
+V single(const V& x);  // in single precision where its own is below that: half can't count beyond 2048, bfloat16 256
 V zeros_like(const V& x);
 V ones_like(const V& x);
 V zeros(const V& shape, DType dtype);
@@ -304,6 +317,8 @@ V rows(const V& indices, const V& values, const V& dense_shape);
 
 // What is known when building: the elements of a small integer tensor, or of a literal.
 std::optional<std::vector<int64_t>> known(const V& x);
+// Whether the elements of a vector, or the rows of a matrix of integers, are sure to be different from each other.
+bool distinct(const V& indices);
 // Whether a and b are sure to have the same shape at run time.
 bool same_shape(const V& a, const V& b);
 

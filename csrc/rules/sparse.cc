@@ -13,9 +13,7 @@ V ScatterNd(const V& indices, const V& values, const V& shape) { return op("Scat
 
 // The values of a sparse tensor at some of, or other than, its indices: zero where it has none. Both in order.
 V Find(const V& wanted, const V& indices, const V& values) {
-  const bool narrow = values.dtype() == DType::kHalf || values.dtype() == DType::kBFloat16;  // no kernel
-  const V found = op("SparseAddGrad", narrow ? cast(values, DType::kFloat) : values, wanted, wanted, indices);
-  return cast_like(found, values);
+  return cast_like(op("SparseAddGrad", single(values), wanted, wanted, indices), values);
 }
 
 // ---- Sparse tensors ----
@@ -161,9 +159,9 @@ V SparseReduceSumGrad(const V& indices, const V& dense_shape, const V& axes, con
 V SparseReduceMaxGrad(const Op& o, const V& y, const V& dy) {
   const V indices = o.in(0), values = o.in(1), shape = o.in(2), axes = o.in(3);
   auto spread = [&](const V& reduced) { return SparseReduceSumGrad(indices, shape, axes, reduced); };
-  const V hit = cast_like(equal(values, spread(y)), dy);
+  const V g = single(dy), hit = cast_like(equal(values, spread(y)), g);
   const V ties = op("SparseReduceSum", indices, hit, shape, axes, Attr{"keep_dims", o.flag("keep_dims")});
-  return hit * spread(div_no_nan(dy, ties));
+  return cast_like(hit * spread(div_no_nan(g, ties)), dy);
 }
 
 // The sparse result of an op as a dense one. ScatterNd has no scalar: a dimension in front is added for it.
@@ -211,12 +209,19 @@ Grads SparseTensorDenseMatMulGrad(const Op& o) {
   return {none, o.wants(1) ? da() : none, none, o.wants(3) ? db() : none};
 }
 
+// Of several values for one place, which only the unvalidated have, one wins: it is that whose number is found there.
 Grads SparseToDenseGrad(const Op& o) {
-  const V indices = o.in(0), dy = o.dy();
+  const V indices = o.in(0), values = o.in(2), dy = o.dy();
+  auto dense = [&](const V& v, const V& rest) { return o.like("SparseToDense", indices, o.in(1), v, rest); };
   // A vector, or a scalar, of indices is of a vector.
   const V points = indices.rank() == 2 ? indices : reshape(indices, pack({-1, size(o.in(1))}));
-  const V g = GatherNd(dy, points);
-  return {none, none, sum_to(g, o.in(2)), o.wants(3) ? sum(flatten(dy), 0) - sum(g, 0) : none};
+  V g = GatherNd(dy, points);
+  if (!o.flag("validate_indices") && !distinct(points)) {
+    const V numbers = range(0, Dim(points, 0)), one_each = indices.rank() == 0 ? reshape(numbers, ints({})) : numbers;
+    g = keep(equal(GatherNd(dense(one_each, -1), points), numbers), g);
+  }
+  auto drest = [&] { return sum(flatten(dy * dense(zeros_like(values), constant(1, dy.dtype()))), 0); };
+  return {none, none, sum_to(g, values), o.wants(3) ? drest() : none};
 }
 
 // ---- Sparse segments ----

@@ -295,7 +295,30 @@ CASES = [
     case("TensorScatterAdd", dict(tensor=rand(4, 2), indices=[[3], [1], [3]], updates=rand(3, 2))),
     case("TensorScatterSub", dict(tensor=rand(4, 2), indices=[[3, 1], [1, 0]], updates=rand(2))),
     case("TensorScatterUpdate", dict(tensor=rand(4, 2), indices=[[3], [1]], updates=rand(2, 2))),
+    *(
+        case(
+            "TensorScatterUpdate",
+            dict(tensor=rand(4, 2), indices=indices, updates=rand(*shape)),
+            python=False,
+            why="Python gives their cotangent to updates that are overwritten, too",
+        )
+        for indices, shape in (
+            ([[3], [1], [3]], (3, 2)),
+            ([[3, 1], [1, 0], [3, 1]], (3,)),
+            ([[[0], [2]], [[0], [0]]], (2, 2, 2)),
+        )
+    ),
     case("TensorScatterMax", dict(tensor=rand(4, 2), indices=[[3], [1], [3]], updates=rand(3, 2))),
+    case(
+        "TensorScatterMax",
+        dict(tensor=rand(1, lo=0.5, hi=0.5), indices=np.zeros([2999, 1], np.int32), updates=rand(2999, lo=0.5, hi=0.5)),
+        dtypes="hb",
+        python=False,
+        expected=lambda x, updates, dy: [dy / 3000, tf.fill([2999], dy[0] / 3000)],
+        fd=False,
+        why="Python counts in half precision",
+        tag="many ties",
+    ),
     case("TensorScatterMin", dict(tensor=rand(4, 2), indices=[[3, 1], [1, 0]], updates=rand(2))),
     case(
         "TensorScatterMax",

@@ -23,4 +23,10 @@ CASES = [
         why="Python's gives the cotangent of a place to all elements for it, not to the one that is there",
     ),
     case("ParallelDynamicStitch", dict(indices=[[0, 2], [[1, 3]]], data=[rand(2), rand(1, 2)])),
+    case(
+        "ParallelDynamicStitch",
+        dict(indices=[[0, 1, 0], [2]], data=[rand(3, 2), rand(1, 2)]),
+        python=False,
+        why="as for DynamicStitch",
+    ),
 ]

@@ -95,7 +95,7 @@ def transform(interpolation: str, fill: str, count: int, version: int = 3) -> Ca
         output_shape=vector(5, 4),
         interpolation=interpolation,
         fill_mode=fill,
-        **(dict(fill_value=np.float32(0.5)) if version == 3 else {}),
+        **(dict(fill_value=rand(dtype="f")) if version == 3 else {}),
     )
     return case(
         f"ImageProjectiveTransformV{version}",

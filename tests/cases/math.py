@@ -100,6 +100,8 @@ EDGES = [
 ]
 
 SHAPES = dict(a=np.array([0.7, 1.0, 2.5]), b=np.array([1.5, 1.0, 0.6]))  # parameters of the incomplete functions
+GAMMA = [(0.2, 0.2), (0.5, 1.5), (30.0, 20.0), (30.0, 40.0), (3.0, 0.01)]
+PARTLY: dict[str, Any] = dict(dtypes="d", python=False, why="Python has some of the derivatives only")
 SPECIAL = [
     *(unary(op) for op in ("Erf", "Erfc", "Dawsn", "FresnelCos", "FresnelSin", "BesselI0", "BesselJ0")),
     unary("Erfinv", -0.7, 0.7),
@@ -130,8 +132,23 @@ SPECIAL = [
     case("Polygamma", dict(a=np.array([[1.0], [3.0]]), x=rand(3, lo=0.5, hi=3.0)), dtypes="d"),
     case("Zeta", dict(x=np.array([[2.0], [3.5]]), q=rand(3, lo=0.5, hi=3.0)), dtypes="d"),
     *(
-        case(op, dict(a=rand(2, 1, lo=0.5, hi=3.0), x=rand(3, lo=0.5, hi=3.0)), orders=1, why=HIGHER)
-        for op in ("Igamma", "Igammac")
+        case("Zeta", dict(x=rand(2, 1, lo=x, hi=x + 1), q=rand(3, lo=0.3, hi=q)), **PARTLY)
+        for x, q in ((1.2, 3.0), (4.0, 40.0), (20.0, 2.0))
+    ),
+    case("Igamma", dict(a=rand(2, 1, lo=0.5, hi=3.0), x=rand(3, lo=0.5, hi=3.0))),
+    case("Igammac", dict(a=rand(2, 1, lo=0.5, hi=3.0), x=rand(3, lo=0.5, hi=3.0))),
+    *(
+        case("IgammaGradA", dict(a=rand(3, lo=a, hi=1.5 * a), x=rand(3, lo=x, hi=1.5 * x)), **PARTLY, tag=f"{a},{x}")
+        for a, x in GAMMA
+    ),
+    *(
+        case(
+            "RandomGammaGrad",
+            dict(alpha=rand(3, lo=a, hi=1.5 * a), sample=rand(3, lo=x, hi=1.5 * x)),
+            **PARTLY,
+            tag=f"{a},{x}",
+        )
+        for a, x in GAMMA
     ),
     *(case(op, dict(a=SHAPES["a"], x=rand(3, lo=0.5, hi=3.0)), dtypes="d") for op in ("Igamma", "Igammac")),
     case(
@@ -140,6 +157,24 @@ SPECIAL = [
     case("Betainc", dict(**SHAPES, x=rand(3, lo=0.2, hi=0.8)), dtypes="d"),
     case("Betainc", dict(**SHAPES, x=rand(lo=0.2, hi=0.8)), dtypes="d"),
     case("Betainc", dict(a=np.float64(1.5), b=np.float64(2.5), x=rand(3, lo=0.2, hi=0.8)), dtypes="d"),
+    *(
+        case(
+            "Betainc",
+            dict(a=rand(4, lo=a, hi=1.5 * a), b=rand(4, lo=b, hi=1.5 * b), x=rand(4, lo=x, hi=x + 0.1)),
+            **PARTLY,
+            tag=f"{a},{b},{x}",
+        )
+        for a, b, x in ((0.7, 1.4, 0.3), (3.0, 0.3, 0.8), (0.2, 0.2, 0.1), (20.0, 10.0, 0.5))
+    ),
+    case(
+        "Betainc",
+        dict(a=rand(2, 2, lo=0.5, hi=2.0), b=rand(2, 2, lo=0.5, hi=2.0), x=np.array([[0.0, 1.0], [1.0, 0.0]])),
+        dtypes="d",
+        orders=3,
+        python=False,
+        why="Python has it by x only",
+        tag="ends",
+    ),
 ]
 
 COMPLEX_AND_CASTS = [
@@ -447,6 +482,31 @@ SEGMENTS += [
     ),
 ]
 
+
+def many(op: str, data: str, lo: float = 0.5, scale: int = 1, **attrs: Any) -> Case:
+    """The mean of, or the ties between, more elements than half precision can count."""
+    size = 3000 * scale
+
+    def fn(x: Any) -> Any:
+        return scale * getattr(tf.raw_ops, op)(**{data: x}, **attrs)
+
+    def expected(x: Any, dy: Any) -> list[Any]:
+        return [tf.cast(tf.fill([size], tf.cast(tf.reshape(dy, [-1])[0], tf.float32) / 3000), x.dtype)]
+
+    args = dict(x=rand(size, lo=lo, hi=0.5))
+    why = "Python counts in half precision"
+    return case(op, args, fn=fn, dtypes="hb", python=False, expected=expected, fd=False, why=why, tag="many")
+
+
+ALL_OF_ONE = np.zeros(3000, np.int32)
+MANY = [
+    many("Max", "input", axis=[0]),
+    many("Min", "input", axis=0),
+    many("Mean", "input", lo=0.1, scale=64, axis=[0]),
+    *(many(f"Segment{op}", "data", segment_ids=ALL_OF_ONE) for op in ("Max", "Min", "Mean")),
+    *(many(f"UnsortedSegment{op}", "data", segment_ids=ALL_OF_ONE, num_segments=1) for op in ("Max", "Min")),
+]
+
 BEYOND: dict[str, Any] = dict(python=False, why="Python has no such gradient")
 VALUES = np.array([[0, 3, 1], [1, 1, 0]], np.int32)
 COUNTS = [
@@ -472,4 +532,5 @@ CASES = [
     *COUNTS,
     *PRODUCTS,
     *SEGMENTS,
+    *MANY,
 ]

@@ -245,6 +245,25 @@ CASES = [
         dict(reverse_index_map=np.array([1, 2, 3, 4], np.int64), grad_values=rand(6)),
         **GRAD_GRAD,
     ),
+    *(
+        case(
+            "SparseToDense",
+            dict(
+                sparse_indices=indices,
+                output_shape=shape,
+                sparse_values=rand(*values),
+                default_value=rand(),
+                validate_indices=False,
+            ),
+            python=False,
+            why="Python gives their cotangent to values that are overwritten, too",
+        )
+        for indices, shape, values in (
+            (axes(0, 1, 1), axes(3), (3,)),
+            (axes(0, 1, 1), axes(3), ()),
+            (np.int64([[0, 1], [1, 0], [0, 1]]), axes(2, 2), (3,)),
+        )
+    ),
     case("SparseToDense", dict(sparse_indices=A, output_shape=SHAPE, sparse_values=rand(4), default_value=rand())),
     case(
         "SparseToDense",

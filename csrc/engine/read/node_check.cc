@@ -17,6 +17,17 @@ int64_t ArgCount(const tf::OpDef::ArgDef& arg, const AttrMap& attrs) {
   return arg.number_attr().empty() ? it->second.list().type_size() : it->second.i();
 }
 
+std::string InputName(const tf::NodeDef& node, const tf::OpDef& op, int64_t input) {
+  for (const tf::OpDef::ArgDef& arg : op.input_arg()) {
+    const int64_t count = ArgCount(arg, node.attr());
+    if (input < count)
+      return arg.number_attr().empty() && arg.type_list_attr().empty() ? arg.name()
+                                                                       : absl::StrCat(arg.name(), "[", input, "]");
+    input -= count;
+  }
+  return absl::StrCat(input);
+}
+
 bool IsComplete(const tf::NodeDef& node, const tf::OpDef& op) {
   const auto given = [&](const tf::OpDef::AttrDef& attr) {
     return !attr.has_default_value() || node.attr().contains(attr.name());

@@ -6,6 +6,7 @@
 #include "absl/strings/str_replace.h"
 #include "csrc/engine/function/errors.h"
 #include "csrc/engine/read/flows.h"
+#include "csrc/engine/read/node_check.h"
 #include "csrc/engine/vjp/registry.h"
 #include "tensorflow/core/framework/types.h"
 
@@ -142,6 +143,12 @@ class Sweep {
       if (i >= grads.size())
         return NodeError(id, absl::StatusCode::kInternal, absl::StrCat("its rule omits input ", i));
       if (!grads[i]) continue;
+      if (grads[i].kind() == V::Kind::kMissing) {
+        NodeError(id, absl::StatusCode::kUnimplemented,
+                  absl::StrCat("no gradient by its input '", InputName(*n.def, n.op->op_def, i), "': ", grads[i].why(),
+                               "; put tf.stop_gradient around that input if none should flow"));
+        continue;
+      }
       const tf::DataType expected = body_->flow(p) != tf::DT_INVALID ? tf::DT_VARIANT : tf::BaseType(dtype);
       if (dtype != tf::DT_RESOURCE && tf::BaseType(ToTf(grads[i].dtype())) != expected)
         return NodeError(

@@ -1,6 +1,7 @@
 // The words of rule.h: each is one op, less what is decided when building.
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "csrc/engine/write/builder.h"
 #include "csrc/rules/rule.h"
@@ -204,6 +205,11 @@ V slice(const V& x, const V& begin, const V& size) { return Linear("Slice", x, b
 V gather(const V& params, const V& indices, const V& axis) { return Linear("GatherV2", params, indices, axis); }
 V where(const V& condition) { return op("Where", condition); }
 V invert_permutation(const V& permutation) { return op("InvertPermutation", permutation); }
+V keep(const V& condition, const V& x) {
+  if (IsZero(x)) return x;
+  const V behind = fill(pack({rank(x) - rank(condition)}), constant(1, DType::kInt32));
+  return select(reshape(condition, concat({shape(condition), behind}, 0)), x, 0);
+}
 
 // -- Values.
 
@@ -212,6 +218,10 @@ V cast(const V& x, DType dtype) {
   return !x || x.dtype() == dtype ? x : op("Cast", x, Attr{"DstT", dtype});
 }
 V cast_like(const V& x, const V& like) { return cast(x, like.dtype()); }
+V single(const V& x) {
+  const bool narrow = x.dtype() == DType::kHalf || x.dtype() == DType::kBFloat16;
+  return narrow ? cast(x, DType::kFloat) : x;
+}
 V zeros_like(const V& x) {
   // A static shape needs no value, so what computes x need not run for it.
   const bool is_arg = x.is_tensor() && body()->node(x.node()).is_arg();
@@ -249,7 +259,7 @@ namespace {
 // Sums g to the shape of x; `dynamic_axes` gives the axes where only run time knows them.
 template <typename DynamicAxes>
 V SumTo(const V& g, const V& x, const DynamicAxes& dynamic_axes) {
-  if (!g || same_shape(g, x)) return g;
+  if (!g || g.kind() == V::Kind::kMissing || same_shape(g, x)) return g;
   const int rank_g = g.rank(), rank_x = x.rank(), added = rank_g - rank_x;
   std::vector<int64_t> axes;
   bool decided = rank_g >= 0 && rank_x >= 0 && added >= 0, only_added = true;
@@ -296,6 +306,16 @@ std::optional<std::vector<int64_t>> known(const V& x) {
   std::vector<int64_t> values;
   for (const Ints::Element& e : ints->elements) values.push_back(e.value);
   return values;
+}
+
+bool distinct(const V& indices) {
+  const auto elements = known(indices);
+  if (!elements) return false;
+  const int64_t width = indices.rank() > 1 ? indices.dim(-1) : 1;
+  std::set<std::vector<int64_t>> rows;
+  for (auto row = elements->begin(); row != elements->end(); row += width)
+    if (!rows.emplace(row, row + width).second) return false;
+  return true;
 }
 
 bool same_shape(const V& a, const V& b) {
