@@ -479,6 +479,17 @@ def test_tf_gradients_twice() -> None:
     np.testing.assert_allclose(d3, 60 * X**2, rtol=1e-5)
 
 
+def test_a_graph_with_generated_functions_tells_its_shapes() -> None:
+    with tf.Graph().as_default() as graph:
+        x = tf.constant(X)
+        (dx,) = symbolic_gradient([x], f=lambda x: tf.reduce_sum(x**5))
+        tf.gradients(dx, x)
+        graph_def = graph.as_graph_def(add_shapes=True)
+    generated = [f for f in graph_def.library.function if f.signature.name.startswith("__symgrad_")]
+    assert generated
+    assert all("_output_shapes" in node.attr for f in generated for node in f.node_def)
+
+
 def test_tape_through_a_captured_variable() -> None:
     v = tf.Variable(DY)
     f = concrete(lambda x: tf.reduce_sum(x * x * v * v))

@@ -554,6 +554,27 @@ class Model(tf.Module):
         return tf.reduce_sum(scaled(scaled(x) * quintuple(x)))
 
 
+@tf.custom_gradient
+def described(x: Any) -> Any:
+    """Two of its outputs can have no cotangent: Python's gradient is told of none."""
+
+    def gradient(dy: Any, dcount: Any, dtext: Any) -> Any:
+        assert dcount is None
+        assert dtext is None
+        return 5.0 * dy
+
+    return (x * 1.0, tf.size(x), tf.constant("text")), gradient
+
+
+def test_outputs_without_cotangents() -> None:
+    def f(x: Any) -> Any:
+        y, count, text = described(x)
+        return tf.reduce_sum(y) * tf.cast(count, x.dtype) + tf.cast(tf.strings.length(text), x.dtype)
+
+    x = tf.constant(VECTOR)
+    equal(tf_symgrad.symbolic_gradient([x], f=f), [np.full(3, 15.0)])
+
+
 def test_a_saved_model_with_custom_gradients(tmp_path: Path) -> None:
     model, x = Model(), tf.constant(VECTOR)
     expected = tf_symgrad.symbolic_gradient([x], f=model, capture_gradients=True)

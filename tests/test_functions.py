@@ -755,3 +755,38 @@ def wrong(f: Callable[..., Any], x: list[Tensor], tol: float, order: int) -> lis
 def test_function(row: Row) -> None:
     found = wrong(row.f, [tf.constant(x) for x in row.x], row.tol, row.order)
     assert not found, "\n".join([row.name, *found])
+
+
+def matrix(x: Tensor) -> Any:
+    return tf.raw_ops.DenseToCSRSparseMatrix(dense_input=x, indices=np.array([[0, 0], [0, 2], [2, 1]]))
+
+
+OF_A_SPARSE_MATRIX: dict[str, Callable[..., Any]] = {
+    "product": lambda a, w: tf.raw_ops.SparseMatrixMatMul(a=a, b=w),
+    "adjoint": lambda a, w: tf.raw_ops.SparseMatrixMatMul(a=a, b=w, adjoint_a=True, transpose_output=True),
+    "dense": lambda a, w: tf.raw_ops.CSRSparseMatrixToDense(sparse_input=a, type=w.dtype) * w,
+    "values": lambda a, w: tf.raw_ops.CSRSparseMatrixToSparseTensor(sparse_matrix=a, type=w.dtype)[1] * w[0],
+    "transposed": lambda a, w: tf.raw_ops.CSRSparseMatrixToDense(
+        sparse_input=tf.raw_ops.SparseMatrixTranspose(input=a, type=w.dtype), type=w.dtype
+    ),
+    "sparse product": lambda a, w: tf.raw_ops.CSRSparseMatrixToDense(
+        sparse_input=tf.raw_ops.SparseMatrixSparseMatMul(a=a, b=matrix(w), transpose_b=True, type=w.dtype), type=w.dtype
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OF_A_SPARSE_MATRIX)
+def test_a_sparse_matrix_as_an_argument(name: str) -> None:
+    """A function does not tell what a variant holds that is its argument: shape functions find nothing there."""
+    f = OF_A_SPARSE_MATRIX[name]
+
+    def in_place(x: Tensor, w: Tensor) -> Tensor:
+        return f(matrix(x), w)
+
+    def in_a_call(x: Tensor, w: Tensor) -> Tensor:
+        return tf.function(f)(matrix(x), w)
+
+    x, w = tf.constant(np.arange(1.0, 10.0).reshape(3, 3)), tf.constant(np.cos(np.arange(9.0)).reshape(3, 3))
+    dy = cotangents(tensors(tf.function(in_place)(x, w)), 1)
+    expected = tf_symgrad.symbolic_gradient([x, w, *dy], f=in_place)
+    assert not mismatches("in a call", tf_symgrad.symbolic_gradient([x, w, *dy], f=in_a_call), expected, 1.0)

@@ -11,6 +11,7 @@ have a gradient of Python's without end.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import inspect
@@ -19,6 +20,8 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2, function_pb2, node_def_pb2
+from tensorflow.python import pywrap_tfe
+from tensorflow.python.eager import backprop_util
 from tensorflow.python.eager.polymorphic_function import atomic_function
 from tensorflow.python.framework import auto_control_deps, func_graph, ops
 from tensorflow.python.ops import script_ops
@@ -198,7 +201,8 @@ def _trace_anew(op: Any, python_gradient: Any) -> Traced | None:
     controls = auto_control_deps.AutomaticControlDependencies()
     with body.as_default(), tf.name_scope("gradient"), controls, _registry.native_rules():
         seeds = [tf.compat.v1.placeholder(y.dtype, y.shape) for y in op.outputs]
-        gradients = python_gradient(op, *seeds)
+        # Of what can have no cotangent Python's gradients expect none.
+        gradients = python_gradient(op, *[dy if backprop_util.IsTrainable(dy) else None for dy in seeds])
         gradients = list(gradients) if isinstance(gradients, (list, tuple)) else [gradients]
         dense = [None if g is None else tf.convert_to_tensor(g) for g in gradients]
         # An output that is an input as it came is no node: a function needs one.
@@ -235,7 +239,8 @@ def _py_function_gradient(op: Any, *dys: Any) -> Any:
     def vjp(*args: Any) -> list[Any]:
         x, dy = list(args[: len(op.inputs)]), list(args[len(op.inputs) :])
         watched = [a for a in x if a.dtype.is_floating or a.dtype.is_complex]
-        with tf.GradientTape() as tape:
+        # An op runs in the thread that calls it, whose tapes rest meanwhile.
+        with _recording(), tf.GradientTape() as tape:
             tape.watch(watched)
             y = function._func(*x)
             y = [] if y is None else list(y) if isinstance(y, (list, tuple)) else [y]
@@ -243,7 +248,21 @@ def _py_function_gradient(op: Any, *dys: Any) -> Any:
         dx = iter(tape.gradient(y, watched, dy, unconnected_gradients=tf.UnconnectedGradients.ZERO))
         return [next(dx) if a.dtype.is_floating or a.dtype.is_complex else tf.zeros_like(a) for a in x]
 
-    return tf.py_function(vjp, [*op.inputs, *dys], [x.dtype for x in op.inputs])
+    seeds = [tf.zeros_like(y) if dy is None else dy for y, dy in zip(op.outputs, dys, strict=True)]
+    return tf.py_function(vjp, [*op.inputs, *seeds], [x.dtype for x in op.inputs])
+
+
+@contextlib.contextmanager
+def _recording() -> Iterator[None]:
+    """Lets tapes of this thread record where `stop_recording` has stopped them."""
+    stopped = pywrap_tfe.TFE_Py_TapeSetIsStopped()
+    if stopped:
+        pywrap_tfe.TFE_Py_TapeSetRestartOnThread()
+    try:
+        yield
+    finally:
+        if stopped:
+            pywrap_tfe.TFE_Py_TapeSetStopOnThread()
 
 
 def _renamed(function: Function, library: dict[str, Any], edited: dict[str, function_pb2.FunctionDef]) -> Function:

@@ -53,12 +53,16 @@ Grads SparseSplitGrad(const Op& o) {
 
 // ---- Ragged tensors ----
 
-// Rows of rows ... of values: an outermost row has the values between combined splits.
+// The splits of rows of rows ... of values, combined: an outermost row has the values between two of them.
+V ValueSplits(const Values& splits) {
+  V combined = splits.front();
+  for (size_t i = 1; i < splits.size(); ++i) combined = gather(splits[i], combined);
+  return combined;
+}
+
 Grads RaggedGatherGrad(const Op& o) {
   const int n = o.num_in() - 2;
-  V splits = o.in(0);
-  for (int i = 1; i < n; ++i) splits = gather(o.in(i), splits);
-  const V values = o.in(n), row = flatten(o.in(n + 1));
+  const V splits = ValueSplits(o.ins(0, n)), values = o.in(n), row = flatten(o.in(n + 1));
   const V taken = op("RaggedRange", gather(splits, row), gather(splits, row + 1), 1).out(1);
   Grads grads(static_cast<size_t>(n + 2));
   grads[n] = rows(taken, o.dy(o.num_out() - 1), shape(values));
@@ -79,20 +83,21 @@ Grads RaggedTensorToTensorGrad(const Op& o) {
   return grads;
 }
 
-// Ragged tensors in variants, whole or row by row. Their cotangents are such variants, too: what encodes them decodes
-// those, and the other way round.
+// Ragged tensors in variants, whole or row by row. Their cotangents are such variants, too; where a row was not taken,
+// its place holds no ragged tensor, and the op that decodes them reads zeros there, as many as the splits say.
 Grads RaggedTensorToVariantGrad(const Op& o) {
-  const int n = o.num_in() - 1, rows = o.flag("batched_input") ? 1 : 0;
+  const int n = o.num_in() - 1;
   const V values = o.in(n);
+  const bool by_row = o.flag("batched_input");
+  if (by_row && n == 0)
+    return o.unsupported(
+        "TensorFlow takes the rows of a dense tensor for one fewer than there are; give it row splits");
+  const V splits = by_row ? ValueSplits(o.ins(0, n)) : pack({0, Dim(values, 0)});
   Grads grads(static_cast<size_t>(n + 1));
-  if (n < rows) {
-    grads[n] = op("RaggedTensorToVariantGradient", o.dy(), 0, shape(values), Attr("Tvalues", values.dtype()));
-  } else {
-    const V decoded =
-        op("RaggedTensorFromVariant", o.dy(), Attr("input_ragged_rank", n - rows), Attr("output_ragged_rank", n),
-           Attr("Tvalues", values.dtype()), Attr("Tsplits", o.type("Tsplits")));
-    grads[n] = reshape_like(decoded.out(n), values);
-  }
+  // A single row comes out as it was encoded, whatever the shape that is given: one of another rank keeps the reshape.
+  const V given = concat({shape(values), ints({1})}, 0);
+  grads[n] =
+      reshape_like(op("RaggedTensorToVariantGradient", o.dy(), splits, given, Attr("Tvalues", values.dtype())), values);
   return grads;
 }
 

@@ -143,6 +143,18 @@ def encoded_rows(x: Any) -> Any:
     return raw.RaggedTensorFromVariant(encoded_ragged=tf.reshape(rows, [2, 2]), **attrs)[1] ** 2
 
 
+def encoded_row(*splits: Any) -> Any:
+    """One of the rows of ragged values, each in a variant: nothing reaches the others."""
+
+    def fn(x: Any) -> Any:
+        row = raw.RaggedTensorToVariant(rt_nested_splits=splits, rt_dense_values=x * x, batched_input=True)[1]
+        n = len(splits) - 1
+        back = dict(input_ragged_rank=n, output_ragged_rank=n, Tvalues=x.dtype, Tsplits=tf.int64)
+        return raw.RaggedTensorFromVariant(encoded_ragged=row, **back)[1] ** 2
+
+    return fn
+
+
 def ragged_rows(x: Any) -> Any:
     """What each row of a ragged tensor is decoded to, by an op that TensorFlow has for gradients alone."""
     rows = raw.RaggedTensorToVariant(rt_nested_splits=[SPLITS], rt_dense_values=x * x, batched_input=True)
@@ -446,6 +458,8 @@ CASES = [
         fn=encoded(OUTER, SPLITS, batched=True, input_ragged_rank=-1),
         tag="rank -1",
     ),
+    case("RaggedTensorToVariant", dict(x=rand(4, 2)), fn=encoded_row(np.array([0, 1, 3, 4])), tag="one row"),
+    case("RaggedTensorToVariant", dict(x=rand(4)), fn=encoded_row(OUTER, SPLITS), tag="one ragged row", **BEYOND),
     case("RaggedTensorFromVariant", dict(x=rand(4, 2)), fn=encoded_rows, tag="rows of rows", **BEYOND),
     case("RaggedTensorToVariantGradient", dict(x=rand(4, 2)), fn=ragged_rows, **BEYOND),
     *MATRICES,

@@ -99,9 +99,11 @@ absl::Status InferFacts(Body* body, int id) {
   std::vector<const tf::Tensor*> tensors(num_in, nullptr);
   std::vector<std::unique_ptr<std::vector<ShapeAndType>>> handles(num_in);
   Importer importer(body);
+  bool opaque = false;  // whether something is not known of an input that a shape function may insist on
   for (size_t i = 0; i < num_in; ++i) {
     const Output& in = body->output(n.inputs[i]);
     shapes[i] = in.shape;
+    opaque |= InferenceContext::Rank(in.shape) < 0;
     importer.AddInput(in.shape);
     if (in.ints != nullptr && in.ints->known() && IsIntegral(in.dtype)) {
       values[i] = ToTensor(*in.ints, in.dtype);
@@ -112,7 +114,10 @@ absl::Status InferFacts(Body* body, int id) {
     }
     if (in.dtype == tf::DT_RESOURCE || in.dtype == tf::DT_VARIANT) {
       const auto it = body->handles.find(body->output_index(n.inputs[i]));
-      if (it == body->handles.end()) continue;
+      if (it == body->handles.end()) {
+        opaque = true;
+        continue;
+      }
       handles[i] = std::make_unique<std::vector<ShapeAndType>>(it->second);
       for (ShapeAndType& h : *handles[i]) {
         // The elements of a list may differ in what is not known of them: each node reads new dimensions.
@@ -124,7 +129,10 @@ absl::Status InferFacts(Body* body, int id) {
 
   InferenceContext c(TF_GRAPH_DEF_VERSION, tf::AttrSlice(*n.def), n.op->op_def, shapes, tensors, as_shapes,
                      std::move(handles));
-  TF_RETURN_IF_ERROR(c.Run(n.op->shape_inference_fn));
+  if (const absl::Status status = c.Run(n.op->shape_inference_fn); !status.ok()) {
+    // Those of sparse matrices fail where they are not told a rank, or what a variant holds: unknown is not malformed.
+    return opaque ? absl::OkStatus() : status;
+  }
   // A shape function asks for the values it can use; those that are not integers are parsed only then.
   bool again = false;
   for (size_t i = 0; i < num_in; ++i) {
