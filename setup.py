@@ -46,6 +46,12 @@ LIBRARIES = [
         libraries=["libtf_symgrad.so"],
     ),
     Library(
+        "libtf_symgrad_cc.so",
+        {"tensorflow": SOURCES["CC"]},
+        links=["-l:libtensorflow_cc.so.2", "-l:libtensorflow_framework.so.2", "-Wl,--no-undefined"],
+        libraries=["libtf_symgrad.so"],
+    ),
+    Library(
         f"_native{EXT_SUFFIX}",
         {"python": SOURCES["MODULE"]},
         links=["-l:libtensorflow_framework.so.2"],

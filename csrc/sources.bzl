@@ -54,6 +54,12 @@ ENGINE = [
 # libtf_symgrad_xla.so: the op under XLA. It needs libtensorflow_cc, which BUILD does without.
 XLA = ["csrc/xla/kernel.cc"]
 
+# libtf_symgrad_cc.so: gradients for TF_AddGradients, and the part of the C API that works on graphs. As above.
+CC = [
+    "csrc/cc/gradients.cc",
+    "csrc/cc/graph_part.cc",
+]
+
 # tf_symgrad/_native: the Python module.
 MODULE = ["csrc/python/module.cc"]
 

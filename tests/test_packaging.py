@@ -15,7 +15,7 @@ from tf_symgrad import _loader
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES: dict[str, list[str]] = {}
 exec((ROOT / "csrc" / "sources.bzl").read_text(), SOURCES)
-LISTS = ("RULES", "ENGINE", "XLA", "MODULE", "PUBLIC_HEADERS")
+LISTS = ("RULES", "ENGINE", "XLA", "CC", "MODULE", "PUBLIC_HEADERS")
 
 BUILT = {
     "tensorflow": "2.21.0",

@@ -64,6 +64,7 @@ class Functions {
   absl::Status Add(tf::FunctionDef fdef);
   // The same for one that is to be named by `stem` and a hash of its content; its name.
   absl::StatusOr<std::string> AddNamedByContent(absl::string_view stem, tf::FunctionDef fdef);
+  bool IsGenerated(const std::string& name) const { return generated_.Contains(name); }
   // `name` and what it calls, of the generated functions.
   tf::FunctionDefLibrary Generated(const std::string& name) const;
 
