@@ -70,14 +70,26 @@ class CGraph:
         operation = self.api.TF_OperationName
         return [f"{operation(ctypes.c_void_p(o.oper)).decode()}:{o.index}" if o.oper else None for o in outputs]
 
-    def add_gradients(self, y: Sequence[str], x: Sequence[str], dy: Sequence[str]) -> list[str | None]:
-        """TF_AddGradients: the gradients by x of y, whose cotangents are dy."""
+    def add_gradients(self, y: Sequence[str], x: Sequence[str], dy: Sequence[str] | None) -> list[str | None]:
+        """TF_AddGradients: the gradients by x of y, whose cotangents are dy, or ones."""
         dx = (_Output * len(x))()
-        # TensorFlow takes the length of dy from y.
-        arguments = (self.outputs(y), len(y), self.outputs(x), len(x), self.outputs(dy))
+        given = None if dy is None else self.outputs(dy)
+        arguments = (self.outputs(y), len(y), self.outputs(x), len(x), given)
         self.api.TF_AddGradients(self.graph, *arguments, self._status, dx)
         self.check()
         return self.names(dx)
+
+    def add_gradients_at_once(
+        self, y: Sequence[str], x: Sequence[str], dy: Sequence[str] | None = None, prefix: str | None = None
+    ) -> tuple[list[str | None], list[str | None]]:
+        """TFSG_AddGradients: the gradients, and the y that share the forward pass with them."""
+        dx, shared = (_Output * len(x))(), (_Output * len(y))()
+        name = None if prefix is None else prefix.encode()
+        given = None if dy is None else self.outputs(dy)
+        arguments = (self.outputs(y), len(y), self.outputs(x), len(x), given)
+        load().TFSG_AddGradients(self.graph, name, *arguments, self._status, dx, shared)
+        self.check()
+        return self.names(dx), self.names(shared)
 
     def graph_def(self) -> Any:
         """The graph as it is now."""

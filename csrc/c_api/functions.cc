@@ -1,8 +1,11 @@
 // The part of the C API that works on serialized functions.
+#include <iterator>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "csrc/c_api/call.h"
 #include "csrc/c_api/tf_symgrad.h"
 #include "csrc/engine/gradient.h"
@@ -47,13 +50,14 @@ absl::Status GradientFunction(const TF_Buffer* library, const char* function, co
 
 }  // namespace
 
-const char* TFSG_Version(void) { return TF_SYMGRAD_VERSION; }
+const char* TFSG_Version(void) { return TFSG_VERSION; }
 
 void TFSG_DifferentiableOps(TF_Buffer* names, TF_Status* status) {
   symgrad::Call(status, [&] {
-    std::string text;
-    for (const std::string& op : symgrad::DifferentiableOps()) absl::StrAppend(&text, op, "\n");
-    return symgrad::Fill(text, names);
+    std::set<std::string> ops(std::begin(symgrad::kStructureOps), std::end(symgrad::kStructureOps));
+    for (const auto& [op, has_gradient] : symgrad::RegisteredRules())
+      if (has_gradient) ops.insert(op);
+    return symgrad::Fill(absl::StrCat(absl::StrJoin(ops, "\n"), "\n"), names);
   });
 }
 

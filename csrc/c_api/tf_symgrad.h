@@ -23,7 +23,8 @@ extern "C" {
 
 /* ---- In libtf_symgrad.so ---- */
 
-/* The version, such as "0.1.0". */
+/* The version of the library; that of this header is TFSG_VERSION. */
+#define TFSG_VERSION "0.1.0"
 const char* TFSG_Version(void);
 
 /* Fills `names` with the ops that can be differentiated, each followed by a line feed, in alphabetical order. */
@@ -34,7 +35,8 @@ typedef struct TFSG_GradientOptions {
   /* Which inputs of the function to differentiate with respect to: `num_wrt` flags, one for each input. NULL: all. */
   const unsigned char* wrt;
   size_t num_wrt;
-  /* The attrs of a polymorphic function: a serialized tensorflow.NameAttrList, whose name plays no part. May be NULL. */
+  /* The attrs of a polymorphic function: a serialized tensorflow.NameAttrList, whose name plays no part. May be NULL.
+   */
   const TF_Buffer* attrs;
 } TFSG_GradientOptions;
 #define TFSG_GRADIENT_OPTIONS_STRUCT_SIZE sizeof(TFSG_GradientOptions)
@@ -44,9 +46,9 @@ typedef struct TFSG_GradientOptions {
 
      (dx of each input that is asked for) = gradient(x of each input, dy of each output)
 
-   Fills `gradients` with a serialized FunctionDefLibrary of that function and of those that it calls and `library` lacks,
-   all in stock TensorFlow ops, and `name` with its name (a zero byte follows the `length` bytes). If `stateful` is not
-   NULL, it tells whether the function must be called by StatefulPartitionedCall, or may be by PartitionedCall.
+   Fills `gradients` with a serialized FunctionDefLibrary of that function and of those that it calls and `library`
+   lacks, all in stock TensorFlow ops, and `name` with its name (a zero byte follows the `length` bytes). If `stateful`
+   is not NULL, it tells whether the function must be called by StatefulPartitionedCall, or may be by PartitionedCall.
    `options` may be NULL. Equal requests give equal bytes. */
 void TFSG_GradientFunction(const TF_Buffer* library, const char* function, const TFSG_GradientOptions* options,
                            TF_Buffer* gradients, TF_Buffer* name, unsigned char* stateful, TF_Status* status);
@@ -61,20 +63,21 @@ void TFSG_GradientFunction(const TF_Buffer* library, const char* function, const
     * `dy`: receives `nx` gradients. Where no y depends on x_i, dy[i].oper is NULL.
     * `shared_y`: receives `ny` tensors, or is NULL. A call, a branch or a loop in the graph can't return more than it
       does, so one that the gradients need more of is added a second time, and so is what lies between it and y. Fetch
-      `shared_y`, which have the values of y, in place of y, and the forward pass runs once: random numbers and variables
-      are then the same for both. Where nothing was added twice, they are y. */
+      `shared_y`, which have the values of y, in place of y, and the forward pass runs once: random numbers and
+   variables are then the same for both. Where nothing was added twice, they are y. */
 void TFSG_AddGradients(TF_Graph* graph, const char* prefix, const TF_Output* y, int ny, const TF_Output* x, int nx,
                        const TF_Output* dx, TF_Status* status, TF_Output* dy, TF_Output* shared_y);
 
-/* Fills `library` with the functions of a graph, a serialized FunctionDefLibrary; adds those of `library` to a graph. */
+/* Fills `library` with the functions of a graph, a serialized FunctionDefLibrary; adds those of `library` to a graph.
+ */
 void TFSG_GraphFunctions(TF_Graph* graph, TF_Buffer* library, TF_Status* status);
 void TFSG_AddFunctions(TF_Graph* graph, const TF_Buffer* library, TF_Status* status);
 
 /* A signature of a SavedModel that was loaded: its tensors, the function that it calls, and what that has captured. */
 typedef struct TFSG_Signature TFSG_Signature;
 
-/* `meta_graph_def` is what TF_LoadSessionFromSavedModel filled in. The graph must outlive the signature, which the caller
-   deletes. NULL on error, which lists the signatures that there are. */
+/* `meta_graph_def` is what TF_LoadSessionFromSavedModel filled in. The graph must outlive the signature, which the
+   caller deletes. NULL on error, which lists the signatures that there are. */
 TFSG_Signature* TFSG_FindSignature(TF_Graph* graph, const TF_Buffer* meta_graph_def, const char* name,
                                    TF_Status* status);
 void TFSG_DeleteSignature(TFSG_Signature* signature);
@@ -87,7 +90,8 @@ int TFSG_SignatureNumOutputs(const TFSG_Signature* signature);
 const char* TFSG_SignatureOutputKey(const TFSG_Signature* signature, int i);
 TF_Output TFSG_SignatureOutput(const TFSG_Signature* signature, int i);
 
-/* The function that computes the outputs, and the node that calls it; NULL where a graph of TensorFlow 1 computes them. */
+/* The function that computes the outputs, and the node that calls it; NULL where a graph of TensorFlow 1 computes them.
+ */
 const char* TFSG_SignatureFunction(const TFSG_Signature* signature);
 TF_Operation* TFSG_SignatureCall(const TFSG_Signature* signature);
 

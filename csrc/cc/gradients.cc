@@ -50,7 +50,7 @@ absl::Status NodeGradient(const tf::Scope& scope, const tf::Operation& op, const
     const bool zero = !IsDifferentiable(op.output_type(i)) || IsZerosOf(dy[i], op.output(i));
     seeds.push_back(zero ? tf::Output(nullptr, -1) : dy[i]);
   }
-  TF_ASSIGN_OR_RETURN(const GraphPart::Gradients gradients, part.Differentiate(results, seeds, wrt, {}, false));
+  TF_ASSIGN_OR_RETURN(const GraphPart::Gradients gradients, part.Differentiate(results, &seeds, wrt, {}, false));
 
   dx->assign(op.num_inputs(), tf::Output(nullptr, -1));
   for (int i = 0; i < op.num_inputs(); ++i) {
@@ -64,8 +64,8 @@ absl::Status NodeGradient(const tf::Scope& scope, const tf::Operation& op, const
   return absl::OkStatus();
 }
 
-// TensorFlow's own gradient functions make way: some end the process (ConcatV2 along axis -1), forget a dilation, an axis
-// or a conjugate, or call an op that knows 84 ops (PartitionedCall). tests/test_add_gradients.py has the list.
+// TensorFlow's own gradient functions make way: some end the process (ConcatV2 along axis -1), forget a dilation, an
+// axis or a conjugate, or call an op that knows 84 ops (PartitionedCall). tests/test_add_gradients.py has the list.
 bool Register() {
   auto* registry = tf::ops::GradOpRegistry::Global();
   auto& functions = registry->*Member(GradientFunctions());
@@ -75,9 +75,8 @@ bool Register() {
     else if (gradient != nullptr) functions.at(op) = gradient;
   };
   for (const auto& [op, has_gradient] : RegisteredRules()) add(op, has_gradient ? NodeGradient : nullptr);
-  for (const char* op : {"Case", "If", "RemoteCall", "StatelessCase", "StatelessIf", "StatelessWhile", "While",
-                         "PartitionedCall", "StatefulPartitionedCall", kGradientOp})
-    add(op, NodeGradient);
+  for (const char* op : kStructureOps) add(op, NodeGradient);
+  add(kGradientOp, NodeGradient);
   return true;
 }
 

@@ -47,14 +47,16 @@ GraphPart::GraphPart(const tf::Scope& scope)
       graph_(scope.graph()),
       refiner_((scope.impl()->*Member(Refiner())).get()),
       differentiator_(graph_->flib_def()),
-      builder_(&body_) {}
+      builder_(&body_) {
+  differentiator_.ExpectArrays();
+}
 
 Port GraphPart::AddArg(const tf::Output& tensor) {
   const Port p{body_.AddArg(absl::StrCat("x_", body_.args.size()), tf::BaseType(tensor.type())), 0};
   tensors_.resize(body_.num_nodes());
   tensors_[p.node] = tensor;
   ReadFacts(tensor, p);
-  return p;
+  return ports_[{tensor.node()->id(), tensor.index()}] = p;
 }
 
 Port GraphPart::Find(const tf::Output& tensor) { return AddInts(tensor, 0); }
@@ -72,7 +74,7 @@ Port GraphPart::AddInts(const tf::Output& tensor, int depth) {
         inputs[edge->dst_input()] = AddInts(tf::Output(edge->src(), edge->src_output()), depth + 1);
     if (const absl::StatusOr<int> id = AddNode(node, inputs); id.ok()) return ports_.at(key);
   }
-  return ports_[key] = AddArg(tensor);
+  return AddArg(tensor);
 }
 
 absl::StatusOr<int> GraphPart::AddNode(tf::Node* node) {
@@ -157,19 +159,28 @@ void GraphPart::ReadFacts(const tf::Output& tensor, Port p) {
 }
 
 absl::StatusOr<GraphPart::Gradients> GraphPart::Differentiate(const std::vector<Port>& results,
-                                                              const std::vector<tf::Output>& dy,
+                                                              const std::vector<tf::Output>* dy,
                                                               const std::vector<bool>& wrt,
                                                               const std::vector<Port>& inner, bool copies) {
   body_.results = results;
   body_.num_forward = body_.num_nodes();
-  std::vector<bool> seeds;
-  for (const tf::Output& d : dy) seeds.push_back(d.node() != nullptr);
   Builder::Scope scope(&builder_);
+  std::vector<bool> seeds;
+  Values ones;
+  for (size_t i = 0; i < results.size(); ++i) {
+    seeds.push_back(dy == nullptr || (*dy)[i].node() != nullptr);
+    if (dy == nullptr) ones.push_back(ones_like(ToValue(results[i])));
+  }
+  const int num_args = static_cast<int>(body_.args.size());
   TF_ASSIGN_OR_RETURN(std::vector<V> cotangents,
                       ReverseSweep(&builder_, &differentiator_, wrt, seeds, FlowSeeds::kLists, inner));
   tensors_.resize(body_.num_nodes());
-  for (size_t i = 0, next = wrt.size(); i < dy.size(); ++i)
-    if (seeds[i]) tensors_[body_.args[next++]] = dy[i];
+  for (size_t i = 0, next = num_args; i < results.size(); ++i) {
+    if (!seeds[i]) continue;
+    const int arg = body_.args[next++];
+    if (dy == nullptr) values_[arg] = ToPort(ones[i]);
+    else tensors_[arg] = (*dy)[i];
+  }
 
   std::vector<Port> wanted;
   for (V& dx : cotangents) {
@@ -181,9 +192,9 @@ absl::StatusOr<GraphPart::Gradients> GraphPart::Differentiate(const std::vector<
   TF_RETURN_IF_ERROR(Write(wanted));
 
   Gradients gradients;
-  const size_t num_args = std::count(wrt.begin(), wrt.end(), true);
+  const size_t num_wrt = std::count(wrt.begin(), wrt.end(), true);
   for (size_t k = 0; k < cotangents.size(); ++k)
-    (k < num_args ? gradients.args : gradients.inner).push_back(cotangents[k] ? Written(ToPort(cotangents[k])) : kNone);
+    (k < num_wrt ? gradients.args : gradients.inner).push_back(cotangents[k] ? Written(ToPort(cotangents[k])) : kNone);
   if (copies)
     for (const Port& p : results) gradients.copies.push_back(Written(p));
   return gradients;
@@ -207,6 +218,7 @@ absl::Status GraphPart::Write(const std::vector<Port>& wanted) {
   std::vector<bool> needed(body_.num_nodes(), false);
   std::vector<int> pending;
   const auto need = [&](int id) {
+    if (const auto value = values_.find(id); value != values_.end()) id = value->second.node;
     if (needed[id] || body_.node(id).is_arg() || written_[id] != nullptr) return;
     needed[id] = true;
     pending.push_back(id);
@@ -286,6 +298,7 @@ void GraphPart::WriteShapes(int id, const tf::Node* node) {
 }
 
 tf::Output GraphPart::Written(Port p) const {
+  if (const auto value = values_.find(p.node); value != values_.end()) p = value->second;
   return body_.node(p.node).is_arg() ? tensors_[p.node] : tf::Output(written_[p.node], p.index);
 }
 

@@ -34,14 +34,14 @@ class GraphPart {
   absl::StatusOr<int> AddNode(tf::Node* node);
   absl::StatusOr<int> AddNode(tf::Node* node, const std::vector<Port>& inputs);
 
-  // The gradients of `results`, whose cotangents are `dy`, in nodes of the graph. An output without a node stands for
-  // none, in `dy` and in what is returned.
+  // The gradients of `results`, whose cotangents are `dy` (null: ones), in nodes of the graph. An output without a node
+  // stands for none, in `dy` and in what is returned.
   struct Gradients {
     std::vector<tf::Output> args;    // of those that `wrt` names, a flag for each
     std::vector<tf::Output> inner;   // of the `inner` tensors of the part
     std::vector<tf::Output> copies;  // tensors of the values of `results` that share the forward pass, if asked for
   };
-  absl::StatusOr<Gradients> Differentiate(const std::vector<Port>& results, const std::vector<tf::Output>& dy,
+  absl::StatusOr<Gradients> Differentiate(const std::vector<Port>& results, const std::vector<tf::Output>* dy,
                                           const std::vector<bool>& wrt, const std::vector<Port>& inner, bool copies);
 
   const Body& body() const { return body_; }
@@ -67,10 +67,11 @@ class GraphPart {
   Differentiator differentiator_;
   Body body_;
   Builder builder_;
-  std::vector<tf::Output> tensors_;            // by node of the body, if it is an argument: what it stands for
-  std::vector<tf::Node*> sources_, written_;   // by node: the forward node, and what the graph has of it in the end
-  std::vector<const tf::NodeDef*> defs_;       // by node: a forward node as it was
+  std::vector<tf::Output> tensors_;           // by node of the body, if it is an argument: what it stands for
+  std::vector<tf::Node*> sources_, written_;  // by node: the forward node, and what the graph has of it in the end
+  std::vector<const tf::NodeDef*> defs_;      // by node: a forward node as it was
   absl::flat_hash_map<std::pair<int, int>, Port> ports_;
+  absl::flat_hash_map<int, Port> values_;       // of arguments that the body itself computes, by node
   absl::flat_hash_map<std::size_t, Dim> dims_;  // those of the graph that are no numbers, by identity
   absl::flat_hash_map<int, tf::Scope> scopes_;  // by forward node
 };

@@ -1,6 +1,7 @@
 #include "csrc/engine/vjp/differentiator.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -229,9 +230,8 @@ absl::StatusOr<SplitVjp> Differentiator::BuildSplit(const tf::NameAttrList& f, c
 }
 
 bool Differentiator::IsStructure(const Node& node) {
-  const std::string& type = node.type();
-  return IsCall(*node.def, *node.op) || type == "If" || type == "StatelessIf" || type == "Case" ||
-         type == "StatelessCase" || type == "While" || type == "StatelessWhile" || type == "RemoteCall";
+  return node.op->is_function_op ||
+         std::find(std::begin(kStructureOps), std::end(kStructureOps), node.type()) != std::end(kStructureOps);
 }
 
 absl::StatusOr<SplitVjp> Differentiator::SplitNode(const Body& body, const Frame& frame) {

@@ -48,6 +48,11 @@ struct SplitVjp {
   tf::DataTypeVector gradient_dtypes;
 };
 
+// What stands for functions: besides these, ops that are names of functions.
+inline constexpr const char* kStructureOps[] = {
+    "Case",          "If",          "PartitionedCall", "RemoteCall", "StatefulPartitionedCall",
+    "StatelessCase", "StatelessIf", "StatelessWhile",  "While"};
+
 // Memoised by function and masks: a function that is called a thousand times is differentiated once.
 class Differentiator final : public Functions {
  public:
@@ -69,6 +74,8 @@ class Differentiator final : public Functions {
 
   absl::StatusOr<std::string> GradientOf(const tf::NameAttrList& f) override { return Gradient(f, {}); }
   const std::vector<tf::PartialTensorShape>& ResultShapes(const tf::NameAttrList& f) override;
+  // To be told before a function is split that nobody has asked the gradient of.
+  void ExpectArrays() { has_arrays_ = true; }
   bool has_arrays() const override { return has_arrays_.value_or(false); }
   const Flows& FlowsOf(const tf::NameAttrList& f) override;
 

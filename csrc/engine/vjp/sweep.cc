@@ -72,6 +72,9 @@ class Sweep {
       const int dy =
           body_->AddArg(absl::StrCat("dy_", i), list ? tf::DT_VARIANT : tf::BaseType(body_->output(results[i]).dtype));
       body_->output({dy, 0}).shape = body_->output(results[i]).shape;
+      const auto handle = body_->handles.find(body_->output_index(results[i]));
+      if (handle != body_->handles.end() && body_->output({dy, 0}).dtype == tf::DT_VARIANT)
+        body_->handles[body_->output_index({dy, 0})] = std::vector(handle->second);  // of a sparse matrix, say
       if (Wanted(results[i]) && flow == list) cotangents_[body_->output_index(results[i])].push_back(V::Tensor(dy, 0));
     }
   }
