@@ -1,4 +1,4 @@
-"""TensorFlow's C API by ctypes: graphs that are differentiated by TF_AddGradients, as programs in other languages do."""
+"""TensorFlow's C API by ctypes: graphs that TF_AddGradients differentiates, as programs in other languages have them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Buffer(ctypes.Structure):
     _fields_ = (("data", ctypes.c_void_p), ("length", ctypes.c_size_t), ("free", ctypes.c_void_p))
 
 
-def _c_api() -> Any:
+def c_api() -> Any:
     """libtensorflow_cc, which Python has loaded."""
     api = ctypes.CDLL(str(Path(tf.sysconfig.get_lib()) / "libtensorflow_cc.so.2"))
     for name in (*_POINTER, "GraphOperationByName"):
@@ -34,11 +34,25 @@ def _c_api() -> Any:
     return api
 
 
+def check(api: Any, status: Any) -> None:
+    """Raises what a call reported, and clears the status: TensorFlow takes an old error for one of the next call."""
+    if code := api.TF_GetCode(status):
+        message = api.TF_Message(status).decode()
+        api.TF_SetStatus(status, 0, b"")
+        raise errors_impl.exception_type_from_error_code(code)(None, None, message)
+
+
+def content(buffer: Any) -> bytes:
+    """What is in a TF_Buffer."""
+    filled = ctypes.cast(buffer, ctypes.POINTER(_Buffer)).contents
+    return ctypes.string_at(filled.data, filled.length)
+
+
 class CGraph:
     """A TF_Graph. Tensors go by their names in Python, `node:output`."""
 
     def __init__(self, graph_def: Any) -> None:
-        self.api = _c_api()
+        self.api = c_api()
         self._status = ctypes.c_void_p(self.api.TF_NewStatus())
         self.graph = ctypes.c_void_p(self.api.TF_NewGraph())
         data = graph_def.SerializeToString()
@@ -51,10 +65,7 @@ class CGraph:
 
     def check(self) -> None:
         """Raises what the last call reported."""
-        if code := self.api.TF_GetCode(self._status):
-            message = self.api.TF_Message(self._status).decode()
-            self.api.TF_SetStatus(self._status, 0, b"")
-            raise errors_impl.exception_type_from_error_code(code)(None, None, message)
+        check(self.api, self._status)
 
     def outputs(self, names: Sequence[str]) -> Any:
         array = (_Output * len(names))()
@@ -96,8 +107,7 @@ class CGraph:
         buffer = ctypes.c_void_p(self.api.TF_NewBuffer())
         self.api.TF_GraphToGraphDef(self.graph, buffer, self._status)
         self.check()
-        content = ctypes.cast(buffer, ctypes.POINTER(_Buffer)).contents
-        graph_def = tf.compat.v1.GraphDef.FromString(ctypes.string_at(content.data, content.length))
+        graph_def = tf.compat.v1.GraphDef.FromString(content(buffer))
         self.api.TF_DeleteBuffer(buffer)
         return graph_def
 

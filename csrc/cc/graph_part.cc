@@ -127,21 +127,11 @@ absl::StatusOr<const tf::NodeDef*> GraphPart::ResolveGradient(const tf::Node& no
   return call;
 }
 
+// Dimensions that are no numbers are all different: the graph takes those of all elements of a list to be the same.
 Shape GraphPart::ToArena(const Shape& shape) {
-  const int rank = InferenceContext::Rank(shape);
-  if (rank < 0) return body_.shapes()->UnknownShape();
-  std::vector<Dim> dims;
-  for (int i = 0; i < rank; ++i) {
-    const Dim d = InferenceContext::DimKnownRank(shape, i);
-    if (InferenceContext::ValueKnown(d)) {
-      dims.push_back(body_.shapes()->MakeDim(InferenceContext::Value(d)));
-    } else {
-      const auto [it, added] = dims_.try_emplace(d.Handle());
-      if (added) it->second = body_.shapes()->UnknownDim();
-      dims.push_back(it->second);
-    }
-  }
-  return body_.shapes()->MakeShape(dims);
+  Shape known;
+  const absl::Status status = body_.shapes()->MakeShapeFromPartialTensorShape(StaticShape(shape), &known);
+  return status.ok() ? known : body_.shapes()->UnknownShape();
 }
 
 // What the graph knows of a tensor, where that is more than the body does.

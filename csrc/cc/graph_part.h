@@ -1,7 +1,6 @@
 // A part of a tensorflow::Graph as a Body, and its gradients as nodes of the graph.
 #pragma once
 
-#include <cstddef>
 #include <utility>
 #include <vector>
 
@@ -72,7 +71,6 @@ class GraphPart {
   std::vector<const tf::NodeDef*> defs_;      // by node: a forward node as it was
   absl::flat_hash_map<std::pair<int, int>, Port> ports_;
   absl::flat_hash_map<int, Port> values_;       // of arguments that the body itself computes, by node
-  absl::flat_hash_map<std::size_t, Dim> dims_;  // those of the graph that are no numbers, by identity
   absl::flat_hash_map<int, tf::Scope> scopes_;  // by forward node
 };
 
