@@ -74,7 +74,7 @@ def gradient_function(api: Any, library: Any, name: str, wrt: bytes | None = Non
 
 def product() -> Any:
     f = structure.concrete(lambda x, w: [tf.nn.softplus(x * w)], [tf.ones([3]), tf.ones([3])])
-    return structure.library(f), f.name
+    return structure.library(f), f.name.decode()
 
 
 def test_version(api: Any) -> None:
@@ -87,7 +87,7 @@ def test_differentiable_ops(api: Any) -> None:
     api.TFSG_DifferentiableOps(names, buffers.status)
     buffers.check()
     ops = c_graph.content(names).decode().splitlines()
-    rules = {op for op, has_gradient in _loader.native().rules() if has_gradient}
+    rules = {op for op, has_gradient in dict(_loader.native().rules()).items() if has_gradient}
     assert set(ops) - rules == {
         *("Case", "If", "PartitionedCall", "RemoteCall", "StatefulPartitionedCall"),
         *("StatelessCase", "StatelessIf", "StatelessWhile", "While"),

@@ -16,13 +16,10 @@ if(NOT TARGET tf_symgrad::tf_symgrad)
     INTERFACE_COMPILE_FEATURES cxx_std_17)
 endif()
 
-# TensorFlow is beside the package, but for one that was built in place.
-set(_tf_symgrad_tensorflow "${_tf_symgrad_package}/../tensorflow")
-if(NOT EXISTS "${_tf_symgrad_tensorflow}/libtensorflow_cc.so.2")
-  execute_process(
-    COMMAND python3 -c "import importlib.util as u; print(u.find_spec('tensorflow').submodule_search_locations[0])"
-    OUTPUT_VARIABLE _tf_symgrad_tensorflow OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
-endif()
+# Where TensorFlow is, pkg-config was told as well.
+file(STRINGS "${_tf_symgrad_package}/pkgconfig/tf_symgrad.pc" _tf_symgrad_tensorflow REGEX "^tensorflow=")
+string(REPLACE "tensorflow=" "" _tf_symgrad_tensorflow "${_tf_symgrad_tensorflow}")
+string(REPLACE "\${package}" "${_tf_symgrad_package}" _tf_symgrad_tensorflow "${_tf_symgrad_tensorflow}")
 
 if(NOT TARGET tf_symgrad::cc AND EXISTS "${_tf_symgrad_tensorflow}/libtensorflow_cc.so.2")
   add_library(tf_symgrad::cc SHARED IMPORTED)
