@@ -1,4 +1,4 @@
-"""TensorFlow's C API by ctypes: graphs that TF_AddGradients differentiates, as programs in other languages have them."""
+"""TensorFlow's C API by ctypes: graphs that TF_AddGradients differentiates, as programs of other languages do."""
 
 from __future__ import annotations
 
