@@ -174,7 +174,8 @@ void TFSG_AddGradients(TF_Graph* graph, const char* prefix, const TF_Output* y, 
 }
 
 void TFSG_GraphFunctions(TF_Graph* graph, TF_Buffer* library, TF_Status* status) {
-  symgrad::Call(status, [&] {
+  symgrad::Call(status, [&]() -> absl::Status {
+    if (graph == nullptr) return absl::InvalidArgumentError("graph is NULL");
     std::string bytes;
     {
       const tensorflow::mutex_lock lock(graph->mu);
@@ -187,6 +188,7 @@ void TFSG_GraphFunctions(TF_Graph* graph, TF_Buffer* library, TF_Status* status)
 void TFSG_AddFunctions(TF_Graph* graph, const TF_Buffer* library, TF_Status* status) {
   symgrad::Call(status, [&]() -> absl::Status {
     TF_ASSIGN_OR_RETURN(const auto functions, symgrad::Parse<tensorflow::FunctionDefLibrary>(library, "library"));
+    if (graph == nullptr) return absl::InvalidArgumentError("graph is NULL");
     const tensorflow::mutex_lock lock(graph->mu);
     return graph->graph.AddFunctionLibrary(functions);
   });

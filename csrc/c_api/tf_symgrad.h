@@ -82,7 +82,7 @@ TFSG_Signature* TFSG_FindSignature(TF_Graph* graph, const TF_Buffer* meta_graph_
                                    TF_Status* status);
 void TFSG_DeleteSignature(TFSG_Signature* signature);
 
-/* Inputs and outputs in the order of their keys. */
+/* Inputs and outputs in the order of their keys. Here and below, 0 <= i < the number of them. */
 int TFSG_SignatureNumInputs(const TFSG_Signature* signature);
 const char* TFSG_SignatureInputKey(const TFSG_Signature* signature, int i);
 TF_Output TFSG_SignatureInput(const TFSG_Signature* signature, int i);

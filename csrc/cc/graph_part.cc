@@ -100,9 +100,10 @@ absl::StatusOr<int> GraphPart::AddNode(tf::Node* node, const std::vector<Port>& 
   const int id = body_.AddNode(op, def, inputs, node->output_types(), -1);
   for (const tf::Edge* edge : node->in_edges()) {
     if (!edge->IsControlEdge()) continue;
-    const auto before = std::find(sources_.begin(), sources_.end(), edge->src());
-    if (before != sources_.end()) body_.node(id).controls.push_back(static_cast<int>(before - sources_.begin()));
+    const auto before = ids_.find(edge->src()->id());
+    if (before != ids_.end()) body_.node(id).controls.push_back(before->second);
   }
+  ids_[node->id()] = id;
   tensors_.resize(id + 1);
   sources_.resize(id + 1, nullptr);
   defs_.resize(id + 1, nullptr);
@@ -264,8 +265,7 @@ absl::Status GraphPart::WriteNode(int id) {
   for (const int control : n.controls) node.ControlInput(written_[control]);
   if (id < body_.num_forward)  // what it was ordered after, of what is not in the part
     for (const tf::Edge* edge : sources_[id]->in_edges())
-      if (edge->IsControlEdge() && std::find(sources_.begin(), sources_.end(), edge->src()) == sources_.end())
-        node.ControlInput(edge->src());
+      if (edge->IsControlEdge() && !ids_.contains(edge->src()->id())) node.ControlInput(edge->src());
   for (const auto& [name, value] : n.def->attr()) node.Attr(name, value);
   node.Device(n.def->device());
   scope.UpdateBuilder(&node);

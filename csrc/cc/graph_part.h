@@ -70,6 +70,7 @@ class GraphPart {
   std::vector<tf::Node*> sources_, written_;  // by node: the forward node, and what the graph has of it in the end
   std::vector<const tf::NodeDef*> defs_;      // by node: a forward node as it was
   absl::flat_hash_map<std::pair<int, int>, Port> ports_;
+  absl::flat_hash_map<int, int> ids_;           // of forward nodes, by their ids in the graph
   absl::flat_hash_map<int, Port> values_;       // of arguments that the body itself computes, by node
   absl::flat_hash_map<int, tf::Scope> scopes_;  // by forward node
 };
