@@ -73,5 +73,5 @@ bazel: $(VENV)/.tools
 	PYTHON=$(abspath $(BIN)/python) bazel build --jobs=$${MAX_JOBS:-2} //:libtf_symgrad.so
 
 clean:
-	rm -rf build dist bazel-* *.egg-info tf_symgrad/include tf_symgrad/*.so tf_symgrad/_build_info.json
+	rm -rf build dist bazel-* *.egg-info tf_symgrad/include tf_symgrad/pkgconfig tf_symgrad/*.so tf_symgrad/_build_info.json
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

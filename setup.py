@@ -46,6 +46,12 @@ LIBRARIES = [
         libraries=["libtf_symgrad.so"],
     ),
     Library(
+        "libtf_symgrad_cc.so",
+        {"tensorflow": SOURCES["CC"]},
+        links=["-l:libtensorflow_cc.so.2", "-l:libtensorflow_framework.so.2", "-Wl,--no-undefined"],
+        libraries=["libtf_symgrad.so"],
+    ),
+    Library(
         f"_native{EXT_SUFFIX}",
         {"python": SOURCES["MODULE"]},
         links=["-l:libtensorflow_framework.so.2"],
@@ -53,6 +59,19 @@ LIBRARIES = [
     ),
 ]
 
+
+# For pkg-config. It is told where the file is, so that a package can be moved.
+PKG_CONFIG = """\
+package=${{pcfiledir}}/..
+tensorflow={tensorflow}
+
+Name: tf_symgrad
+Description: Gradients of TensorFlow graphs and functions, natively
+Version: {version}
+Cflags: -I${{package}}/include -I${{tensorflow}}/include
+Libs: -L${{package}} -ltf_symgrad_cc -ltf_symgrad -L${{tensorflow}} -l:libtensorflow_cc.so.2 \
+ -l:libtensorflow_framework.so.2 -Wl,-rpath,${{package}} -Wl,-rpath,${{tensorflow}}
+"""
 
 NINJA_RULES = """\
 builddir = {build}
@@ -140,6 +159,9 @@ class NinjaBuild(build_ext):
         shutil.rmtree(package / "include", ignore_errors=True)
         for header in SOURCES["PUBLIC_HEADERS"]:
             install(ROOT / header, package / "include" / header)
+        place = tensorflow["lib"] if develop else "${package}/../tensorflow"
+        pkg_config = PKG_CONFIG.format(tensorflow=place, version=self.distribution.get_version())
+        write(package / "pkgconfig" / "tf_symgrad.pc", pkg_config)
         record = {
             "tf_symgrad": self.distribution.get_version(),
             "tensorflow": tensorflow["version"],
@@ -231,7 +253,7 @@ class NinjaBuild(build_ext):
     def get_outputs(self) -> list[str]:
         package = Path(self.build_lib) / "tf_symgrad"
         headers = [f"include/{header}" for header in SOURCES["PUBLIC_HEADERS"]]
-        names = [*(library.name for library in LIBRARIES), *headers, "_build_info.json"]
+        names = [*(library.name for library in LIBRARIES), *headers, "pkgconfig/tf_symgrad.pc", "_build_info.json"]
         return [] if self.inplace else [str(package / name) for name in names]
 
     def get_output_mapping(self) -> dict[str, str]:

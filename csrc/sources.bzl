@@ -17,6 +17,7 @@ RULES = [
 ]
 
 ENGINE = [
+    "csrc/c_api/functions.cc",
     "csrc/engine/cache.cc",
     "csrc/engine/fold/fold.cc",
     "csrc/engine/fold/fold_math.cc",
@@ -63,11 +64,24 @@ XLA = [
     "csrc/xla/launch.cc",
 ]
 
+# libtf_symgrad_cc.so: gradients for TF_AddGradients, and the part of the C API that works on graphs. As above.
+CC = [
+    "csrc/c_api/graph.cc",
+    "csrc/c_api/saved_model.cc",
+    "csrc/cc/gradients.cc",
+    "csrc/cc/graph_part.cc",
+]
+
 # tf_symgrad/_native: the Python module.
 MODULE = ["csrc/python/module.cc"]
 
-# Headers that other op libraries may include; shipped under tf_symgrad.get_include() at these paths.
-PUBLIC_HEADERS = ["csrc/rules/rule.h"]
+# Headers for rules of other op libraries, for C and for C++; shipped under tf_symgrad.get_include() at these paths.
+PUBLIC_HEADERS = [
+    "csrc/c_api/tf_symgrad.h",
+    "csrc/engine/gradient.h",
+    "csrc/engine/gradient_function.h",
+    "csrc/rules/rule.h",
+]
 
 # TensorFlow headers that cost seconds a file to parse, precompiled once for ENGINE.
 PRECOMPILED_HEADERS = [

@@ -15,7 +15,7 @@ from tf_symgrad import _loader
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES: dict[str, list[str]] = {}
 exec((ROOT / "csrc" / "sources.bzl").read_text(), SOURCES)
-LISTS = ("RULES", "ENGINE", "XLA", "MODULE", "PUBLIC_HEADERS")
+LISTS = ("RULES", "ENGINE", "XLA", "CC", "MODULE", "PUBLIC_HEADERS")
 
 BUILT = {
     "tensorflow": "2.21.0",
@@ -54,8 +54,9 @@ def test_main_library_links_to_the_framework_alone():
     assert needed == ["libtensorflow_framework.so.2"]
 
 
-def test_xla_library_links_to_the_main_one():
-    library = str(Path(_loader.get_library_path()).with_name("libtf_symgrad_xla.so"))
+@pytest.mark.parametrize("name", ["cc", "xla"])
+def test_other_libraries_link_to_the_main_one(name):
+    library = str(Path(_loader.get_library_path()).with_name(f"libtf_symgrad_{name}.so"))
     needed = [name for name in dynamic_section(library, "NEEDED") if "tf_symgrad" in name or "tensorflow" in name]
     assert sorted(needed) == ["libtensorflow_cc.so.2", "libtensorflow_framework.so.2", "libtf_symgrad.so"]
 

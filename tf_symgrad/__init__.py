@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from tf_symgrad._loader import get_cmake_dir, get_include, get_library_path, load
+from tf_symgrad._loader import get_cmake_dir, get_include, get_library_path, get_pkgconfig_dir, load
 from tf_symgrad._version import __version__
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ __all__ = [
     "get_cmake_dir",
     "get_include",
     "get_library_path",
+    "get_pkgconfig_dir",
     "gradient_function",
     "load",
     "raw_ops",

@@ -25,19 +25,25 @@ def get_library_path() -> str:
     """The path of the op library, for `tf.load_op_library` or `TF_LoadLibrary`.
 
     The environment variable TF_SYMGRAD_LIBRARY overrides it. `libtf_symgrad_xla.so`, which lets XLA compile the op,
-    lies beside it; a library that another build made may be without.
+    lies beside it; a library that another build made may be without. So does `libtf_symgrad_cc.so`, for programs that
+    call TF_AddGradients or the C API.
     """
     return os.environ.get("TF_SYMGRAD_LIBRARY") or str(_PACKAGE / _LIBRARY)
 
 
 def get_include() -> str:
-    """The folder of the C++ headers, for op libraries that bring gradient rules for their own ops."""
+    """The folder of the headers: C, C++, and for op libraries that bring gradient rules for their own ops."""
     return str(_PACKAGE / "include")
 
 
 def get_cmake_dir() -> str:
     """The folder of the CMake config file: `find_package(tf_symgrad CONFIG PATHS ...)`."""
     return str(_PACKAGE / "cmake")
+
+
+def get_pkgconfig_dir() -> str:
+    """The folder of the file for pkg-config, to be named in PKG_CONFIG_PATH."""
+    return str(_PACKAGE / "pkgconfig")
 
 
 def load() -> ModuleType:

@@ -299,8 +299,9 @@ constexpr Rule kRules[] = {
 
     UNARY(ResizeArea, ResizeAreaGrad(o))
     // Where a glimpse is at, and where a box, counts in whole pixels.
-    UNARY(ExtractGlimpse, GlimpseGrad(o, "ExtractGlimpse"), none)
-    UNARY(ExtractGlimpseV2, GlimpseGrad(o, "ExtractGlimpseV2"), none)
+    // Offsets are rounded to pixels.
+    UNARY(ExtractGlimpse, GlimpseGrad(o, "ExtractGlimpse"), none, none)
+    UNARY(ExtractGlimpseV2, GlimpseGrad(o, "ExtractGlimpseV2"), none, none)
     UNARY(DrawBoundingBoxes, UnderBoxes(dy, o.in(1)), none)
     RULE(DrawBoundingBoxesV2, V boxes = o.in(1);
          return {UnderBoxes(dy, boxes), none, o.wants(2) ? ColoursOfBoxes(dy, boxes, o.in(2)) : none};)

@@ -1,6 +1,7 @@
 #include "csrc/engine/function/functions.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
@@ -30,7 +31,8 @@ bool IsBranch(const tf::NodeDef& node) {
 }
 
 bool IsStructure(const tf::NodeDef& node, const tf::OpRegistrationData& op) {
-  return IsCall(node, op) || IsBranch(node) || IsLoop(node) || node.op() == "RemoteCall";
+  return op.is_function_op ||
+         std::find(std::begin(kStructureOps), std::end(kStructureOps), node.op()) != std::end(kStructureOps);
 }
 
 tf::NameAttrList Callee(const tf::NodeDef& node) {

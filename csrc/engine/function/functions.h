@@ -41,7 +41,11 @@ bool IsCall(const tf::NodeDef& node, const tf::OpRegistrationData& op);
 tf::NameAttrList Callee(const tf::NodeDef& node);
 bool IsBranch(const tf::NodeDef& node);  // If, Case
 bool IsLoop(const tf::NodeDef& node);    // While
-// Whether a node is one of those, or a RemoteCall: all that it does is what its functions do.
+// The ops that stand for functions, besides those that are names of functions.
+inline constexpr const char* kStructureOps[] = {
+    "Case",          "If",          "PartitionedCall", "RemoteCall", "StatefulPartitionedCall",
+    "StatelessCase", "StatelessIf", "StatelessWhile",  "While"};
+// Whether a node is one of those: all that it does is what its functions do.
 bool IsStructure(const tf::NodeDef& node, const tf::OpRegistrationData& op);
 // f with all that is known of the inputs that it is called with (kInputShapes, kInputDtypes, kInputFlows).
 tf::NameAttrList WithInputs(tf::NameAttrList f, const Body& body, absl::Span<const Port> inputs);
@@ -79,6 +83,7 @@ class Functions {
   // What a node does, of its function where it stands for one; the same of a function.
   Effects EffectsOf(const Node& node) const { return EffectsOf(*node.def, *node.op, 0); }
   Effects EffectsOf(const std::string& function) const { return EffectsOf(function, 0); }
+  bool IsGenerated(const std::string& name) const { return generated_.Contains(name); }
   // `name` and what it calls, of the generated functions.
   tf::FunctionDefLibrary Generated(const std::string& name) const;
 

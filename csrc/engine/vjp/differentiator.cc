@@ -1,6 +1,7 @@
 #include "csrc/engine/vjp/differentiator.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -349,13 +350,18 @@ absl::StatusOr<Grads> Differentiator::StructureGradient(Builder* builder, const 
   const SplitVjp* const split = &vjp;
   if (split->gradient_dtypes.empty()) return Grads(call.inputs.size());
 
-  if (!split->residuals.empty() || split->whole != split->forward)
-    TF_RETURN_IF_ERROR(ReplaceByForward(body, frame.node, *split));
+  // The forward call now returns residuals, too, unless they are results of it anyway.
+  const auto result_of = [&](size_t residual) {
+    return residual < split->residual_results.size() ? split->residual_results[residual] : -1;
+  };
+  bool has_all = true;
+  for (size_t i = 0; i < split->residuals.size(); ++i) has_all = has_all && result_of(i) >= 0;
+  if (!has_all || split->whole != split->forward) TF_RETURN_IF_ERROR(ReplaceByForward(body, frame.node, *split));
 
   std::vector<V> inputs;
   for (const int i : split->args) inputs.push_back(ToValue(call.inputs[i]));
   for (size_t i = 0; i < split->residuals.size(); ++i)
-    inputs.push_back(V::Tensor(frame.node, static_cast<int>(split->results.size() + i)));
+    inputs.push_back(V::Tensor(frame.node, has_all ? result_of(i) : static_cast<int>(split->results.size() + i)));
   for (const V& dy : frame.cotangents)
     if (dy) inputs.push_back(dy);
   const V pullback = builder->Call(split->pullback, split->stateful_pullback, inputs, split->gradient_dtypes, call.def);

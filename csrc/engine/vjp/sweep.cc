@@ -16,25 +16,31 @@ namespace {
 class Sweep {
  public:
   Sweep(Builder* builder, Differentiator* differentiator, const std::vector<bool>& wrt, const std::vector<bool>& seeds,
-        FlowSeeds flow_seeds)
+        FlowSeeds flow_seeds, const std::vector<Port>& inner)
       : builder_(builder),
         body_(builder->body()),
         differentiator_(differentiator),
         wrt_(wrt),
         seeds_(seeds),
-        flow_seeds_(flow_seeds) {}
+        flow_seeds_(flow_seeds),
+        inner_(inner),
+        inner_cotangents_(inner.size()) {}
 
   absl::StatusOr<std::vector<V>> Run() {
     MarkDependent();
     AddSeeds();
     for (int id = body_->num_forward - 1; id >= 0; --id)
       if (depends_[id] && !body_->node(id).is_arg()) Visit(id);
-    if (!errors_.empty())
-      return errors_.ToStatus(code_, absl::StrCat("function '", body_->function, "' can't be differentiated"));
+    if (!errors_.empty()) {
+      const std::string what =
+          body_->function.empty() ? std::string("the graph") : absl::StrCat("function '", body_->function, "'");
+      return errors_.ToStatus(code_, absl::StrCat(what, " can't be differentiated"));
+    }
 
     std::vector<V> cotangents;
     for (size_t i = 0; i < wrt_.size(); ++i)
       if (wrt_[i]) cotangents.push_back(Cotangent({body_->args[i], 0}));
+    cotangents.insert(cotangents.end(), inner_cotangents_.begin(), inner_cotangents_.end());
     TF_RETURN_IF_ERROR(builder_->TakeStatus());
     return cotangents;
   }
@@ -67,6 +73,9 @@ class Sweep {
       const int dy =
           body_->AddArg(absl::StrCat("dy_", i), list ? tf::DT_VARIANT : tf::BaseType(body_->output(results[i]).dtype));
       body_->output({dy, 0}).shape = body_->output(results[i]).shape;
+      const auto handle = body_->handles.find(body_->output_index(results[i]));
+      if (handle != body_->handles.end() && body_->output({dy, 0}).dtype == tf::DT_VARIANT)
+        body_->handles[body_->output_index({dy, 0})] = std::vector(handle->second);  // of a sparse matrix, say
       if (Wanted(results[i]) && flow == list) cotangents_[body_->output_index(results[i])].push_back(V::Tensor(dy, 0));
     }
   }
@@ -80,6 +89,8 @@ class Sweep {
     if (sum.is_tensor() && body_->output(p).dtype != tf::DT_RESOURCE && !body_->FullyDefined(ToPort(sum)) &&
         body_->rank(p) >= 0)
       body_->output(ToPort(sum)).shape = body_->output(p).shape;
+    for (size_t i = 0; i < inner_.size(); ++i)
+      if (inner_[i] == p) inner_cotangents_[i] = sum;
     return sum;
   }
 
@@ -177,6 +188,8 @@ class Sweep {
   Differentiator* const differentiator_;
   const std::vector<bool>&wrt_, &seeds_;
   const FlowSeeds flow_seeds_;
+  const std::vector<Port>& inner_;
+  std::vector<V> inner_cotangents_;
   std::vector<bool> depends_;               // by forward node
   std::vector<std::vector<V>> cotangents_;  // by output: what has flowed into it so far
   Errors errors_;
@@ -193,8 +206,8 @@ bool IsDifferentiable(tf::DataType dtype) {
 
 absl::StatusOr<std::vector<V>> ReverseSweep(Builder* builder, Differentiator* differentiator,
                                             const std::vector<bool>& wrt, const std::vector<bool>& seeds,
-                                            FlowSeeds flow_seeds) {
-  return Sweep(builder, differentiator, wrt, seeds, flow_seeds).Run();
+                                            FlowSeeds flow_seeds, const std::vector<Port>& inner) {
+  return Sweep(builder, differentiator, wrt, seeds, flow_seeds, inner).Run();
 }
 
 }  // namespace symgrad

@@ -19,13 +19,13 @@ enum class FlowSeeds { kLists, kNumbers };
 
 // Appends to the builder's body one argument dy for each result that `seeds` names, and the nodes that compute the
 // cotangents of those arguments of the function that `wrt` names (one flag for each result, argument). Returns one
-// value for each wanted argument, in order: `none` where the function does not depend on it, sparse rows where the
-// cotangent came as rows.
+// value for each wanted argument, in order, and then one for each `inner` tensor: `none` where nothing depends on it,
+// sparse rows where the cotangent came as rows.
 //
 // One pass over the nodes in reverse order; a rule runs only for a node that lies between a wanted argument and a
 // result. Everything that can't be differentiated is listed in one Unimplemented error.
 absl::StatusOr<std::vector<V>> ReverseSweep(Builder* builder, Differentiator* differentiator,
                                             const std::vector<bool>& wrt, const std::vector<bool>& seeds,
-                                            FlowSeeds flow_seeds);
+                                            FlowSeeds flow_seeds, const std::vector<Port>& inner = {});
 
 }  // namespace symgrad
