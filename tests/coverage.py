@@ -224,7 +224,7 @@ def python() -> dict[str, bool]:
     registry = ops.gradient_registry
     gradients = {op: registry.lookup(op) for op in registry.list()}
     # Tests register more: gradients of their own, and by tf.custom_gradient, under names that no op can have.
-    theirs = {op: g for op, g in gradients.items() if g is None or g.__module__.startswith("tensorflow.")}
+    theirs = {op: g for op, g in gradients.items() if g is None or str(g.__module__).startswith("tensorflow.")}
     return {op: gradient is not None for op, gradient in theirs.items() if op.isidentifier()}
 
 

@@ -58,7 +58,7 @@ def points(family: str) -> Iterator[tuple[Case, str, Point, list[Any]]]:
                 y = point.f(*point.x)
             except (NotImplementedError, RuntimeError):  # no eager execution
                 y = concrete(point.f, point.x)(*point.x)
-            except tf.errors.InvalidArgumentError:  # no kernel
+            except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError):  # no kernel
                 continue
             yield case, letter, point, point.cotangents(y)
 

@@ -149,7 +149,8 @@ class Functionalizer {
     condition.step = body.step = step;
     text_.Walk(&condition, &taken);
     for (const std::string& name : frame.members)
-      if (const tf::NodeDef& node = *text_.Find(name); text_.IsStateful(node)) {
+      // A member of a malformed function may be no node.
+      if (const tf::NodeDef* node = text_.Find(name); node != nullptr && text_.IsStateful(*node)) {
         if (!condition.nodes.contains(text_.Number(node))) body.effects.push_back("^" + name);
         text_.Move(text_.Number(node));
       }
