@@ -554,6 +554,23 @@ class Model(tf.Module):
         return tf.reduce_sum(scaled(scaled(x) * quintuple(x)))
 
 
+def slope(x: Any) -> Any:
+    """Python that has a tape of its own."""
+    with tf.GradientTape() as t:
+        t.watch(x)
+        y = tf.reduce_sum(x**3)
+    return t.gradient(y, x)
+
+
+def test_a_tape_in_a_py_function() -> None:
+    def f(x: Any) -> Any:
+        return tf.reduce_sum(tf.stop_gradient(tf.py_function(slope, [x], x.dtype)) * x)
+
+    x = tf.constant(VECTOR)
+    equal(tf_symgrad.symbolic_gradient([x], f=f), [3.0 * x**2])
+    equal(tf.function(lambda x: tf_symgrad.symbolic_gradient([x], f=f))(x), [3.0 * x**2])
+
+
 @tf.custom_gradient
 def described(x: Any) -> Any:
     """Two of its outputs can have no cotangent: Python's gradient is told of none."""

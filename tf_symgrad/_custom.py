@@ -11,7 +11,6 @@ have a gradient of Python's without end.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
 import inspect
@@ -20,7 +19,6 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2, function_pb2, node_def_pb2
-from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import backprop_util
 from tensorflow.python.eager.polymorphic_function import atomic_function
 from tensorflow.python.framework import auto_control_deps, func_graph, ops
@@ -239,8 +237,7 @@ def _py_function_gradient(op: Any, *dys: Any) -> Any:
     def vjp(*args: Any) -> list[Any]:
         x, dy = list(args[: len(op.inputs)]), list(args[len(op.inputs) :])
         watched = [a for a in x if a.dtype.is_floating or a.dtype.is_complex]
-        # An op runs in the thread that calls it, whose tapes rest meanwhile.
-        with _recording(), tf.GradientTape() as tape:
+        with tf.GradientTape() as tape:
             tape.watch(watched)
             y = function._func(*x)
             y = [] if y is None else list(y) if isinstance(y, (list, tuple)) else [y]
@@ -250,19 +247,6 @@ def _py_function_gradient(op: Any, *dys: Any) -> Any:
 
     seeds = [tf.zeros_like(y) if dy is None else dy for y, dy in zip(op.outputs, dys, strict=True)]
     return tf.py_function(vjp, [*op.inputs, *seeds], [x.dtype for x in op.inputs])
-
-
-@contextlib.contextmanager
-def _recording() -> Iterator[None]:
-    """Lets tapes of this thread record where `stop_recording` has stopped them."""
-    stopped = pywrap_tfe.TFE_Py_TapeSetIsStopped()
-    if stopped:
-        pywrap_tfe.TFE_Py_TapeSetRestartOnThread()
-    try:
-        yield
-    finally:
-        if stopped:
-            pywrap_tfe.TFE_Py_TapeSetStopOnThread()
 
 
 def _renamed(function: Function, library: dict[str, Any], edited: dict[str, function_pb2.FunctionDef]) -> Function:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2
-from tensorflow.python.eager import context, record
+from tensorflow.python.eager import context, execute, record
 from tensorflow.python.eager.polymorphic_function import atomic_function
 from tensorflow.python.framework import ops
 from tensorflow.python.ops.parallel_for import pfor as pfor_lib
@@ -35,19 +35,27 @@ def run(
         return []
     inputs = [x if isinstance(x, tf.Tensor) else tf.convert_to_tensor(x) for x in inputs]
     # Recorded as one function rather than as an op: an accumulator can make nothing of an attr that is a function.
-    with record.stop_recording():
-        outputs = _add(inputs, list(tout), f, name or "SymbolicGradient", list(wrt))
+    outputs = _unrecorded(inputs, list(tout), f, name or "SymbolicGradient", list(wrt))
     if record.could_possibly_record():
         record.record_operation(OP, outputs, inputs, lambda *dys: _gradient(f, inputs, tout, wrt, *dys))
     return outputs
 
 
+def _unrecorded(inputs: Sequence[Any], tout: Sequence[Any], f: Any, name: str, wrt: list[bool]) -> list[Any]:
+    attrs = getattr(f, "name_attrs", f)
+    if context.executing_eagerly() and not (isinstance(attrs, attr_value_pb2.NameAttrList) and attrs.attr):
+        # Recording is not stopped, as it would be for the Python that may run in f, in this very thread.
+        tin, types = ([tf.as_dtype(t).as_datatype_enum for t in x] for x in ([x.dtype for x in inputs], tout))
+        values = ("Tin", tin, "Tout", types, "f", f, "wrt", wrt)
+        return list(execute.execute(OP, len(tout), inputs, values, context.context(), name))
+    with record.stop_recording():
+        return _add(inputs, tout, f, name, wrt)
+
+
 def _add(inputs: Sequence[Any], tout: Sequence[Any], f: Any, name: str, wrt: list[bool]) -> list[Any]:
     if context.executing_eagerly():
-        attrs = getattr(f, "name_attrs", f)
-        if isinstance(attrs, attr_value_pb2.NameAttrList) and attrs.attr:
-            # An eager op keeps the name of a function and drops its attrs; a graph keeps both.
-            return list(tf.function(lambda *x: _add(x, tout, f, name, wrt), autograph=False)(*inputs))
+        # An eager op keeps the name of a function and drops its attrs; a graph keeps both.
+        return list(tf.function(lambda *x: _add(x, tout, f, name, wrt), autograph=False)(*inputs))
     return list(_library.tf_symgrad_symbolic_gradient(input=inputs, Tout=tout, f=f, wrt=wrt, name=name))
 
 
