@@ -34,6 +34,7 @@ ENGINE = [
     "csrc/engine/read/functionalize.cc",
     "csrc/engine/read/import.cc",
     "csrc/engine/read/node_check.cc",
+    "csrc/engine/read/op_function.cc",
     "csrc/engine/structure/branch.cc",
     "csrc/engine/structure/loop.cc",
     "csrc/engine/structure/loop_plan.cc",
@@ -56,6 +57,7 @@ ENGINE = [
     "csrc/runtime/kernel.cc",
     "csrc/runtime/op.cc",
     "csrc/runtime/pass.cc",
+    "csrc/runtime/stock.cc",
 ]
 
 # libtf_symgrad_xla.so: the op under XLA. It needs libtensorflow_cc, which BUILD does without.

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2, function_pb2
@@ -250,3 +251,30 @@ def test_a_malformed_custom_gradient_is_an_error(name: str, inputs: list[str], m
     attrs["_symgrad_gradient_inputs"].list.s.extend(map(str.encode, inputs))
     with pytest.raises(_loader.native().StatusError, match=message):
         build([definition, other], "f")
+
+
+def test_cache_is_bounded_by_bytes() -> None:
+    """Constants may be large: six gradients with 16 MB each are not kept."""
+
+    def scaled(k: int) -> Callable[..., Any]:
+        return lambda x: x * tf.constant(np.full(1 << 22, k, np.float32))
+
+    before = tf_symgrad.cache_info()
+    for k in range(6):
+        tf_symgrad.gradient_function(concrete(scaled(k), tf.TensorSpec([1 << 22])))
+    after = tf_symgrad.cache_info()
+    assert after.misses >= before.misses + 6
+    assert after.evictions >= before.evictions + 2
+    assert after.entries >= 1
+    assert after.bytes <= after.max_bytes == 64 << 20
+
+
+def test_cache_hits() -> None:
+    f = tf.function(lambda x: x * tf.tanh(x)).get_concrete_function(tf.TensorSpec([3]))
+    tf_symgrad.symbolic_gradient([tf.ones(3), tf.ones(3)], f=f)
+    before = tf_symgrad.cache_info()
+    g = tf.function(lambda x: tf_symgrad.raw_ops.SymbolicGradient(input=[x, x], Tout=[tf.float32], f=f)[0])
+    g(tf.ones(3))  # the pass finds what Python has built
+    after = tf_symgrad.cache_info()
+    assert after.hits > before.hits
+    assert after.misses == before.misses

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow.core.framework import attr_value_pb2, function_pb2
+from tensorflow.python.eager import context
 from tensorflow.python.framework import function as defun
 
 from tf_symgrad import _loader, raw_ops, symbolic_gradient
@@ -207,3 +208,11 @@ def test_gradient_that_does_not_fit(f: str, given: str, message: str) -> None:
 def test_the_cache_knows_of_given_gradients() -> None:
     assert build("caller", None) != build("caller", "right")
     assert build("caller", "right") == build("caller", "right")
+
+
+@pytest.mark.parametrize("run", [lambda f: f, tf.function], ids=["eager", "function"])
+@pytest.mark.parametrize("how", [alone, in_a_call, in_two_calls])
+def test_where_libraries_hold_none(how: Any, run: Any) -> None:
+    with context.eager_mode():
+        g = run(lambda x: how(wrong_square())(x))
+        np.testing.assert_allclose(g(tf.constant(X)), 100 * X)

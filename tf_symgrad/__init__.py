@@ -15,12 +15,15 @@ from tf_symgrad._version import __version__
 if TYPE_CHECKING:
     from tf_symgrad import raw_ops
     from tf_symgrad._api import gradient_function, symbolic_gradient
+    from tf_symgrad._cache import cache_info
     from tf_symgrad._concrete import function_gradient
     from tf_symgrad._explain import explain
     from tf_symgrad._saved_model import save_with_gradients
+    from tf_symgrad._stock import replace_stock_op, restore_stock_op
 
 __all__ = [
     "__version__",
+    "cache_info",
     "explain",
     "function_gradient",
     "get_cmake_dir",
@@ -30,15 +33,20 @@ __all__ = [
     "gradient_function",
     "load",
     "raw_ops",
+    "replace_stock_op",
+    "restore_stock_op",
     "save_with_gradients",
     "symbolic_gradient",
 ]
 
 # Where what needs TensorFlow is.
 _MODULES = {
+    "cache_info": "_cache",
     "explain": "_explain",
     "function_gradient": "_concrete",
     "gradient_function": "_api",
+    "replace_stock_op": "_stock",
+    "restore_stock_op": "_stock",
     "save_with_gradients": "_saved_model",
     "symbolic_gradient": "_api",
 }

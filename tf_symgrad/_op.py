@@ -12,7 +12,7 @@ from tensorflow.python.eager.polymorphic_function import atomic_function
 from tensorflow.python.framework import ops
 from tensorflow.python.ops.parallel_for import pfor as pfor_lib
 
-from tf_symgrad import _batch, _custom, _function, _loader
+from tf_symgrad import _batch, _custom, _function, _given, _loader
 
 F = TypeVar("F", bound=Callable[..., Any])
 OP = "TfSymgrad>SymbolicGradient"
@@ -33,6 +33,7 @@ def run(
         )
     if not tout:
         return []
+    f = _given.handed_over(f)
     inputs = [x if isinstance(x, tf.Tensor) else tf.convert_to_tensor(x) for x in inputs]
     # Recorded as one function rather than as an op: an accumulator can make nothing of an attr that is a function.
     outputs = _unrecorded(inputs, list(tout), f, name or "SymbolicGradient", list(wrt))

@@ -10,24 +10,32 @@ GradientCache& GradientCache::Global() {
 std::optional<GradientFunction> GradientCache::Find(const std::string& key) {
   absl::MutexLock lock(&mutex_);
   const auto it = by_key_.find(key);
+  ++(it == by_key_.end() ? info_.misses : info_.hits);
   if (it == by_key_.end()) return std::nullopt;
   entries_.splice(entries_.begin(), entries_, it->second);
   return it->second->gradient;
 }
 
 void GradientCache::Insert(const std::string& key, GradientFunction gradient) {
-  int nodes = 0;
-  for (const auto& f : gradient.functions->function()) nodes += f.node_def_size();
+  const auto bytes = static_cast<int64_t>(gradient.functions->SpaceUsedLong());
   absl::MutexLock lock(&mutex_);
   if (by_key_.contains(key)) return;  // another thread was faster
-  entries_.push_front({key, std::move(gradient), nodes});
+  entries_.push_front({key, std::move(gradient), bytes});
   by_key_[key] = entries_.begin();
-  nodes_ += nodes;
-  while (nodes_ > kMaxNodes && entries_.size() > 1) {
-    nodes_ -= entries_.back().nodes;
+  info_.bytes += bytes;
+  for (; info_.bytes > kMaxBytes && entries_.size() > 1; ++info_.evictions) {
+    info_.bytes -= entries_.back().bytes;
     by_key_.erase(entries_.back().key);
     entries_.pop_back();
   }
+}
+
+GradientCache::Info GradientCache::info() {
+  absl::MutexLock lock(&mutex_);
+  Info info = info_;
+  info.entries = static_cast<int64_t>(entries_.size());
+  info.max_bytes = kMaxBytes;
+  return info;
 }
 
 }  // namespace symgrad

@@ -1,6 +1,7 @@
 // Gradients that were built before.
 #pragma once
 
+#include <cstdint>
 #include <list>
 #include <optional>
 #include <string>
@@ -12,24 +13,31 @@
 
 namespace symgrad {
 
-// The gradients that were used last, up to a bound on their size.
+// The gradients that were used last, up to a bound on their bytes: constants may be large. The last one stays, whatever
+// its size, for who asks next is the graph pass, with the same question.
 class GradientCache {
  public:
+  // Since the process began; entries and bytes: now.
+  struct Info {
+    int64_t hits = 0, misses = 0, evictions = 0, entries = 0, bytes = 0, max_bytes = 0;
+  };
+
   static GradientCache& Global();
   std::optional<GradientFunction> Find(const std::string& key);
   void Insert(const std::string& key, GradientFunction gradient);
+  Info info();
 
  private:
-  static constexpr int kMaxNodes = 1 << 20;
+  static constexpr int64_t kMaxBytes = int64_t{64} << 20;
   struct Entry {
     std::string key;
     GradientFunction gradient;
-    int nodes;
+    int64_t bytes;
   };
   absl::Mutex mutex_;
   std::list<Entry> entries_;  // latest first
   absl::flat_hash_map<std::string, std::list<Entry>::iterator> by_key_;
-  int nodes_ = 0;
+  Info info_;
 };
 
 }  // namespace symgrad

@@ -13,8 +13,10 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "csrc/engine/cache.h"
 #include "csrc/engine/gradient.h"
 #include "csrc/engine/vjp/registry.h"
+#include "csrc/runtime/stock.h"
 #include "tensorflow/core/framework/attr_value.pb.h"
 #include "tensorflow/core/framework/function.h"
 #include "tensorflow/core/framework/function.pb.h"
@@ -103,6 +105,20 @@ PYBIND11_MODULE(_native, m) {
       "are those of f, then a cotangent for each output of f; its outputs are the cotangents of f's inputs, or of "
       "those\n"
       "inputs alone for which `wrt` is true. Raises StatusError(code, message).");
+
+  m.def(
+      "cache_info",
+      []() {
+        const GradientCache::Info info = GradientCache::Global().info();
+        return std::map<std::string, int64_t>{{"hits", info.hits},           {"misses", info.misses},
+                                              {"evictions", info.evictions}, {"entries", info.entries},
+                                              {"bytes", info.bytes},         {"max_bytes", info.max_bytes}};
+      },
+      "What the cache of built gradients holds, and how it was used.");
+
+  m.def(
+      "replace_stock", [](bool on) { ReplaceStock(on); }, py::arg("on"),
+      "Whether this engine runs nodes of TensorFlow's own SymbolicGradient.");
 
   m.def(
       "rules",

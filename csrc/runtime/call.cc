@@ -13,6 +13,7 @@
 #include "csrc/engine/function/errors.h"
 #include "csrc/engine/function/functions.h"
 #include "csrc/engine/function/references.h"
+#include "csrc/engine/read/op_function.h"
 #include "tensorflow/core/framework/node_def_util.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/platform/errors.h"
@@ -216,8 +217,14 @@ absl::StatusOr<Call> Call::Parse(tensorflow::AttrSlice attrs) {
 absl::StatusOr<GradientFunction> PrepareCall(const FunctionLibraryDefinition& library, const Call& call) {
   GradientRequest request = {WithVariableDtypes(call.f, call.tin, call.tout, call.wrt), call.wrt};
   auto record = library.FindRecord(call.f.name());
-  if (record == nullptr) return BuildGradient(library, request);  // the engine says what there is instead
-  const OpDef& signature = record->fdef().signature();
+  FunctionDef of_op;  // where f is an op
+  if (record == nullptr) {
+    const OpDef* op = nullptr;
+    if (!tensorflow::OpRegistry::Global()->LookUpOpDef(call.f.name(), &op).ok())
+      return BuildGradient(library, request);  // the engine says what there is instead
+    TF_ASSIGN_OR_RETURN(of_op, FunctionOfOp(*op, call.f));
+  }
+  const OpDef& signature = record == nullptr ? of_op.signature() : record->fdef().signature();
   TF_ASSIGN_OR_RETURN(const Slots inputs, Expand(signature.input_arg(), call.f, call.tin.size()));
   TF_ASSIGN_OR_RETURN(const Slots outputs, Expand(signature.output_arg(), call.f, call.tin.size()));
   TF_RETURN_IF_ERROR(CheckAgainstCallee(call, inputs, outputs));

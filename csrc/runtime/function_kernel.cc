@@ -105,6 +105,8 @@ absl::Status SetOutputs(std::vector<Tensor>* outputs, OpKernelContext* ctx) {
   return absl::OkStatus();
 }
 
+}  // namespace
+
 void RunFunction(FunctionLibraryRuntime* runtime, FunctionLibraryRuntime::Handle handle, OpKernelContext* ctx,
                  tensorflow::AsyncOpKernel::DoneCallback done) {
   // The rendezvous is left to the runtime, which makes one: two calls in a step send tensors under the same keys.
@@ -128,8 +130,6 @@ void RunFunction(FunctionLibraryRuntime* runtime, FunctionLibraryRuntime::Handle
                  done();
                });
 }
-
-}  // namespace
 
 FunctionKernel::FunctionKernel(tensorflow::OpKernelConstruction* ctx) : AsyncOpKernel(ctx) {}
 FunctionKernel::~FunctionKernel() = default;

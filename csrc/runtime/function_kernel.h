@@ -13,6 +13,10 @@
 
 namespace symgrad {
 
+// Runs an instantiated function on the inputs of a kernel; its results are the kernel's outputs.
+void RunFunction(tensorflow::FunctionLibraryRuntime* runtime, tensorflow::FunctionLibraryRuntime::Handle handle,
+                 tensorflow::OpKernelContext* ctx, tensorflow::AsyncOpKernel::DoneCallback done);
+
 class FunctionKernel : public tensorflow::AsyncOpKernel {
  public:
   explicit FunctionKernel(tensorflow::OpKernelConstruction* ctx);

@@ -2,8 +2,10 @@
 #include <string>
 #include <utility>
 
+#include "csrc/engine/read/op_function.h"
 #include "csrc/runtime/call.h"
 #include "csrc/runtime/function_kernel.h"
+#include "csrc/runtime/stock.h"
 #include "tensorflow/core/common_runtime/input_colocation_exemption_registry.h"
 #include "tensorflow/core/framework/function.h"
 #include "tensorflow/core/framework/op_kernel.h"
@@ -29,10 +31,39 @@ class SymbolicGradientOp : public FunctionKernel {
   Call call_;
 };
 
+// The stock op's kernel: ours while the op is taken over, else what TensorFlow's own does.
+class StockGradientOp : public tensorflow::AsyncOpKernel {
+ public:
+  explicit StockGradientOp(tensorflow::OpKernelConstruction* ctx) : AsyncOpKernel(ctx), ours_(ctx) {}
+
+  void ComputeAsync(tensorflow::OpKernelContext* ctx, DoneCallback done) override {
+    tensorflow::FunctionLibraryRuntime* runtime = ctx->function_library();
+    if (ReplacesStock() || runtime == nullptr) return ours_.ComputeAsync(ctx, std::move(done));
+    tensorflow::FunctionLibraryRuntime::Handle handle;
+    OP_REQUIRES_OK_ASYNC(ctx, runtime->Instantiate(kStockGradientOp, tensorflow::AttrSlice(def()), &handle), done);
+    RunFunction(runtime, handle, ctx, std::move(done));
+  }
+
+ private:
+  SymbolicGradientOp ours_;
+};
+
 REGISTER_KERNEL_BUILDER(Name(kOpName).Device(tensorflow::DEVICE_CPU), SymbolicGradientOp);
 REGISTER_KERNEL_BUILDER(Name(kOpName).Device(tensorflow::DEVICE_DEFAULT), SymbolicGradientOp);
 
 }  // namespace
+
+void RegisterStockKernel() {
+  [[maybe_unused]] static const bool registered = [] {
+    for (const char* device : {tensorflow::DEVICE_CPU, tensorflow::DEVICE_DEFAULT}) {
+      tensorflow::kernel_factory::OpKernelRegistrar(
+          tensorflow::KernelDefBuilder(kStockGradientOp).Device(device).Priority(1).Build(), "StockGradientOp",
+          [](tensorflow::OpKernelConstruction* ctx) -> tensorflow::OpKernel* { return new StockGradientOp(ctx); });
+    }
+    return true;
+  }();
+}
+
 }  // namespace symgrad
 
 namespace tensorflow {  // the macro needs it

@@ -17,6 +17,7 @@
 #include "csrc/engine/function/fingerprint.h"
 #include "csrc/engine/function/references.h"
 #include "csrc/runtime/call.h"
+#include "csrc/runtime/stock.h"
 #include "tensorflow/core/common_runtime/optimization_registry.h"
 #include "tensorflow/core/graph/graph.h"
 #include "tensorflow/core/graph/graph_debug_info_builder.h"
@@ -42,7 +43,7 @@ bool Disabled() {
   return value != nullptr && std::string(value) == "1";
 }
 
-bool IsToExpand(const NodeDef& node) { return node.op() == kOpName && !node.attr().contains(kLeftToXla); }
+bool IsToExpand(const NodeDef& node) { return IsGradientOp(node.op()) && !node.attr().contains(kLeftToXla); }
 
 bool Contains(const FunctionDef& fdef) {
   return std::any_of(fdef.node_def().begin(), fdef.node_def().end(), IsToExpand);
@@ -132,7 +133,7 @@ class Expansion {
   // This runs for every function of a process, and most have no gradient op anywhere: look before walking.
   bool IsNeeded() const {
     for (const Node* node : graph_->op_nodes()) {
-      if (node->type_string() == kOpName) return true;
+      if (IsGradientOp(node->type_string())) return true;
     }
     for (const std::string& name : library_->ListFunctionNames()) {
       RefCountPtr<FunctionRecord> record = library_->FindRecord(name);
@@ -143,7 +144,7 @@ class Expansion {
 
   absl::Status ResolveGraph() {
     for (Node* node : graph_->op_nodes()) {
-      if (node->type_string() != kOpName) {
+      if (!IsGradientOp(node->type_string())) {
         VisitReferences(node->def(), [this](const std::string& name) { Visit(name); });
         continue;
       }
@@ -293,7 +294,7 @@ class Expansion {
     std::vector<std::pair<Node*, NodeDef>> replaced = std::move(calls_);
     for (Node* node : graph_->op_nodes()) {
       NodeDef def = node->def();
-      if (node->type_string() == kOpName || !RenameFunctions(renamed_, &def)) continue;
+      if (IsGradientOp(node->type_string()) || !RenameFunctions(renamed_, &def)) continue;
       if (def.op() == node->type_string()) {
         for (const auto& [name, value] : def.attr()) node->AddAttr(name, value);
         continue;

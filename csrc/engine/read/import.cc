@@ -12,6 +12,7 @@
 #include "csrc/engine/read/flows.h"
 #include "csrc/engine/read/functionalize.h"
 #include "csrc/engine/read/node_check.h"
+#include "csrc/engine/read/op_function.h"
 #include "tensorflow/core/framework/attr_value_util.h"
 #include "tensorflow/core/framework/node_def_util.h"
 #include "tensorflow/core/framework/op_def_util.h"
@@ -225,7 +226,7 @@ class FunctionReader {
                                      "load the library that registers it, or add the function"));
       } else {
         item.def = Instantiate(node, item.op->op_def);
-        if (!ReadTypes(&item) || (node.op() == kGradientOp && !ResolveGradient(&item))) item.op = nullptr;
+        if (!ReadTypes(&item) || (IsGradient(node.op()) && !ResolveGradient(&item))) item.op = nullptr;
       }
       if (!AddItem(node.name(), item)) items_.push_back(std::move(item));  // keeps nodes and items in step
     }
@@ -247,11 +248,14 @@ class FunctionReader {
     return wrong.empty();
   }
 
+  static bool IsGradient(const std::string& op) { return op == kGradientOp || op == kStockGradientOp; }
+
   // A gradient op is a call of the gradient function of its f.
   bool ResolveGradient(Item* item) {
     const auto& attrs = item->def->attr();
-    const auto& flags = attrs.at("wrt").list().b();
-    const std::vector<bool> wrt(flags.begin(), flags.end());
+    std::vector<bool> wrt;
+    if (const auto it = attrs.find("wrt"); it != attrs.end())
+      wrt = {it->second.list().b().begin(), it->second.list().b().end()};
     const absl::StatusOr<std::string> gradient =
         functions_->Gradient(WithVariableDtypes(attrs.at("f").func(), item->in, item->out, wrt), wrt);
     if (!gradient.ok()) return NodeError(*item->def, std::string(gradient.status().message())), false;

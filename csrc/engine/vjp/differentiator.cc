@@ -9,6 +9,7 @@
 #include "csrc/engine/function/resources.h"
 #include "csrc/engine/read/flows.h"
 #include "csrc/engine/read/import.h"
+#include "csrc/engine/read/op_function.h"
 #include "csrc/engine/vjp/given.h"
 #include "csrc/engine/vjp/row_sum.h"
 #include "csrc/engine/vjp/sweep.h"
@@ -105,6 +106,14 @@ V ZerosOf(const V& x, tf::DataType dtype, tf::DataType flow) {
 }
 
 absl::StatusOr<std::string> Differentiator::Gradient(const tf::NameAttrList& f, std::vector<bool> wrt) {
+  if (const tf::OpRegistrationData* op = nullptr; Find(f.name()) == nullptr && LookUp(f.name(), &op).ok()) {
+    TF_ASSIGN_OR_RETURN(tf::FunctionDef fdef, FunctionOfOp(op->op_def, f));
+    tf::NameAttrList function;
+    TF_ASSIGN_OR_RETURN(*function.mutable_name(), AddNamedByContent(f.name(), std::move(fdef)));
+    for (const char* told : {kInputShapes, kInputDtypes, kInputValues})
+      if (const auto it = f.attr().find(told); it != f.attr().end()) (*function.mutable_attr())[told] = it->second;
+    return Gradient(function, std::move(wrt));
+  }
   const std::string key = absl::StrCat("gradient:", MemoKey(f), "|", MaskText(wrt));
   const auto [it, added] = gradients_.try_emplace(key);
   if (!added && !it->second.empty()) return it->second;

@@ -18,6 +18,7 @@ struct Registry {
   absl::Mutex mutex;  // a library with rules of its own may be loaded at any time
   absl::flat_hash_map<absl::string_view, Entry> entries;
   std::vector<std::string> conflicts;
+  void (*observer)(const Rule&) = nullptr;
 };
 
 Registry& Rules() {
@@ -33,7 +34,15 @@ Registration::Registration(const Rule* rules, int count, const char* file) {
   for (const Rule* rule = rules; rule != rules + count; ++rule) {
     const auto [it, added] = all.entries.try_emplace(rule->op, Registry::Entry{rule, file});
     if (!added) all.conflicts.push_back(absl::StrCat(rule->op, " in ", it->second.file, " and in ", file));
+    else if (all.observer != nullptr) all.observer(*rule);
   }
+}
+
+void ObserveRules(void (*observer)(const Rule&)) {
+  Registry& all = Rules();
+  absl::MutexLock lock(&all.mutex);
+  all.observer = observer;
+  for (const auto& [op, entry] : all.entries) observer(*entry.rule);
 }
 
 const Rule* FindRule(absl::string_view op) {

@@ -17,6 +17,9 @@ const Rule* FindRule(absl::string_view op);
 // Every op with a rule, in order of name, and whether it has a gradient.
 std::vector<std::pair<std::string, bool>> RegisteredRules();
 
+// Calls `observer` with every rule that there is, and with each that another library brings later. One observer.
+void ObserveRules(void (*observer)(const Rule&));
+
 // How many rules there are: a library that brings more may change what was built before.
 int NumRules();
 

@@ -1,0 +1,76 @@
+"""Gradients that are given (GradientDef, a Defun's `grad_func`), where libraries hold none.
+
+A TensorFlow 1 graph hands them to the engine with its library. The eager context, and the functions that it runs, have
+no place for them: there the calls of a copy of f name them, as those of `_custom` do.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from tensorflow.core.framework import attr_value_pb2, function_pb2, node_def_pb2
+from tensorflow.python.eager import context
+from tensorflow.python.framework import func_graph, ops
+from tensorflow.python.framework import function as defun_lib
+
+from tf_symgrad import _custom, _function
+from tf_symgrad._function import Function
+
+_CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
+
+
+def handed_over(f: Any) -> Any:
+    """What the op is to be given for f, here."""
+    if not context.executing_eagerly() and not isinstance(ops.get_default_graph(), func_graph.FuncGraph):
+        return f
+    function = _function.from_defun(f) if isinstance(f, defun_lib._DefinedFunction) else f
+    if not isinstance(function, Function):
+        return f
+    given = {name: g for name, x in function.library.items() if (g := getattr(x, "_grad_func", None)) is not None}
+    if not given:
+        return f
+    library = {name: _function.atomic(member.cached_definition) for name, member in function.library.items()}
+    edited: dict[str, function_pb2.FunctionDef] = {}
+    for name, member in function.library.items():
+        definition = function_pb2.FunctionDef()
+        definition.CopyFrom(member.cached_definition)
+        for node in definition.node_def:
+            callee = node.attr["f"].func.name if node.op in _CALLS else node.op
+            if callee in given:
+                _name_gradient(node, given[callee].name)
+                edited[name] = definition
+    if function.name in given:
+        root = _call_of(definition=function.library[function.name].cached_definition)
+        _name_gradient(root.node_def[0], given[function.name].name)
+        # Nothing calls the root by its name: the function of one call takes it.
+        edited[root.signature.name] = root
+        library[root.signature.name] = _function.atomic(root)
+        function = copy.copy(function)
+        function.name_attrs = attr_value_pb2.NameAttrList(name=root.signature.name)
+    return _custom._renamed(function, library, edited)
+
+
+def _name_gradient(node: node_def_pb2.NodeDef, gradient: str) -> None:
+    inputs = [x for x in node.input if not x.startswith("^")]
+    node.attr[_custom.GRADIENT].func.name = gradient
+    node.attr[_custom.INPUTS].list.s.extend(x.encode() for x in inputs)
+    node.attr[_custom.OUTPUTS].list.i.extend(range(len(inputs)))
+
+
+def _call_of(definition: function_pb2.FunctionDef) -> function_pb2.FunctionDef:
+    """A function of one node, that calls another."""
+    caller, signature = function_pb2.FunctionDef(), definition.signature
+    caller.signature.CopyFrom(signature)
+    caller.signature.name = f"{signature.name}__call"
+    del caller.signature.control_output[:]
+    node = caller.node_def.add(
+        name="call", op="StatefulPartitionedCall" if signature.is_stateful else "PartitionedCall"
+    )
+    node.input.extend(x.name for x in signature.input_arg)
+    node.attr["f"].func.name = signature.name
+    node.attr["Tin"].list.type.extend(x.type for x in signature.input_arg)
+    node.attr["Tout"].list.type.extend(y.type for y in signature.output_arg)
+    for i, y in enumerate(signature.output_arg):
+        caller.ret[y.name] = f"call:output:{i}"
+    return caller
