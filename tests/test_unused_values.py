@@ -81,7 +81,9 @@ def derivative(f: Function, x: Any, order: int, weights: Any) -> Any:
     def first(x: Any) -> Any:
         return tf_symgrad.symbolic_gradient([x], f=lambda x: tf.reduce_sum(f(x)))[0]
 
-    return first(x) if order == 1 else tf_symgrad.symbolic_gradient([x], f=lambda x: tf.reduce_sum(weights * first(x)))[0]
+    return (
+        first(x) if order == 1 else tf_symgrad.symbolic_gradient([x], f=lambda x: tf.reduce_sum(weights * first(x)))[0]
+    )
 
 
 @pytest.mark.parametrize("jit", [False, True], ids=["function", "jit"])

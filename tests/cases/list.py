@@ -355,9 +355,7 @@ def batch_of_lists(x: Any, y: Any) -> Any:
 
 
 def joined(x: Any, y: Any) -> Any:
-    both = RAW.TensorListConcatLists(
-        input_a=listed(x**2, [2]), input_b=listed(y, [2]), element_dtype=x.dtype
-    )
+    both = RAW.TensorListConcatLists(input_a=listed(x**2, [2]), input_b=listed(y, [2]), element_dtype=x.dtype)
     return stacked(both, x, -1) ** 2
 
 
@@ -380,7 +378,10 @@ MAP = "Python's gradient takes no map that lacks a key"
 VARIANTS = [
     of("TensorListPushBackBatch", "two", batch_of_lists, (2, 2), (2, 2), unknown=False, python=False, why=COUNT),
     of("TensorListConcatLists", "two", joined, (2, 2), (3, 2), python=False, why="Python takes it for constant"),
-    *(of(f"TensorMap{op}", "several", mapped, (2,), (2,), python=False, why=MAP) for op in ("Insert", "Lookup", "Erase")),
+    *(
+        of(f"TensorMap{op}", "several", mapped, (2,), (2,), python=False, why=MAP)
+        for op in ("Insert", "Lookup", "Erase")
+    ),
     *(of(op, "several", optional, (2,), (2,)) for op in ("OptionalFromValue", "OptionalGetValue")),
     of("OptionalGetValue", "in another", optional_in_optional, (2,)),
     *(of(f"CompositeTensorVariant{op}", "ragged", composite, (3, 2)) for op in ("FromComponents", "ToComponents")),
