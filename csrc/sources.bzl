@@ -14,6 +14,7 @@ RULES = [
     "csrc/rules/random.cc",
     "csrc/rules/signal.cc",
     "csrc/rules/sparse.cc",
+    "csrc/rules/traits/finite.cc",
 ]
 
 ENGINE = [

@@ -18,7 +18,7 @@ from tf_symgrad import _loader
 
 SOURCES = Path(__file__).parents[1] / "csrc" / "rules"
 STOCK = Path(__file__).parent / "data" / "stock_native_gradients.txt"
-RULE = re.compile(r'^\s*(?:\{"(\w+)",|(?:RULE|UNARY|PARTIAL|BINARY)\((\w+),)|\bNO_GRAD\((\w+)\)', re.MULTILINE)
+RULE = re.compile(r'^\s*(?:\{"(\w+)",|(?:RULE|UNARY|PARTIAL|FUSED|BINARY)\((\w+),)|\bNO_GRAD\((\w+)\)', re.MULTILINE)
 
 # What the engine differentiates itself, or passes through.
 STRUCTURAL = frozenset(
@@ -35,9 +35,10 @@ ERROR = "the rule is an error that says why there is no gradient"
 UNTESTED = {
     ERROR: {
         *("BlockLSTMGrad", "BlockLSTMGradV2", "CudnnRNNBackprop", "CudnnRNNBackpropV2", "CudnnRNNBackpropV3"),
-        *("PreventGradient", "SparseMatrixMul", "SparseMatrixSoftmaxGrad"),
-        "TPUEmbeddingActivations",
+        *("PreventGradient", "RandomCrop", "RandomShuffle", "SparseMatrixMul"),
+        *("SparseMatrixSoftmaxGrad", "TPUEmbeddingActivations", "XlaVariadicReduce"),
     },
+    "it draws anew in each run; its stateless sibling has the same rule": {"ParameterizedTruncatedNormal"},
     "it has no kernel here, and Python's is another graph, or an error": {
         *("NcclBroadcast", "NcclReduce", "SparseMatrixAdd", "XlaClusterOutput"),
     },

@@ -129,6 +129,15 @@ Grads TensorScatterUpdateGrad(const Op& o) {
   return {o.like("TensorScatterUpdate", dy, indices, zeros_like(o.in(2))), none, o.wants(2) ? dupdates() : none};
 }
 
+// Rows of x replaced; of several for one place the last one wins.
+Grads InplaceUpdateGrad(const Op& o) {
+  const V x = o.in(0), n = gather(shape(x), 0), i = o.in(1) % n, v = o.in(2), dy = o.dy(), numbers = range(0, size(i));
+  const V wins = equal(gather(op("UnsortedSegmentMax", numbers, i, n), i), numbers);
+  const V column = concat({shape(wins), fill(expand_dims(rank(v) - 1, 0), 1)}, 0);
+  return {op("TensorScatterUpdate", dy, expand_dims(i, -1), zeros_like(v)), none,
+          select(reshape(wins, column), gather(dy, i), 0)};
+}
+
 // Where several of the tensor's element and the updates are equal to the extremum, they share its cotangent equally.
 Grads TensorScatterExtremumGrad(const Op& o) {
   const V x = o.in(0), indices = o.in(1), updates = o.in(2), y = o.out(), dy = single(o.dy());
@@ -218,7 +227,7 @@ Grads UniqueGrad(const Op& o) {
 // clang-format off
 constexpr Rule kRules[] = {
     NO_GRAD(BroadcastArgs) NO_GRAD(BroadcastGradientArgs) NO_GRAD(ConcatOffset) NO_GRAD(Const) NO_GRAD(EditDistance)
-    NO_GRAD(InvertPermutation) NO_GRAD(ListDiff) NO_GRAD(LowerBound) NO_GRAD(OnesLike) NO_GRAD(Rank) NO_GRAD(Shape) NO_GRAD(ShapeN)
+    NO_GRAD(InvertPermutation)  NO_GRAD(LowerBound) NO_GRAD(OnesLike) NO_GRAD(Rank) NO_GRAD(Shape) NO_GRAD(ShapeN)
     NO_GRAD(Size) NO_GRAD(StopGradient) NO_GRAD(UpperBound) NO_GRAD(Where) NO_GRAD(ZerosLike)
 
     // Identities.
@@ -290,6 +299,7 @@ constexpr Rule kRules[] = {
     UNARY(MirrorPadGrad, o.like("MirrorPad", dy, o.in(1)))
 
     // Gathering and scattering.
+    RULE(ListDiff, return {rows(o.out(1), dy, shape(x)), none};)   // the elements of x at output 1
     RULE(Gather, return {GatherRows(shape(x), o.in(1), dy)};)
     {"GatherV2", GatherV2Grad},
     {"ResourceGather", ResourceGatherGrad},
@@ -301,6 +311,9 @@ constexpr Rule kRules[] = {
     RULE(TensorScatterAdd, return {o.raw_dy(), none, o.like("GatherNd", dy, o.in(1))};)
     RULE(TensorScatterSub, return {o.raw_dy(), none, -o.like("GatherNd", dy, o.in(1))};)
     {"TensorScatterUpdate", TensorScatterUpdateGrad},
+    {"InplaceUpdate", InplaceUpdateGrad},
+    RULE(InplaceAdd, return {o.raw_dy(), none, gather(dy, o.in(1) % gather(shape(x), 0))};)
+    RULE(InplaceSub, return {o.raw_dy(), none, -gather(dy, o.in(1) % gather(shape(x), 0))};)
     {"TensorScatterMax", TensorScatterExtremumGrad},
     {"TensorScatterMin", TensorScatterExtremumGrad},
     {"OneHot", OneHotGrad},

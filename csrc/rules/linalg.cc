@@ -288,6 +288,17 @@ Grads CholeskyGrad(const Op& o) {
   return {0.5 * Hermitian(da)};
 }
 
+// The rule of the rule above, for the op that TensorFlow has for it: y = S(w), w = l^-H P(l^H dl) l^-1 and S the
+// Hermitian part. With s = S(dy) and a = l^-1 s l^-H, P(a) is the cotangent of l^H dl.
+Grads CholeskyGradGrad(const Op& o) {
+  const V l = o.in(0), dl = o.in(1), s = 0.5 * Hermitian(o.dy());
+  const auto solve = [&l](const V& x, bool adjoint) { return SolveTriangular(l, x, true, adjoint); };
+  const V p = HalfDiagonal(LowerTriangle(solve(adjoint(solve(s, false)), false)));                  // a is Hermitian
+  const V w = solve(adjoint(solve(HalfDiagonal(LowerTriangle(matmul(l, dl, true))), true)), true);  // w^H
+  const V by_inverse = adjoint(solve(matmul(s, Hermitian(w)), false));
+  return {LowerTriangle(matmul(LowerTriangle(dl), p, false, true) - by_inverse), matmul(l, p)};
+}
+
 // An orthonormal basis and its cotangent.
 struct Basis {
   V q, dq;
@@ -338,13 +349,18 @@ Grads QrGrad(const Op& o) {
   return {dy ? concat({dx, dy}, -1) : dx};
 }
 
-// x / (x^2 + tiny) for 1 / x: where eigenvalues or singular values coincide, no eigenvector has a derivative, but what
-// does not depend on the choice of eigenvectors has.
-V SafeReciprocal(const V& x) { return x / (x * x + 1e-20); }
+// 1 / x, and zero where x is nothing but rounding beside `size`: where eigenvalues or singular values coincide, no
+// eigenvector has a derivative, but what does not depend on the choice of eigenvectors has.
+V SafeReciprocal(const V& x, const V& size) {
+  const bool is_double = RealPart(x.dtype()) == DType::kDouble;
+  const V nothing = abs(x) <= (is_double ? 4e-15 : 2e-6) * size;
+  return select(nothing, 0, reciprocal(select(nothing, 1, x)));
+}
+V Largest(const V& x) { return op("Max", abs(x), -1, Attr{"keep_dims", true}); }
 
 // 1 / (e_j - e_i), zero on the diagonal.
 V InverseGaps(const V& e) {
-  return op("MatrixSetDiag", SafeReciprocal(expand_dims(e, -2) - expand_dims(e, -1)), zeros_like(e));
+  return SafeReciprocal(expand_dims(e, -2) - expand_dims(e, -1), expand_dims(Largest(e), -1));
 }
 
 // a v = v diag(e), |v_i| = 1 (Boeddeker et al., equation 4.77).
@@ -386,7 +402,7 @@ Grads SvdGrad(const Op& o) {
     return {matmul(ScaleColumns(u, ds), v, false, true)};
   }
   const V& s = svd;
-  const V f = InverseGaps(s * s), inverse = SafeReciprocal(s);
+  const V f = InverseGaps(s * s), inverse = SafeReciprocal(s, Largest(s));
   const auto [u, du] = Leading({o.out(1), o.dy(1)}, k);
   const auto [v, dv] = Leading({o.out(2), o.dy(2)}, k);
   const V pu = matmul(u, du, true), pv = matmul(v, dv, true);
@@ -429,6 +445,7 @@ constexpr Rule kRules[] = {
     {"TridiagonalSolve", TridiagonalSolveGrad},
 
     {"Cholesky", CholeskyGrad},
+    {"CholeskyGrad", CholeskyGradGrad},
     {"Lu", LuGrad},
     {"Qr", QrGrad},
     {"Eig", EigGrad},

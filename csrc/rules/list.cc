@@ -55,6 +55,57 @@ Grads SetItemGrad(const Op& o) {
 
 Grads ConcatGrad(const Op& o) { return {op("TensorListSplit", o.dy(), PieceShape(o.out()), o.out(1))}; }
 
+// A row each for the lists of a vector.
+Grads PushBackBatchGrad(const Op& o) {
+  const V rows = o.in(1), dy = o.dy();
+  const int n = static_cast<int>(rows.dim(0));
+  if (n < 0) return o.unsupported("the number of lists must be known when building");
+  if (n == 0) return {dy, zeros_like(rows)};
+  const V each = op("Unpack", dy, Attr("num", n));
+  Values lists, items;
+  for (int i = 0; i < n; ++i) {
+    lists.push_back(op("TensorListPopBack", each.out(i), RowShape(rows), Attr("element_dtype", rows.dtype())));
+    items.push_back(lists.back().out(1));
+  }
+  return {pack(lists), pack(items)};
+}
+
+// The first list's elements, then the second one's, which are of one shape.
+Grads ConcatListsGrad(const Op& o) {
+  const V a = o.in(0), b = o.in(1), dy = o.dy(), n = Length(a);
+  if (a.rank() != 0) return o.unsupported("it is differentiable for single lists only: take those of the batch apart");
+  const Attr dtype("element_dtype", o.type("element_dtype"));
+  const V element = op("TensorListElementShape", b, Attr("shape_type", DType::kInt32));
+  auto rest = [&] { return op("TensorListGather", dy, range(n, n + Length(b)), element, dtype); };
+  return {op("TensorListResize", dy, n), o.wants(1) ? op("TensorListFromTensor", rest(), element) : none};
+}
+
+// ---- Maps of tensors: the cotangent of a map is a map of the same keys, or of some; the others' are zeros ----
+
+V Single(const V& key, const V& value) { return op("TensorMapInsert", op("EmptyTensorMap"), key, value); }
+
+// What the map of cotangents has at a key, and the map without it. With zeros like the value added it is surely there.
+struct Taken {
+  Taken(const V& dmap, const V& key, const V& value) {
+    const V sure = op("AddN", list({dmap, Single(key, zeros_like(value))}));
+    const Attr dtype("value_dtype", value.dtype());
+    at_key = op("TensorMapLookup", sure, key, dtype);
+    rest = op("TensorMapErase", sure, key, dtype);
+  }
+  V at_key, rest;
+};
+
+Grads MapInsertGrad(const Op& o) {
+  const Taken taken(o.dy(), o.in(1), o.in(2));
+  return {taken.rest, none, taken.at_key};
+}
+
+// Nothing is passed to what was erased: its key may have been inserted again.
+Grads MapEraseGrad(const Op& o) {
+  const V map = o.in(0), key = o.in(1);
+  return {Taken(o.dy(), key, o.like("TensorMapLookup", map, key)).rest, none};
+}
+
 // ---- Several tensors in a variant ----
 
 // What has no cotangent stands for itself in a variant that is one.
@@ -133,8 +184,8 @@ Grads ArraySplitGrad(const Op& o) {
     {"TensorArray" #name, gradient}, {"TensorArray" #name "V2", gradient}, {"TensorArray" #name "V3", gradient},
 
 constexpr Rule kRules[] = {
-    NO_GRAD(EmptyTensorList) NO_GRAD(OptionalHasValue) NO_GRAD(OptionalNone) NO_GRAD(TensorListConcatLists)
-    NO_GRAD(TensorListElementShape) NO_GRAD(TensorListLength) NO_GRAD(TensorListPushBackBatch)
+    NO_GRAD(EmptyTensorList) NO_GRAD(OptionalHasValue) NO_GRAD(OptionalNone)
+    NO_GRAD(TensorListElementShape) NO_GRAD(TensorListLength)
     NO_GRAD(TensorListReserve)
 
     // One element.
@@ -144,6 +195,7 @@ constexpr Rule kRules[] = {
          return {op("TensorListPushBack", o.has_dy(0) ? o.dy(0) : ZeroList(y, dtype), o.dy(1))};)
     UNARY(TensorListGetItem, op("TensorListSetItem", ZeroList(x, dy.dtype()), o.in(1), dy))
     {"TensorListSetItem", SetItemGrad},
+    {"TensorListPushBackBatch", PushBackBatchGrad},
 
     // All elements.
     UNARY(TensorListStack, op("TensorListFromTensor", dy, RowShape(y)))
@@ -153,11 +205,18 @@ constexpr Rule kRules[] = {
     UNARY(TensorListSplit, o.like("TensorListConcatV2", dy, PieceShape(x), o.in(2)))
     UNARY(TensorListResize, op("TensorListResize", dy, Length(x)))
 
+    {"TensorListConcatLists", ConcatListsGrad},
+
     // Some elements.
     {"TensorListGather", GatherGrad},
     UNARY(TensorListScatter, ScatteredGrad(dy, x, o.in(1)))
     UNARY(TensorListScatterV2, ScatteredGrad(dy, x, o.in(1)))
     {"TensorListScatterIntoExistingList", ScatterIntoExistingListGrad},
+
+    NO_GRAD(EmptyTensorMap) NO_GRAD(TensorMapHasKey) NO_GRAD(TensorMapSize) NO_GRAD(TensorMapStackKeys)
+    RULE(TensorMapLookup, return {Single(o.in(1), dy), none};)
+    {"TensorMapErase", MapEraseGrad},
+    {"TensorMapInsert", MapInsertGrad},
 
     {"OptionalFromValue", OptionalFromValueGrad},
     RULE(OptionalGetValue, return {op("OptionalFromValue", Components(o))};)

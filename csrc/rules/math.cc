@@ -3,9 +3,11 @@
 // Cotangents of complex values follow TensorFlow's convention, dx = dy * conj(df/dx). Where a function is not
 // holomorphic the rule is the adjoint of its real-linear derivative.
 #include <algorithm>
+#include <cmath>
 #include <string>
 
 #include "csrc/rules/rule.h"
+#include "csrc/rules/traits/finite.h"
 
 namespace symgrad {
 namespace {
@@ -105,8 +107,8 @@ Grads RandomGammaGradGrad(const Op& o) {
   auto log_ratio = [&](const V& t) { return log(t) - digamma(a); };
   auto by_a = [&](const V& t) { return t * GammaCurvature(a, t) + log_ratio(t) * y; };
   auto by_x = [&](const V& t) { return log_ratio(t) + y * ((a - 1) / t - 1); };
-  return {o.wants(0) ? sum_to_input(o, 0, -dy * WherePositive(x, by_a)) : none,
-          o.wants(1) ? sum_to_input(o, 1, -dy * WherePositive(x, by_x)) : none};
+  return {o.wants(0) ? sum_to_input(o, 0, times(-dy, WherePositive(x, by_a))) : none,
+          o.wants(1) ? sum_to_input(o, 1, times(-dy, WherePositive(x, by_x))) : none};
 }
 
 // The derivative of zeta by its exponent s: that of the Euler-Maclaurin formula with A = q + 20 (DLMF 25.11.5, 2.10.1),
@@ -145,8 +147,8 @@ Grads BetaincGrad(const Op& o) {
   };
   auto da = [&] { return select(beyond, -derivative(false), derivative(true)); };
   auto db = [&] { return select(beyond, -derivative(true), derivative(false)); };
-  return {o.wants(0) ? sum_to(dy * da(), a) : none, o.wants(1) ? sum_to(dy * db(), b) : none,
-          o.wants(2) ? sum_to(dy * BetaDensity(a, b, x), x) : none};
+  return {o.wants(0) ? sum_to(times(dy, da()), a) : none, o.wants(1) ? sum_to(times(dy, db()), b) : none,
+          o.wants(2) ? sum_to(times(dy, BetaDensity(a, b, x)), x) : none};
 }
 
 // ---- Signs, quotients, powers and choices ----
@@ -159,20 +161,46 @@ Grads SignGrad(const Op& o) {
   return {div_no_nan(dy - y * RealOf(conj(y) * dy), size)};
 }
 
-// y = a / b, by the division that the op itself uses.
-Grads DivGrad(const Op& o, V (*divide)(const V&, const V&)) {
-  const V a = o.in(0), b = o.in(1), da = divide(o.dy(), conj(b));
-  return {sum_to(da, a), o.wants(1) ? sum_to(-conj(o.out()) * da, b) : none};
+// dy / x, and zero where x is.
+V OverNoNan(const Op& o, const V& dy, const V& x) {
+  return o.diverges() ? times(dy, div_no_nan(1, x)) : div_no_nan(dy, x);
 }
-V Quotient(const V& a, const V& b) { return a / b; }
+
+// y = a / b, where da is dy by conj(b), divided as the op itself divides.
+Grads DivGrad(const Op& o, const V& da) {
+  const V a = o.in(0), b = o.in(1);
+  return {sum_to(da, a), o.wants(1) ? sum_to(times(da, -conj(o.out())), b) : none};
+}
+
+// y = sqrt(x). Where x is flat the tangent is vertical at its minimum: the subgradient there is zero.
+V SqrtBack(const Op& o) {
+  const V y = o.out(), dy = o.dy();
+  if (!o.diverges()) return op("SqrtGrad", y, dy);
+  return Flat(o.in(0)) ? div_no_nan(0.5 * dy, conj(y)) : over(0.5 * dy, conj(y));
+}
 
 // da = b a^(b-1) dy: MulNoNan because at a = 0 and b = 0 (for the next derivative b = 1, and so on) a zero meets an
-// infinity. db = dy y log a: by definition zero where a real a has no logarithm.
+// infinity. db = dy y log a: by definition zero where a real a has no logarithm. As for the square root, a root of what
+// is flat has the subgradient zero where that is zero.
 Grads PowGrad(const Op& o) {
   const V a = conj(o.in(0)), b = conj(o.in(1)), y = conj(o.out()), dy = o.dy();
-  auto da = [&] { return mul_no_nan(mul_no_nan(pow(a, b - 1), b), dy); };
-  auto db = [&] { return dy * y * log(select(HasLogarithm(a), a, 1)); };
+  auto da = [&] {
+    const bool root = o.diverges() && !IsComplex(a.dtype()) && Flat(o.in(0));
+    const V g = root ? select(logical_and(equal(a, 0), b < 1), 0, dy) : dy;
+    return mul_no_nan(mul_no_nan(pow(a, b - 1), b), g);
+  };
+  auto db = [&] { return times(dy, y * log(select(HasLogarithm(a), a, 1))); };
   return {o.wants(0) ? sum_to(da(), o.in(0)) : none, o.wants(1) ? sum_to(db(), o.in(1)) : none};
+}
+
+// y = a b, and zero where b is zero. There db is that of zero, too, if a is not finite.
+Grads MulNoNanGrad(const Op& o) {
+  const V a = o.in(0), b = o.in(1), dy = o.dy();
+  auto db = [&] {
+    const V known = logical_or(not_equal(b, 0), abs(a) < INFINITY);
+    return mul_no_nan(select(known, conj(a), 0), dy);
+  };
+  return {o.wants(0) ? sum_to(mul_no_nan(dy, conj(b)), a) : none, o.wants(1) ? sum_to(db(), b) : none};
 }
 
 // The whole cotangent goes to a where it was chosen, ties included, else to b.
@@ -181,14 +209,15 @@ Grads ChosenGrad(const Op& o, const V& a_chosen) {
   return {sum_to(select(a_chosen, dy, 0), o.in(0)), sum_to(select(a_chosen, 0, dy), o.in(1))};
 }
 
+// An angle does not exist at the origin, where its partials are taken for zero.
 Grads Atan2Grad(const Op& o) {
-  const V a = o.in(0), b = o.in(1), g = o.dy() / (square(a) + square(b));
-  return {sum_to(b * g, a), sum_to(-a * g, b)};
+  const V a = o.in(0), b = o.in(1), g = OverNoNan(o, o.dy(), square(a) + square(b));
+  return {sum_to(times(g, b), a), sum_to(times(-g, a), b)};
 }
 
 // y = |a - b|^2.
 Grads SquaredDifferenceGrad(const Op& o) {
-  const V a = o.in(0), b = o.in(1), da = 2 * RealOf(o.dy()) * (a - b);
+  const V a = o.in(0), b = o.in(1), da = times(2 * RealOf(o.dy()), a - b);
   return {sum_to(da, a), o.wants(1) ? -sum_to(da, b) : none};
 }
 
@@ -441,23 +470,22 @@ constexpr Rule kRules[] = {
     NO_GRAD(ApproximateEqual) NO_GRAD(ArgMax) NO_GRAD(ArgMin) NO_GRAD(BitwiseAnd) NO_GRAD(BitwiseOr) NO_GRAD(BitwiseXor)
     NO_GRAD(Ceil) NO_GRAD(Equal) NO_GRAD(Floor) NO_GRAD(FloorDiv) NO_GRAD(Greater) NO_GRAD(GreaterEqual) NO_GRAD(Invert)
     NO_GRAD(LeftShift) NO_GRAD(Less) NO_GRAD(LessEqual) NO_GRAD(LogicalAnd) NO_GRAD(LogicalNot)
-    NO_GRAD(LogicalOr) NO_GRAD(NotEqual) NO_GRAD(PopulationCount) NO_GRAD(Range) NO_GRAD(RightShift) NO_GRAD(Rint)
+    NO_GRAD(LogicalOr) NO_GRAD(NotEqual) NO_GRAD(PopulationCount)  NO_GRAD(RightShift) NO_GRAD(Rint)
     NO_GRAD(Round) NO_GRAD(TruncateDiv)
     NO_GRAD(All) NO_GRAD(Any) NO_GRAD(Bucketize) NO_GRAD(IsFinite) NO_GRAD(IsInf) NO_GRAD(IsNan)
-    NO_GRAD(XlaVariadicReduce)
 
     // Powers, exponentials and logarithms.
     UNARY(Neg, -dy)
-    UNARY(Square, dy * (2 * conj(x)))
-    UNARY(Sqrt, op("SqrtGrad", y, dy))
-    UNARY(Rsqrt, op("RsqrtGrad", y, dy))
-    UNARY(Inv, op("ReciprocalGrad", y, dy))
-    UNARY(Reciprocal, op("ReciprocalGrad", y, dy))
+    UNARY(Square, times(dy, 2 * conj(x)))
+    UNARY(Sqrt, SqrtBack(o))
+    FUSED(Rsqrt, op("RsqrtGrad", y, dy), times(dy, conj(-0.5 * y / x)))
+    FUSED(Inv, op("ReciprocalGrad", y, dy), times(dy, -conj(square(y))))
+    FUSED(Reciprocal, op("ReciprocalGrad", y, dy), times(dy, -conj(square(y))))
     PARTIAL(Exp, y)
     PARTIAL(Expm1, exp(x))   // not y + 1, which cancels
-    UNARY(Log, dy / conj(x))
-    UNARY(Log1p, dy / conj(1 + x))
-    UNARY(Sigmoid, op("SigmoidGrad", conj(y), dy))
+    UNARY(Log, over(dy, conj(x)))
+    UNARY(Log1p, over(dy, conj(1 + x)))
+    FUSED(Sigmoid, op("SigmoidGrad", conj(y), dy), times(dy, conj(y * (1 - y))))
 
     // Trigonometric and hyperbolic functions. By y where that is right on every branch of the inverse.
     PARTIAL(Sin, cos(x))
@@ -465,19 +493,19 @@ constexpr Rule kRules[] = {
     PARTIAL(Tan, 1 + square(y))
     PARTIAL(Asin, rsqrt(1 - square(x)))
     PARTIAL(Acos, -rsqrt(1 - square(x)))
-    UNARY(Atan, dy / conj(1 + square(x)))
+    UNARY(Atan, over(dy, conj(1 + square(x))))
     PARTIAL(Sinh, cosh(x))
     PARTIAL(Cosh, sinh(x))
-    UNARY(Tanh, op("TanhGrad", conj(y), dy))
-    UNARY(Asinh, dy / conj(cosh(y)))
-    UNARY(Acosh, dy / conj(sinh(y)))
-    UNARY(Atanh, dy / conj(1 - square(x)))
+    FUSED(Tanh, op("TanhGrad", conj(y), dy), times(dy, conj(1 - square(y))))
+    UNARY(Asinh, over(dy, conj(cosh(y))))
+    UNARY(Acosh, over(dy, conj(sinh(y))))
+    UNARY(Atanh, over(dy, conj(1 - square(x))))
     {"Atan2", Atan2Grad},
 
     // The first derivatives that are ops. SqrtGrad, RsqrtGrad and ReciprocalGrad conjugate their first input themselves.
     RULE(SigmoidGrad, V g = o.in(1); return {dy * conj(g * (1 - 2 * x)), op("SigmoidGrad", conj(x), dy)};)
     RULE(TanhGrad, V g = o.in(1); return {dy * conj(-2 * g * x), op("TanhGrad", conj(x), dy)};)
-    RULE(SqrtGrad, V g = dy / x; return {-conj(g) * y, 0.5 * g};)
+    RULE(SqrtGrad, V g = over(dy, x); return {times(-conj(g), y), 0.5 * g};)
     RULE(RsqrtGrad, V g = o.in(1); return {-1.5 * conj(dy) * g * square(conj(x)), op("RsqrtGrad", conj(x), dy)};)
     RULE(ReciprocalGrad, V g = o.in(1); return {-2 * conj(dy) * g * conj(x), op("ReciprocalGrad", conj(x), dy)};)
     RULE(InvGrad, V g = o.in(1); return {-2 * conj(dy) * g * conj(x), op("ReciprocalGrad", conj(x), dy)};)
@@ -489,10 +517,10 @@ constexpr Rule kRules[] = {
     PARTIAL(Ndtri, kRootTwo * kRootPi * exp(0.5 * square(y)))
     PARTIAL(Lgamma, digamma(x))
     PARTIAL(Digamma, Polygamma(1, x))
-    BINARY(Polygamma, missing("the order of a derivative is a whole number"), dy * Polygamma(a + 1, b))
-    BINARY(Zeta, dy * ZetaByExponent(a, b), dy * -a * op("Zeta", a + 1, b))
-    BINARY(Igamma, dy * op("IgammaGradA", a, b), dy * GammaDensity(a, b))
-    BINARY(Igammac, -dy * op("IgammaGradA", a, b), -dy * GammaDensity(a, b))
+    BINARY(Polygamma, missing("the order of a derivative is a whole number"), times(dy, Polygamma(a + 1, b)))
+    BINARY(Zeta, times(dy, ZetaByExponent(a, b)), times(dy, -a * op("Zeta", a + 1, b)))
+    BINARY(Igamma, times(dy, op("IgammaGradA", a, b)), times(dy, GammaDensity(a, b)))
+    BINARY(Igammac, times(-dy, op("IgammaGradA", a, b)), times(-dy, GammaDensity(a, b)))
     {"IgammaGradA", IgammaGradAGrad},
     {"RandomGammaGrad", RandomGammaGradGrad},
     {"Betainc", BetaincGrad},
@@ -517,10 +545,10 @@ constexpr Rule kRules[] = {
     PARTIAL(BesselY1, op("BesselY0", x) - y / x)
 
     // Absolute values, complex numbers, dtypes.
-    UNARY(Abs, dy * sign(x))
+    PARTIAL(Abs, sign(x))
     {"Sign", SignGrad},
-    UNARY(ComplexAbs, x * cast_like(div_no_nan(dy, y), x))
-    UNARY(Angle, complex(0, dy) / conj(x))
+    UNARY(ComplexAbs, times(cast_like(OverNoNan(o, dy, y), x), x))
+    UNARY(Angle, div_no_nan(complex(0, dy), conj(x)))   // zero at zero, where no angle is
     UNARY(Real, cast_like(dy, x))
     UNARY(Imag, complex(0, dy))
     UNARY(Conj, conj(dy))
@@ -531,18 +559,18 @@ constexpr Rule kRules[] = {
     BINARY(Add, dy, dy)
     BINARY(AddV2, dy, dy)
     BINARY(Sub, dy, -dy)
-    BINARY(Mul, dy * conj(b), dy * conj(a))
-    BINARY(MulNoNan, mul_no_nan(dy, conj(b)), mul_no_nan(conj(a), dy))
-    RULE(Div, return DivGrad(o, Quotient);)
-    RULE(RealDiv, return DivGrad(o, Quotient);)
-    RULE(DivNoNan, return DivGrad(o, div_no_nan);)
-    BINARY(FloorMod, dy, -dy * op("FloorDiv", a, b))
-    BINARY(Mod, dy, -dy * op("TruncateDiv", a, b))
-    BINARY(TruncateMod, dy, -dy * op("TruncateDiv", a, b))
+    BINARY(Mul, times(dy, conj(b)), times(dy, conj(a)))
+    {"MulNoNan", MulNoNanGrad},
+    RULE(Div, return DivGrad(o, over(dy, conj(o.in(1))));)
+    RULE(RealDiv, return DivGrad(o, over(dy, conj(o.in(1))));)
+    RULE(DivNoNan, return DivGrad(o, OverNoNan(o, dy, conj(o.in(1))));)
+    BINARY(FloorMod, dy, times(-dy, op("FloorDiv", a, b)))
+    BINARY(Mod, dy, times(-dy, op("TruncateDiv", a, b)))
+    BINARY(TruncateMod, dy, times(-dy, op("TruncateDiv", a, b)))
     {"Pow", PowGrad},
-    BINARY(Xlogy, dy * conj(op("Xlogy", Factor(a, HasLogarithm(b)), b)), dy * conj(op("Xdivy", a, b)))
-    BINARY(Xlog1py, dy * conj(op("Xlog1py", Factor(a, HasLogarithm(1 + b)), b)), dy * conj(op("Xdivy", a, 1 + b)))
-    BINARY(Xdivy, dy * conj(op("Xdivy", Factor(a, not_equal(b, 0)), b)), -dy * conj(op("Xdivy", y, b)))
+    BINARY(Xlogy, times(dy, conj(op("Xlogy", Factor(a, HasLogarithm(b)), b))), times(dy, conj(op("Xdivy", a, b))))
+    BINARY(Xlog1py, times(dy, conj(op("Xlog1py", Factor(a, HasLogarithm(1 + b)), b))), times(dy, conj(op("Xdivy", a, 1 + b))))
+    BINARY(Xdivy, times(dy, conj(op("Xdivy", Factor(a, not_equal(b, 0)), b))), times(-dy, conj(op("Xdivy", y, b))))
     {"SquaredDifference", SquaredDifferenceGrad},
     RULE(AddN, return Grads(o.num_in(), o.raw_dy());)
     RULE(AccumulateNV2, return Grads(o.num_in(), o.raw_dy());)
@@ -564,8 +592,8 @@ constexpr Rule kRules[] = {
     {"Max", ExtremumGrad},
     {"Min", ExtremumGrad},
     {"Prod", ProdGrad},
-    // sqrt(sum |x|^2), and so without a gradient at x = 0.
-    UNARY(EuclideanNorm, x / Kept(o, y) * Kept(o, RealOf(dy)))
+    // sqrt(sum |x|^2): the subgradient zero at x = 0.
+    UNARY(EuclideanNorm, times(Kept(o, RealOf(dy)), div_no_nan(x, Kept(o, y))))
 
     // Scans.
     UNARY(Cumsum, SumBack(o, dy))
@@ -573,6 +601,8 @@ constexpr Rule kRules[] = {
     {"CumulativeLogsumexp", CumulativeLogsumexpGrad},
 
     // Sequences and counts.
+    // start + k delta: where it ends only says how many there are.
+    RULE(Range, return {sum(dy, 0), none, sum(dy * cast_like(range(0, size(dy)), dy), 0)};)
     RULE(LinSpace, const V total = sum(dy, 0), dstop = sum(dy * op("LinSpace", constant(0, dy.dtype()), 1, o.in(2)), 0);
          return {total - dstop, dstop};)
     RULE(Bincount, return {none, none, BinWeightsGrad(o, flatten(x), o.in(1), o.in(2))};)
@@ -585,6 +615,7 @@ constexpr Rule kRules[] = {
     {"BatchMatMulV2", BroadcastingBatchMatMulGrad},
     {"BatchMatMulV3", BroadcastingBatchMatMulGrad},
     {"XlaEinsum", XlaEinsumGrad},
+    RULE(XlaVariadicReduce, return o.unsupported("it reduces by a function of its own: use reductions of TensorFlow");)
 
     // Segments.
     UNARY(SegmentSum, Spread(o, dy))

@@ -12,6 +12,8 @@ V MaybeDy(const Op& o, int i) { return o.has_dy(i) ? o.dy(i) : none; }
 
 DType AtLeastFloat(DType dtype) { return dtype == DType::kHalf || dtype == DType::kBFloat16 ? DType::kFloat : dtype; }
 
+constexpr double kSeluScale = 1.0507009873554804934193349852946, kSeluAlpha = 1.6732632423543772848170429916717;
+
 V First(const V& vector, const V& n) { return slice(vector, ints({0}), reshape(n, ints({1}))); }
 V From(const V& vector, int64_t begin) { return slice(vector, ints({begin}), ints({-1})); }
 
@@ -33,6 +35,20 @@ Grads ConvGrad(const Op& o) {
   return {reshape_like(
               o.like(flat ? "Conv2DBackpropInput" : "Conv3DBackpropInputV2", shape(images), w, g, format, dilation), x),
           o.like(flat ? "Conv2DBackpropFilter" : "Conv3DBackpropFilterV2", images, shape(w), g, format, dilation)};
+}
+
+// y = conv(pad(resize(x)), w), of which the resizing is left out in one of the two ops.
+Grads FusedConvGrad(const Op& o, bool resizes) {
+  const V x = o.in(0), paddings = o.in(resizes ? 2 : 1), w = o.in(resizes ? 3 : 2), dy = o.dy();
+  const Attr align("align_corners", resizes && o.flag("resize_align_corners"));
+  const V resized = resizes ? op("ResizeBilinear", x, o.in(1), align) : x;
+  const V padded = o.like("MirrorPad", resized, paddings);
+  const V dx = o.like("MirrorPadGrad", o.like("Conv2DBackpropInput", shape(padded), w, dy), paddings);
+  const V dw = o.like("Conv2DBackpropFilter", padded, shape(w), dy);
+  Grads grads(static_cast<size_t>(o.num_in()));
+  grads[0] = resizes ? op("ResizeBilinearGrad", dx, x, align) : dx;
+  grads[o.num_in() - 1] = dw;
+  return grads;
 }
 
 // ---- Pooling ----
@@ -273,7 +289,7 @@ Grads BatchNormWithGlobalNormalizationGrad(const Op& o) {
 
 // Output 1 of a cross entropy is its gradient, softmax(logits) - labels, and has a cotangent in second derivatives.
 V CrossEntropyLogits(const Op& o) {
-  V g = o.has_dy(0) ? expand_dims(o.dy(0), -1) * o.out(1) : none;
+  V g = o.has_dy(0) ? times(expand_dims(o.dy(0), -1), o.out(1)) : none;
   if (o.has_dy(1)) {
     const V u = o.dy(1), p = op("Softmax", o.in(0));
     g = g + (u - sum(u * p, ints({-1}), true)) * p;
@@ -319,12 +335,16 @@ Grads IsotonicRegressionGrad(const Op& o) {
 
 // ---- Recurrent layers ----
 
+// TensorFlow's op takes no notice of the clipping of the cell's state. Nothing passes through a state that is clipped,
+// but to the output gate: as if its input and forget gates, of which the op reads the values, were shut.
 Grads BlockLSTMGrad(const Op& o, const char* grad) {
   for (const int internal : {0, 2, 3, 4, 5}) {
     if (o.has_dy(internal)) return o.unsupported("only its outputs cs and h can be differentiated; compute from those");
   }
-  const V g = o.like(grad, o.in(0), o.in(1), o.in(2), o.in(3), o.in(4), o.in(5), o.in(6), o.in(7), o.in(8), o.out(0),
-                     o.out(1), o.out(2), o.out(3), o.out(4), o.out(5), o.out(6), o.dy(1), o.dy(6));
+  const double clip = o.number("cell_clip");
+  auto gate = [&](int i) { return clip > 0 ? select(abs(o.out(1)) < clip, o.out(i), 0) : o.out(i); };
+  const V g = o.like(grad, o.in(0), o.in(1), o.in(2), o.in(3), o.in(4), o.in(5), o.in(6), o.in(7), o.in(8), gate(0),
+                     o.out(1), gate(2), o.out(3), o.out(4), o.out(5), o.out(6), o.dy(1), o.dy(6));
   return {none, g, g.out(1), g.out(2), g.out(3), g.out(4), g.out(5), g.out(6), g.out(7)};
 }
 
@@ -398,13 +418,13 @@ constexpr Rule kRules[] = {
     NO_GRAD(InTopK) NO_GRAD(InTopKV2)
 
     // Activations. Those whose derivative is piecewise constant pass nothing to the input that chooses the piece.
-    UNARY(Relu, op("ReluGrad", dy, y))
-    UNARY(Relu6, op("Relu6Grad", dy, y))
-    UNARY(LeakyRelu, o.like("LeakyReluGrad", dy, x))
-    UNARY(Elu, op("EluGrad", dy, y))
-    UNARY(Selu, op("SeluGrad", dy, y))
-    UNARY(Softplus, op("SoftplusGrad", dy, x))
-    UNARY(Softsign, op("SoftsignGrad", dy, x))
+    FUSED(Relu, op("ReluGrad", dy, y), select(y > 0, dy, 0))
+    FUSED(Relu6, op("Relu6Grad", dy, y), select(logical_and(y > 0, y < 6), dy, 0))
+    FUSED(LeakyRelu, o.like("LeakyReluGrad", dy, x), select(x > 0, dy, o.number("alpha") * dy))
+    FUSED(Elu, op("EluGrad", dy, y), select(y < 0, times(dy, y + 1), dy))
+    FUSED(Selu, op("SeluGrad", dy, y), select(y < 0, times(dy, y + kSeluScale * kSeluAlpha), kSeluScale * dy))
+    FUSED(Softplus, op("SoftplusGrad", dy, x), times(dy, sigmoid(x)))
+    FUSED(Softsign, op("SoftsignGrad", dy, x), over(dy, square(1 + abs(x))))
     RULE(ReluGrad, return {op("ReluGrad", dy, o.in(1)), none};)
     RULE(Relu6Grad, return {op("Relu6Grad", dy, o.in(1)), none};)
     RULE(LeakyReluGrad, return {o.like("LeakyReluGrad", dy, o.in(1)), none};)
@@ -446,6 +466,8 @@ constexpr Rule kRules[] = {
          return {o.like("DepthwiseConv2dNativeBackpropInput", shape(x), dy, o.in(2)), none,
                  o.like("DepthwiseConv2dNative", x, dy)};)
     {"Conv", ConvGrad},
+    RULE(FusedPadConv2D, return FusedConvGrad(o, false);)
+    RULE(FusedResizeAndPadConv2D, return FusedConvGrad(o, true);)
 
     // Pooling. In the ops that take x, y and a cotangent, the first two choose the element: nothing flows to them.
     RULE(AvgPool, return {o.like("AvgPoolGrad", shape(x), dy)};)
@@ -487,7 +509,7 @@ constexpr Rule kRules[] = {
     UNARY(L2Loss, x * dy)
     RULE(SparseSoftmaxCrossEntropyWithLogits, return {CrossEntropyLogits(o)};)
     RULE(SoftmaxCrossEntropyWithLogits,
-         const V loss = o.has_dy(0) ? -expand_dims(dy, -1) * op("LogSoftmax", x) : none;
+         const V loss = o.has_dy(0) ? mul_no_nan(op("LogSoftmax", x), -expand_dims(dy, -1)) : none;
          return {CrossEntropyLogits(o), sum_to(loss - MaybeDy(o, 1), o.in(1))};)
 
     // Selection.

@@ -16,25 +16,33 @@ V NormalCdf(const V& z) { return 0.5 * op("Erfc", -0.70710678118654752 * z); }
 
 // F = (N(z) - N(l)) / (N(h) - N(l)) with z, l and h the standardised sample, lower and upper bound. Mean and deviation
 // shift and stretch the sample, as in TensorFlow's sampler; that they shift and stretch the bounds too is not counted.
-Grads TruncatedNormalGrad(const Op& o) {
-  const V mean = o.in(2), deviation = o.in(3), y = o.out(), dy = o.dy();
-  const V z = (y - mean) / deviation, l = (o.in(4) - mean) / deviation, h = (o.in(5) - mean) / deviation;
+Grads TruncatedNormalGrad(const Op& o, int first) {
+  const V mean = o.in(first), deviation = o.in(first + 1), lower = o.in(first + 2), upper = o.in(first + 3);
+  const V y = o.out(), dy = o.dy();
+  const V z = (y - mean) / deviation, l = (lower - mean) / deviation, h = (upper - mean) / deviation;
   const V below = NormalCdf(z) - NormalCdf(l), above = NormalCdf(h) - NormalCdf(z), total = below + above;
   const V dlower = mul_no_nan(exp(0.5 * (square(z) - square(l))), above / total);
   const V dupper = mul_no_nan(exp(0.5 * (square(z) - square(h))), below / total);
-  return {none,
-          none,
-          sum_to(dy, mean),
-          sum_to(dy * z, deviation),
-          sum_to(dy * dlower, o.in(4)),
-          sum_to(dy * dupper, o.in(5))};
+  Grads grads(static_cast<size_t>(first));
+  grads.push_back(sum_to(dy, mean));
+  grads.push_back(sum_to(dy * z, deviation));
+  grads.push_back(sum_to(dy * dlower, lower));
+  grads.push_back(sum_to(dy * dupper, upper));
+  return grads;
+}
+
+// What was drawn can't be told from values, and drawn again it is another.
+Grads DrawnOnce(const Op& o) {
+  return o.unsupported(
+      "its choice is made anew whenever it runs: choose with tf.gather, by tf.random.shuffle or the "
+      "like of indices, or with a stateless op");
 }
 
 // clang-format off
 constexpr Rule kRules[] = {
-    // Samples that no parameter moves: of a fixed distribution, discrete, or shuffled.
-    NO_GRAD(Multinomial) NO_GRAD(NonDeterministicInts) NO_GRAD(ParameterizedTruncatedNormal) NO_GRAD(RandomCrop)
-    NO_GRAD(RandomIndexShuffle) NO_GRAD(RandomPoisson) NO_GRAD(RandomPoissonV2) NO_GRAD(RandomShuffle)
+    // Samples that no parameter moves: of a fixed distribution, or discrete.
+    NO_GRAD(Multinomial) NO_GRAD(NonDeterministicInts)
+    NO_GRAD(RandomIndexShuffle) NO_GRAD(RandomPoisson) NO_GRAD(RandomPoissonV2)
     NO_GRAD(RandomStandardNormal) NO_GRAD(RandomUniform) NO_GRAD(RandomUniformInt) NO_GRAD(StatefulRandomBinomial)
     NO_GRAD(StatefulStandardNormal) NO_GRAD(StatefulStandardNormalV2) NO_GRAD(StatefulTruncatedNormal)
     NO_GRAD(StatefulUniform) NO_GRAD(StatefulUniformFullInt) NO_GRAD(StatefulUniformInt) NO_GRAD(StatelessMultinomial)
@@ -42,7 +50,7 @@ constexpr Rule kRules[] = {
     NO_GRAD(StatelessRandomGetKeyCounterAlg) NO_GRAD(StatelessRandomNormal) NO_GRAD(StatelessRandomNormalV2)
     NO_GRAD(StatelessRandomPoisson) NO_GRAD(StatelessRandomUniform) NO_GRAD(StatelessRandomUniformFullInt)
     NO_GRAD(StatelessRandomUniformFullIntV2) NO_GRAD(StatelessRandomUniformInt) NO_GRAD(StatelessRandomUniformIntV2)
-    NO_GRAD(StatelessRandomUniformV2) NO_GRAD(StatelessShuffle) NO_GRAD(StatelessTruncatedNormal)
+    NO_GRAD(StatelessRandomUniformV2) NO_GRAD(StatelessTruncatedNormal)
     NO_GRAD(StatelessTruncatedNormalV2) NO_GRAD(TruncatedNormal)
 
     // Candidates for sampled losses.
@@ -53,7 +61,14 @@ constexpr Rule kRules[] = {
     RULE(RandomGamma, return {none, Gamma(o, 1)};)
     RULE(StatelessRandomGammaV2, return {none, none, Gamma(o, 2)};)
     RULE(StatelessRandomGammaV3, return {none, none, none, none, Gamma(o, 4)};)
-    {"StatelessParameterizedTruncatedNormal", TruncatedNormalGrad},
+    RULE(StatelessParameterizedTruncatedNormal, return TruncatedNormalGrad(o, 2);)
+    RULE(ParameterizedTruncatedNormal, return TruncatedNormalGrad(o, 1);)
+
+    // Rows in another order. The same shuffle of their numbers says which.
+    UNARY(StatelessShuffle, gather(dy, invert_permutation(o.like("StatelessShuffle", range(0, gather(shape(x), 0)),
+                                                                 o.in(1), o.in(2), o.in(3)))))
+    {"RandomShuffle", DrawnOnce},
+    {"RandomCrop", DrawnOnce},
 };
 // clang-format on
 SYMGRAD_REGISTER(kRules)

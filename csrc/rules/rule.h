@@ -9,11 +9,12 @@
 //       // One input, one output. In scope: o, x, y, dy.
 //       UNARY(Tanh, op("TanhGrad", y, dy))
 //
-//       // The same when the rule is dx = dy * conj(df/dx): state the partial derivative alone.
+//       // The same when the rule is dx = dy * conj(df/dx): state the partial derivative alone. An op that may be, or
+//       // have a derivative that is, infinite or NaN is also named in csrc/rules/traits/finite.cc.
 //       PARTIAL(Sin, cos(x))
 //
 //       // Two inputs that broadcast, one output. In scope: o, a, b, y, dy. What broadcasting added is summed away
-//       for you, // and a formula whose gradient nobody wants is not evaluated.
+//       for you, and a formula whose gradient nobody wants is not evaluated.
 //       BINARY(Mul, dy * conj(b), dy * conj(a))
 //
 //       // Anything else: a body that returns one value an input. In scope: o, x (= input 0), y (= output 0), dy.
@@ -31,7 +32,8 @@
 //
 // What to know:
 //   * Values of type V are tensors of the graph being built, literals (`2`, `0.5`, `ints({0, 1})`), or `none`, the
-//     symbolic zero, which linear words alone take. A literal takes the dtype of its sibling: `1 - y * y` is right in every dtype.
+//     symbolic zero, which linear words alone take. A literal takes the dtype of its sibling: `1 - y * y` is right in
+//     every dtype.
 //   * op("Type", inputs..., Attr{"name", value}...) emits any TensorFlow op. Dtypes and list lengths are inferred
 //     from the inputs, other attrs take their defaults. o.like("Type", ...) also copies from the forward node each
 //     attr that "Type" has as well: padding, strides, data_format and dilations can't be forgotten. A list input is
@@ -52,6 +54,7 @@
 #include <initializer_list>
 #include <optional>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -173,6 +176,7 @@ class Op {
  public:
   explicit Op(int node) : node_(node) {}
 
+  const std::string& op_type() const;  // empty of an argument
   int num_in() const;
   int num_out() const;
   V in(int i) const;
@@ -186,6 +190,12 @@ class Op {
   bool has_dy(int i = 0) const;
   // Whether anybody asks for the cotangent of input i.
   bool wants(int i) const;
+
+  // Whether its values, or its partials, may be infinite or NaN where nobody looks, for itself or for what its operands
+  // are (csrc/rules/traits/finite.h). Then `times` and `over` let a cotangent of zero be zero.
+  bool diverges() const;
+  // The least and the greatest element of a constant of real numbers.
+  std::optional<std::pair<double, double>> bounds() const;
 
   // Attrs of the forward node. Missing ones are an error of the forward function, reported as such.
   bool has_attr(const char* name) const;
@@ -234,8 +244,11 @@ V equal(const V& a, const V& b);
 V not_equal(const V& a, const V& b);
 V maximum(const V& a, const V& b);
 V minimum(const V& a, const V& b);
-V div_no_nan(const V& a, const V& b);
-V mul_no_nan(const V& a, const V& b);
+V div_no_nan(const V& a, const V& b);  // 0 where b is 0
+V mul_no_nan(const V& a, const V& b);  // 0 where b is 0
+// A cotangent times a partial, and by a divisor: 0 where dy is 0, though the partial be infinite or NaN.
+V times(const V& dy, const V& partial);
+V over(const V& dy, const V& divisor);
 V pow(const V& a, const V& b);
 V select(const V& condition, const V& a, const V& b);  // SelectV2: broadcasts
 V conj(const V& x);                                    // x itself where it is real
@@ -352,7 +365,7 @@ class Named {
 
  private:
   const Op& o_;
-  V (Op::*const read_)(int) const;
+  V (Op::* const read_)(int) const;
   const int i_;
 };
 }  // namespace internal
@@ -362,7 +375,9 @@ class Named {
 #define RULE(name, ...) {#name, [](const ::symgrad::Op& o) -> ::symgrad::Grads {                                        \
     SYMGRAD_NAMED(x, in, 0) SYMGRAD_NAMED(y, out, 0) SYMGRAD_NAMED(dy, dy, 0) __VA_ARGS__ }},
 #define UNARY(name, ...) RULE(name, return {__VA_ARGS__};)
-#define PARTIAL(name, ...) RULE(name, return {dy * conj(__VA_ARGS__)};)
+#define PARTIAL(name, ...) RULE(name, return {times(dy, conj(__VA_ARGS__))};)
+// The op that TensorFlow has for it, and what stands for that where values may diverge.
+#define FUSED(name, kernel, ...) RULE(name, return {o.diverges() ? V(__VA_ARGS__) : V(kernel)};)
 #define BINARY(name, da, db) {#name, [](const ::symgrad::Op& o) -> ::symgrad::Grads {                                   \
     SYMGRAD_NAMED(a, in, 0) SYMGRAD_NAMED(b, in, 1) SYMGRAD_NAMED(y, out, 0) SYMGRAD_NAMED(dy, dy, 0)                   \
     return {o.wants(0) ? sum_to_input(o, 0, da) : none, o.wants(1) ? sum_to_input(o, 1, db) : none}; }},

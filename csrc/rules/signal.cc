@@ -31,11 +31,12 @@ V IsOwnMirror(const V& n, const V& size) {
   return equal(k * (n - 2 * k), 0);
 }
 
-// The forward op cuts its input to fft_length: what it cut off gets zeros.
+// The forward op cuts its input to fft_length: what it cut off gets zeros. Of an empty input it makes a longer one.
 V PadTo(const V& g, const V& x) {
   if (same_shape(g, x)) return g;
-  const V added = shape(x) - shape(g);
-  return op("Pad", g, pack({zeros_like(added), added}, 1));
+  const V added = maximum(shape(x) - shape(g), 0);
+  const V padded = op("Pad", g, pack({zeros_like(added), added}, 1));
+  return same_shape(padded, x) ? padded : slice(padded, zeros_like(added), shape(x));
 }
 
 // The inverse counts each frequency and its mirror image, where the forward op has one of the two.

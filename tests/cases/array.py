@@ -79,6 +79,24 @@ NO_SUCH = "Python has no such gradient"
 CASES = [
     # Identities.
     case("Identity", dict(input=rand(2, 3))),
+    # Without the buffer of a variable or an argument, which these would write to.
+    *(
+        case(
+            op,
+            dict(x=rand(3, 2), i=np.int32(rows), v=rand(len(rows), 2)),
+            fn=lambda x, i, v, op=op: getattr(tf.raw_ops, op)(x=x + 0.0 * tf.sin(x), i=i, v=v * 1.0),
+            tag=f"{rows}",
+            python=False,
+            why=NO_SUCH,
+        )
+        for op, rows in [
+            ("InplaceUpdate", [2, 0]),
+            ("InplaceUpdate", [1, -1, 1]),
+            ("InplaceAdd", [1, -1, 1]),
+            ("InplaceSub", [2, 0]),
+        ]
+    ),
+    case("ListDiff", dict(x=rand(5), y=np.float64([7.0])), dtypes="d", python=False, why=NO_SUCH),
     case("IdentityN", dict(input=[rand(2), rand(3, 1)])),
     case("IdentityN", dict(input=[rand(2), rand(3), np.arange(3)]), outputs=(1,), tag="one cotangent, integers"),
     case("EnsureShape", dict(input=rand(2, 3), shape=[None, 3])),

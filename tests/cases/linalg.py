@@ -338,6 +338,16 @@ DECOMPOSITIONS = [
     ),
 ]
 
+DECOMPOSITIONS += [
+    case(
+        "CholeskyGrad",
+        dict(l=rand(2, 3, 3, lo=0.5, hi=1.5), grad=rand(2, 3, 3)),
+        fn=lambda l, grad: tf.raw_ops.CholeskyGrad(l=tf.linalg.band_part(l, -1, 0), grad=grad),
+        python=False,
+        why="Python has no such gradient",
+    ),
+]
+
 FUNCTIONS = [
     case("MatrixSquareRoot", dict(input=rand(3, 3)), fn=shifted("MatrixSquareRoot"), dtypes="fd", tol=10),
     case("MatrixSquareRoot", dict(input=rand(2, 2, 2)), fn=shifted("MatrixSquareRoot"), dtypes="fd", tol=10),

@@ -347,7 +347,41 @@ def composite(x: Any) -> Any:
     return back.flat_values**2
 
 
+def batch_of_lists(x: Any, y: Any) -> Any:
+    """A row of x each, pushed to two lists that hold y and its square."""
+    lists = RAW.Pack(values=[listed(y), listed(y**2)])
+    first, second = RAW.Unpack(value=RAW.TensorListPushBackBatch(input_handles=lists, tensor=x**2), num=2)
+    return stacked(first, y, 3) * stacked(second, y, 3)
+
+
+def joined(x: Any, y: Any) -> Any:
+    both = RAW.TensorListConcatLists(input_a=listed(x**2, [2]), input_b=listed(y, [2]), element_dtype=x.dtype)
+    return stacked(both, x, -1) ** 2
+
+
+def mapped(x: Any, y: Any) -> Any:
+    """Inserted, replaced, erased and read, twice."""
+
+    def lookup(key: float) -> Any:
+        return RAW.TensorMapLookup(input_handle=tensors, key=key, value_dtype=x.dtype)
+
+    tensors = RAW.EmptyTensorMap()
+    for key, value in [(1.0, x**2), (2.0, y), (3.0, x * 5), (1.0, x * y)]:
+        tensors = RAW.TensorMapInsert(input_handle=tensors, key=key, value=value)
+    before = lookup(3.0)
+    tensors = RAW.TensorMapErase(input_handle=tensors, key=3.0, value_dtype=x.dtype)
+    return lookup(1.0) * lookup(2.0) ** 2 + lookup(1.0) + before**2
+
+
+COUNT = "the number of lists must be known; Python takes it for constant"
+MAP = "Python's gradient takes no map that lacks a key"
 VARIANTS = [
+    of("TensorListPushBackBatch", "two", batch_of_lists, (2, 2), (2, 2), unknown=False, python=False, why=COUNT),
+    of("TensorListConcatLists", "two", joined, (2, 2), (3, 2), python=False, why="Python takes it for constant"),
+    *(
+        of(f"TensorMap{op}", "several", mapped, (2,), (2,), python=False, why=MAP)
+        for op in ("Insert", "Lookup", "Erase")
+    ),
     *(of(op, "several", optional, (2,), (2,)) for op in ("OptionalFromValue", "OptionalGetValue")),
     of("OptionalGetValue", "in another", optional_in_optional, (2,)),
     *(of(f"CompositeTensorVariant{op}", "ragged", composite, (3, 2)) for op in ("FromComponents", "ToComponents")),

@@ -71,6 +71,13 @@ ELEMENTWISE = [
     ),
 ]
 
+SUBGRADIENT: dict[str, Any] = dict(
+    python=False,
+    expected=lambda *x: [tf.zeros_like(v) for v in x[:-1]],
+    fd=False,
+    why="Python's is NaN; ours is the subgradient zero, and that of an angle that does not exist",
+)
+
 # What Python gives where a function has no derivative, or none that is finite, is the convention.
 EDGES = [
     *(
@@ -91,7 +98,7 @@ EDGES = [
             *(("Xlog1py", x, y) for x, y in ((0.0, -1.0), (1.0, -1.0), (0.0, -2.0))),
         )
     ),
-    case("Atan2", dict(y=zero(2), x=zero(2)), dtypes="fd", orders=1, fd=False, why=KINK, tag="zero"),
+    case("Atan2", dict(y=zero(2), x=zero(2)), dtypes="fd", tag="zero", **SUBGRADIENT),
     *(
         case(op, args, dtypes="d", orders=1, fd=False, why=KINK)
         for op in ("Maximum", "Minimum")
@@ -290,7 +297,7 @@ REDUCTIONS = [
     case("Prod", dict(input=rand(2, 3, 2), axis=[2, 0], keep_dims=True), dtypes=COMPLEX, python=False, why=CONJ),
     case("EuclideanNorm", dict(input=rand(2, 3, lo=0.2), axis=[-1], keep_dims=True), dtypes=REAL),
     case("EuclideanNorm", dict(input=rand(2, 3, lo=0.2), axis=[-1]), dtypes=COMPLEX, python=False, why=CONJ),
-    case("EuclideanNorm", dict(input=zero(2), axis=[0]), dtypes="d", orders=1, fd=False, why="NaN", tag="zero"),
+    case("EuclideanNorm", dict(input=zero(2), axis=[0]), dtypes="d", tag="zero", **SUBGRADIENT),
     *(
         case(op, dict(input=rand(*shape, lo=0.2), axis=axis), dtypes="d", tag=f"empty,{shape}")
         for op in ("Sum", "Mean", "Max", "Prod", "EuclideanNorm")
@@ -510,6 +517,8 @@ MANY = [
 BEYOND: dict[str, Any] = dict(python=False, why="Python has no such gradient")
 VALUES = np.array([[0, 3, 1], [1, 1, 0]], np.int32)
 COUNTS = [
+    case("Range", dict(start=rand(), limit=2.0, delta=rand(lo=0.3, hi=0.4)), dtypes="d", **BEYOND),
+    case("Range", dict(start=rand(), limit=-2.0, delta=rand(lo=-0.4, hi=-0.3)), dtypes="d", **BEYOND),
     *(case("LinSpace", dict(start=rand(), stop=rand(), num=num), dtypes="fd", **BEYOND) for num in (1, 2, 5)),
     *(case("Bincount", dict(arr=VALUES, size=size, weights=rand(2, 3)), **BEYOND) for size in (3, 5, 0)),
     case("Bincount", dict(arr=VALUES, size=3, weights=rand(0)), **BEYOND),

@@ -98,7 +98,37 @@ ATTRS2D = [
 ]
 DILATED = dict(strides=ONES4, padding="SAME", dilations=[1, 2, 1, 1])
 ONE_DTYPE = "f"  # the one in which CPUs dilate, and group
+# A batch of one: TensorFlow's kernels of fused convolutions put the first image in the place of all.
+PADDED = dict(paddings=np.int32([[0, 0], [1, 1], [1, 0], [0, 0]]), strides=ONES4, padding="VALID")
+NO_SUCH = "Python has no such gradient"
 CONVOLUTION = [
+    *(
+        case(
+            "FusedPadConv2D",
+            dict(input=rand(1, 4, 3, 2), filter=rand(2, 2, 2, 3), mode=mode, **PADDED),
+            dtypes="fd",
+            python=False,
+            why=NO_SUCH,
+        )
+        for mode in ("REFLECT", "SYMMETRIC")
+    ),
+    *(
+        case(
+            "FusedResizeAndPadConv2D",
+            dict(
+                input=rand(1, 3, 3, 2),
+                size=[5, 4],
+                filter=rand(2, 2, 2, 3),
+                mode="REFLECT",
+                resize_align_corners=align,
+                **PADDED,
+            ),
+            dtypes="f",
+            python=False,
+            why=NO_SUCH,
+        )
+        for align in (False, True)
+    ),
     *(case("Conv2D", dict(input=rand(2, 5, 4, 2), filter=rand(3, 2, 2, 3), **a)) for a in ATTRS2D),
     case("Conv2D", dict(input=rand(0, 4, 4, 2), filter=rand(2, 2, 2, 3), strides=ONES4, padding="SAME"), dtypes="d"),
     case("Conv2D", dict(input=rand(1, 4, 5, 1), filter=rand(1, 1, 1, 2), strides=[1, 3, 3, 1], padding="VALID")),
@@ -560,6 +590,31 @@ def block_lstm(**attrs: Any) -> dict[str, Any]:
     )
 
 
+def clipped_lstm(order: tuple[int, ...], forget_bias: float, peephole: bool) -> Any:
+    """The gradient of block_lstm(cell_clip=0.1), two steps of which count, by a layer of elementary ops."""
+
+    def gradient(*inputs: Any) -> list[Any]:
+        *x, dcs, dh = inputs
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            steps, cs, h, w, wci, wcf, wco, b = x
+            seen = tf.constant(1.0 if peephole else 0.0, w.dtype)
+            states, outputs = [], []
+            for step in tf.unstack(steps)[:2]:
+                gates = tf.split(tf.matmul(tf.concat([step, h], 1), w) + b, 4, 1)
+                i, ci, f, o = (gates[k] for k in order)
+                i, f = tf.sigmoid(i + seen * wci * cs), tf.sigmoid(f + forget_bias + seen * wcf * cs)
+                cs = tf.clip_by_value(i * tf.tanh(ci) + f * cs, -0.1, 0.1)
+                h = tf.sigmoid(o + seen * wco * cs) * tf.tanh(cs)
+                states.append(cs)
+                outputs.append(h)
+            loss = tf.reduce_sum(tf.stack(states) * dcs[:2]) + tf.reduce_sum(tf.stack(outputs) * dh[:2])
+        dx: list[Any] = tape.gradient(loss, x, unconnected_gradients="zero")
+        return dx
+
+    return gradient
+
+
 GPU = dict(input=rand(3, 2, 4), input_h=rand(1, 2, 5), params=rand(300))
 CUDNN = dict(dropout=0.25, seed=1, seed2=2, direction="bidirectional")
 CELL = dict(x=rand(2, 3), h_prev=rand(2, 4))
@@ -581,6 +636,21 @@ RECURRENT = [
     ),
     case("BlockLSTM", block_lstm(use_peephole=True, cell_clip=0.0), outputs=(1, 6), orders=1, why=FIRST_ONLY),
     case("BlockLSTM", block_lstm(use_peephole=False, cell_clip=0.0), outputs=(1, 6), orders=1, why=FIRST_ONLY),
+    *(
+        case(
+            op,
+            block_lstm(use_peephole=peephole, cell_clip=0.1),
+            outputs=(1, 6),
+            orders=1,
+            tag=f"clipped,{peephole=}",
+            python=False,
+            expected=clipped_lstm(order, bias, peephole),
+            fd=False,
+            why="Python takes no notice of the clipping, differences step over it; " + FIRST_ONLY,
+        )
+        for op, order, bias in (("BlockLSTM", (0, 1, 2, 3), 1.0), ("BlockLSTMV2", (0, 2, 1, 3), 0.0))
+        for peephole in (True, False)
+    ),
     case(
         "BlockLSTMV2",
         block_lstm(use_peephole=True, cell_clip=0.0),

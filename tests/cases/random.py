@@ -19,6 +19,12 @@ CASES = [
         dtypes="fd",
         **GAMMA,
     ),
+    case(
+        "StatelessShuffle",
+        dict(value=rand(5, 2), key=np.uint64([5]), counter=np.uint64([1, 2]), alg=1),
+        python=False,
+        why="Python takes it for constant",
+    ),
     case("RandomGamma", dict(shape=[4], alpha=rand(2, 3, lo=0.5, hi=3), seed=3), graph_only=True),
     case(
         "StatelessParameterizedTruncatedNormal",

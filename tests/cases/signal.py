@@ -8,6 +8,7 @@ import tensorflow as tf
 from tests.harness import Case, case, rand
 
 CUT = "Python takes the length of the input for that of the transform"
+EMPTY = "Python pads by a negative number"
 NONE = "Python has no gradient in three dimensions"
 SHAPES = {1: (2, 5), 2: (2, 3, 4), 3: (2, 3, 2, 2)}
 
@@ -39,6 +40,7 @@ CASES = [
     real("RFFT", (5,), 5),
     real("RFFT", (2, 1), 1),
     real("RFFT", (2, 6), 4, python=False, why=CUT),
+    real("RFFT", (2, 0), 4, python=False, why=EMPTY),
     real("RFFT2D", (3, 4), 3, 4),
     real("RFFT2D", (2, 2, 5), 2, 5),
     real("RFFT2D", (4, 5), 3, 4, python=False, why=CUT),
@@ -46,6 +48,7 @@ CASES = [
     real("IRFFT", (2, 4), 6),
     real("IRFFT", (3,), 5),
     real("IRFFT", (2, 5), 5, python=False, why=CUT),
+    real("IRFFT", (2, 0), 4, python=False, why=EMPTY),
     real("IRFFT2D", (2, 3, 3), 3, 4),
     real("IRFFT2D", (3, 3), 3, 5),
     real("IRFFT2D", (4, 4), 3, 4, python=False, why=CUT),

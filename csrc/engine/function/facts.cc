@@ -79,6 +79,19 @@ bool EnsuresNothing(const Node& n) {
   return n.type() == "EnsureShape" && shape != n.def->attr().end() && shape->second.shape().unknown_rank();
 }
 
+// Where TensorFlow's shape functions claim what need not be: a dimension of 1 broadcasts to one that is not known, that
+// one is taken for -1 (so that a diagonal above it has 0), and negative batch dimensions are none while the axis is not
+// known.
+bool ClaimsTooMuch(const Body& body, const Node& n) {
+  const auto may_be_any = [&](int i, int axis) { return body.dim(n.inputs[i], axis) < 0; };
+  if (n.type() == "SoftmaxCrossEntropyWithLogits") return may_be_any(0, 0) || may_be_any(1, 0);
+  if (n.type() == "MatrixDiagV2" || n.type() == "MatrixDiagV3") return may_be_any(0, -1);
+  if (n.type() != "GatherV2") return false;
+  const auto batch_dims = n.def->attr().find("batch_dims");
+  const IntsPtr axis = body.output(n.inputs[2]).ints;
+  return batch_dims != n.def->attr().end() && batch_dims->second.i() < 0 && (axis == nullptr || !axis->known());
+}
+
 const tf::AttrValue* ConstValue(const Body& body, Port p) {
   const Node& n = body.node(p.node);
   if (n.is_arg() || n.type() != "Const") return nullptr;
@@ -149,7 +162,7 @@ absl::Status InferFacts(Body* body, int id) {
 
   for (int i = 0; i < n.num_outputs && i < c.num_outputs(); ++i) {
     Output& out = body->output({id, i});
-    out.shape = importer.Import(c.output(i));
+    if (!ClaimsTooMuch(*body, n)) out.shape = importer.Import(c.output(i));
     const auto* handle = c.output_handle_shapes_and_types(i);
     if (handle == nullptr) continue;
     std::vector<ShapeAndType> imported = *handle;

@@ -8,6 +8,7 @@
 #include "csrc/engine/read/flows.h"
 #include "csrc/engine/read/node_check.h"
 #include "csrc/engine/vjp/registry.h"
+#include "csrc/rules/traits/finite.h"
 #include "tensorflow/core/framework/types.h"
 
 namespace symgrad {
@@ -28,6 +29,7 @@ class Sweep {
 
   absl::StatusOr<std::vector<V>> Run() {
     MarkDependent();
+    MarkDivergent();
     AddSeeds();
     for (int id = body_->num_forward - 1; id >= 0; --id)
       if (depends_[id] && !body_->node(id).is_arg()) Visit(id);
@@ -59,6 +61,20 @@ class Sweep {
       for (const Port& p : n.inputs)
         if (Wanted(p)) depends_[id] = true;
     }
+  }
+
+  // Where values may be infinite or NaN: in what an op gives that diverges, and what is made of that.
+  void MarkDivergent() {
+    divergent_.assign(body_->num_nodes(), false);
+    for (int id = 0; id < body_->num_forward; ++id)
+      if (!body_->node(id).is_arg()) divergent_[id] = MayDiverge(id) && !Mixes(Op(id));
+  }
+
+  bool MayDiverge(int id) const {
+    if (Diverges(Op(id))) return true;
+    for (const Port& p : body_->node(id).inputs)
+      if (divergent_[p.node]) return true;
+    return false;
   }
 
   bool Wanted(Port p) const { return depends_[p.node] && IsDifferentiable(body_->output(p).dtype); }
@@ -98,6 +114,7 @@ class Sweep {
     const Node& n = body_->node(id);
     Frame frame;
     frame.node = id;
+    frame.diverges = MayDiverge(id);
     bool any = false;
     builder_->set_origin(id);
     for (int i = 0; i < n.num_outputs; ++i) {
@@ -191,6 +208,7 @@ class Sweep {
   const std::vector<Port>& inner_;
   std::vector<V> inner_cotangents_;
   std::vector<bool> depends_;               // by forward node
+  std::vector<bool> divergent_;             // by forward node
   std::vector<std::vector<V>> cotangents_;  // by output: what has flowed into it so far
   Errors errors_;
   absl::StatusCode code_ = absl::StatusCode::kUnimplemented;

@@ -22,6 +22,7 @@ struct Frame {
   int node = -1;
   std::vector<V> cotangents;  // of each output, `none` where nothing came
   std::vector<bool> wants;    // for each input
+  bool diverges = false;      // Op::diverges
 };
 
 // A builder dedups: an op without state, of the same inputs and attrs on the same device, is emitted once.

@@ -1,7 +1,10 @@
 // The forward node as its rule sees it (class Op of rule.h).
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "csrc/engine/write/builder.h"
 #include "csrc/rules/rule.h"
+#include "tensorflow/core/framework/tensor.h"
 
 namespace symgrad {
 namespace {
@@ -18,8 +21,23 @@ const tf::AttrValue& Find(const Op& o, const char* name) {
   return tf::AttrValue::default_instance();
 }
 
+template <typename T>
+std::pair<double, double> Bounds(const tf::Tensor& t) {
+  const auto values = t.flat<T>();
+  double least = static_cast<double>(values(0)), greatest = least;
+  for (int64_t i = 1; i < values.size(); ++i) {
+    least = std::min(least, static_cast<double>(values(i)));
+    greatest = std::max(greatest, static_cast<double>(values(i)));
+  }
+  return {least, greatest};
+}
+
 }  // namespace
 
+const std::string& Op::op_type() const {
+  static const auto* const argument = new std::string;
+  return Forward(*this).is_arg() ? *argument : Forward(*this).type();
+}
 int Op::num_in() const { return static_cast<int>(Forward(*this).inputs.size()); }
 int Op::num_out() const { return Forward(*this).num_outputs; }
 
@@ -53,6 +71,20 @@ V Op::dy(int i) const {
 bool Op::wants(int i) const {
   const Frame& frame = Builder::Current()->frame();
   return i < static_cast<int>(frame.wants.size()) && frame.wants[i];
+}
+
+bool Op::diverges() const { return Builder::Current()->frame().diverges; }
+std::optional<std::pair<double, double>> Op::bounds() const {
+  if (op_type() != "Const") return std::nullopt;
+  tf::Tensor t;
+  if (!t.FromProto(Find(*this, "value").tensor()) || t.NumElements() == 0) return std::nullopt;
+  switch (t.dtype()) {
+    case tf::DT_FLOAT: return Bounds<float>(t);
+    case tf::DT_DOUBLE: return Bounds<double>(t);
+    case tf::DT_HALF: return Bounds<Eigen::half>(t);
+    case tf::DT_BFLOAT16: return Bounds<tf::bfloat16>(t);
+    default: return std::nullopt;
+  }
 }
 
 bool Op::has_attr(const char* name) const {

@@ -123,7 +123,18 @@ V not_equal(const V& a, const V& b) { return op("NotEqual", a, b); }
 V maximum(const V& a, const V& b) { return op("Maximum", a, b); }
 V minimum(const V& a, const V& b) { return op("Minimum", a, b); }
 V div_no_nan(const V& a, const V& b) { return Linear("DivNoNan", a, b); }
-V mul_no_nan(const V& a, const V& b) { return !a || !b ? none : op("MulNoNan", a, b); }
+V mul_no_nan(const V& a, const V& b) {
+  if (!a || !b) return none;
+  const DType dtype = TypedOf(a, b).dtype();
+  if (dtype != DType::kBFloat16) return op("MulNoNan", a, b);
+  return cast(op("MulNoNan", cast(a, DType::kFloat), cast(b, DType::kFloat)), dtype);  // a GPU has no other kernel
+}
+V times(const V& dy, const V& partial) {
+  return Builder::Current()->frame().diverges ? mul_no_nan(partial, dy) : dy * partial;
+}
+V over(const V& dy, const V& divisor) {
+  return Builder::Current()->frame().diverges ? Linear("Xdivy", dy, divisor) : dy / divisor;
+}
 V pow(const V& a, const V& b) { return op("Pow", a, b); }
 V select(const V& condition, const V& a, const V& b) { return op("SelectV2", condition, a, b); }
 V conj(const V& x) { return IsComplex(x.dtype()) ? op("Conj", x) : x; }

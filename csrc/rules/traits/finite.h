@@ -1,0 +1,27 @@
+// What is known of values when building: where they may be infinite or NaN, and of what sign they are.
+//
+// A program may compute what it has no use for: where(x > 0, sqrt(x), 0). Then the cotangent of sqrt is zero where its
+// partial is infinite or NaN, and zero times that must be zero (`times` and `over` of rule.h). Products that can't meet
+// such a value are plain ones, so that nothing is paid for those.
+#pragma once
+
+#include "csrc/rules/rule.h"
+
+namespace symgrad {
+
+// Whether the op, of finite values, may give infinite ones or NaN, or have a derivative that is.
+bool Diverges(const Op& o);
+
+// Whether each of the op's results is made of many values, so that a NaN of one is in all and no rule can undo that:
+// products of matrices, convolutions.
+bool Mixes(const Op& o);
+
+// Sure to be > 0, and >= 0, if it is not NaN.
+bool Positive(const V& x);
+bool NonNegative(const V& x);
+
+// Whether the derivative of x is zero where x is, as that of a square: zero is a minimum there. A function with a
+// vertical tangent at zero, such as the square root, then takes zero for its partial: the norm's subgradient.
+bool Flat(const V& x);
+
+}  // namespace symgrad
