@@ -18,6 +18,17 @@ if TYPE_CHECKING:
     from tf_symgrad._concrete import function_gradient
     from tf_symgrad._explain import explain
     from tf_symgrad._saved_model import save_with_gradients
+    from tf_symgrad._transforms import (
+        grad,
+        hessian,
+        hvp,
+        jacobian,
+        jvp,
+        linearize,
+        per_example_grad,
+        value_and_grad,
+        vjp,
+    )
 
 __all__ = [
     "__version__",
@@ -26,20 +37,38 @@ __all__ = [
     "get_cmake_dir",
     "get_include",
     "get_library_path",
+    "grad",
     "gradient_function",
+    "hessian",
+    "hvp",
+    "jacobian",
+    "jvp",
+    "linearize",
     "load",
+    "per_example_grad",
     "raw_ops",
     "save_with_gradients",
     "symbolic_gradient",
+    "value_and_grad",
+    "vjp",
 ]
 
 # Where what needs TensorFlow is.
 _MODULES = {
     "explain": "_explain",
     "function_gradient": "_concrete",
+    "grad": "_transforms",
     "gradient_function": "_api",
+    "hessian": "_transforms",
+    "hvp": "_transforms",
+    "jacobian": "_transforms",
+    "jvp": "_transforms",
+    "linearize": "_transforms",
+    "per_example_grad": "_transforms",
     "save_with_gradients": "_saved_model",
     "symbolic_gradient": "_api",
+    "value_and_grad": "_transforms",
+    "vjp": "_transforms",
 }
 
 

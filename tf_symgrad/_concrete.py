@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2
 
-from tf_symgrad import _api, _function, _op
+from tf_symgrad import _api, _function, _op, _resolve
 from tf_symgrad._function import invalid
 
 
@@ -36,7 +36,7 @@ def function_gradient(f: Any, wrt: Sequence[bool] | None = None) -> Any:
       >>> g(tf.constant(0.0), tf.constant(2.0))
       [<tf.Tensor: shape=(), dtype=float32, numpy=2.0>]
     """
-    function = _api._resolve(f, [])
+    function = _resolve.resolve(f, [])
     wanted = list(wrt) if wrt is not None else _function.differentiable_inputs(function)
     if not any(wanted):
         raise invalid(f"{function} has no input that a gradient is wanted of.")

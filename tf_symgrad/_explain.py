@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2, function_pb2, graph_pb2, node_def_pb2
 from tensorflow.python.framework import convert_to_constants, op_def_registry
 
-from tf_symgrad import _api, _concrete, _function, _loader, _op
+from tf_symgrad import _concrete, _function, _loader, _op, _resolve
 from tf_symgrad._function import Function
 
 _CALLS = {"PartitionedCall", "StatefulPartitionedCall", "RemoteCall"}
@@ -121,7 +121,7 @@ def explain(f: Any, wrt: Sequence[bool] | None = None, unknown: int = 1) -> Expl
       >>> [(x.name, x.connected) for x in tf_symgrad.explain(f).inputs]
       [('x', True), ('y', False)]
     """
-    function = _api._resolve(f, [])
+    function = _resolve.resolve(f, [])
     explanation = Explanation(function.name, _Paths(function).inputs())
     explanation.forward_nodes = sum(n.op != "Const" for d in function.definitions().function for n in d.node_def)
     try:

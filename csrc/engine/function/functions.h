@@ -73,7 +73,7 @@ class Functions {
   tf::FunctionDefLibrary Generated(const std::string& name) const;
 
   // The name of the generated function that computes the gradients of f with respect to the wanted inputs (empty: all).
-  virtual absl::StatusOr<std::string> Gradient(const tf::NameAttrList& f, std::vector<bool> wrt) = 0;
+  virtual absl::StatusOr<std::string> Gradient(const tf::NameAttrList& f, std::vector<bool> wrt, bool values) = 0;
   // The static shapes of f's results; empty if f can't be read.
   virtual const std::vector<tf::PartialTensorShape>& ResultShapes(const tf::NameAttrList& f) = 0;
   // Whether there are arrays at all, and which arguments and results of f are their flows.

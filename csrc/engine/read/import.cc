@@ -249,14 +249,15 @@ class FunctionReader {
     const auto& attrs = item->def->attr();
     const auto& flags = attrs.at("wrt").list().b();
     const std::vector<bool> wrt(flags.begin(), flags.end());
-    const absl::StatusOr<std::string> gradient =
-        functions_->Gradient(WithVariableDtypes(attrs.at("f").func(), item->in, item->out, wrt), wrt);
+    const absl::StatusOr<std::string> gradient = functions_->Gradient(
+        WithVariableDtypes(attrs.at("f").func(), item->in, item->out, wrt), wrt, attrs.at("values").b());
     if (!gradient.ok()) return NodeError(*item->def, std::string(gradient.status().message())), false;
     const auto record = functions_->Find(*gradient);
     tf::NodeDef* call = body_->NewDef();
     *call = *item->def;
     call->set_op(record->fdef().signature().is_stateful() ? "StatefulPartitionedCall" : "PartitionedCall");
     (*call->mutable_attr())["f"].mutable_func()->set_name(*gradient);
+    for (const char* attr : {"wrt", "values"}) call->mutable_attr()->erase(attr);
     item->op = Lookup(call->op());
     tf::AddDefaultsToNodeDef(item->op->op_def, call);
     item->def = call;

@@ -15,7 +15,7 @@ namespace {
 class FunctionWriter {
  public:
   FunctionWriter(const Body& body, const Signature& signature)
-      : body_(body), args_(signature.args), results_(signature.results) {}
+      : body_(body), args_(signature.args), results_(signature.results), effects_(signature.effects) {}
 
   tf::FunctionDef Write(const std::string& name, const tf::FunctionDef& source) {
     MarkNeeded();
@@ -75,6 +75,7 @@ class FunctionWriter {
       if (!arg_of_.contains(body_.output_index(p))) need_node(p.node);
     };
     for (const Port& p : results_) need(p);
+    for (const int id : effects_) need_node(id);
     while (!pending.empty()) {
       const int id = pending.back();
       pending.pop_back();
@@ -177,6 +178,7 @@ class FunctionWriter {
 
   const Body& body_;
   const std::vector<Port>&args_, &results_;
+  const std::vector<int>& effects_;
   absl::flat_hash_map<int, int> arg_of_;  // output index -> which argument it is
   std::vector<bool> needed_;
   std::vector<std::string> names_, arg_names_;

@@ -14,6 +14,7 @@ namespace symgrad {
 struct Signature {
   std::vector<Port> args;
   std::vector<Port> results;
+  std::vector<int> effects = {};  // nodes that are needed for what they do
 };
 
 // Writes that part as a function. `source` is the function that the body was read from: what it says of its
