@@ -282,6 +282,156 @@ def test_variable_as_input(run: Any) -> None:
         np.testing.assert_allclose(dv, X)
 
 
+# ---- What is wanted, and what there is. ----
+
+
+@simply
+def test_wrt(run: Any) -> None:
+    (dy,) = run(
+        lambda x, y: symbolic_gradient([x, y], f=lambda x, y: tf.reduce_sum(x * y**2), wrt=[False, True]), X, DY
+    )
+    np.testing.assert_allclose(dy, 2 * X * DY, rtol=1e-6)
+
+
+def test_wrt_of_another_length() -> None:
+    with pytest.raises(tf.errors.InvalidArgumentError, match="1 input .* wrt has 2"):
+        symbolic_gradient([X], f=total, wrt=[True, False])
+
+
+@pytest.mark.parametrize("run", [in_eager_mode, in_function], ids=lambda f: f.__name__)
+def test_unconnected_gradients(run: Any) -> None:
+    """A path that does not exist can be told from zero."""
+
+    def f(x: Any, y: Any, i: Any, z: Any) -> Any:
+        return tf.reduce_sum(x * 0.0 + tf.stop_gradient(y)) + tf.cast(i, tf.float32)
+
+    def call(x: Any, y: Any) -> Any:
+        gradients = symbolic_gradient([x, y, 3, y], f=f, unconnected_gradients="none")
+        assert [dx is None for dx in gradients] == [False, True, True, True]
+        return gradients[0], symbolic_gradient([x, y, 3, y], f=f)
+
+    dx, all_four = run(call, X, DY)
+    np.testing.assert_array_equal(dx, np.zeros(3))
+    assert all(not np.any(dx) for dx in all_four)
+    with pytest.raises(ValueError, match="nothing"):
+        symbolic_gradient([X], f=total, unconnected_gradients="nothing")
+
+
+@pytest.mark.parametrize("run", [in_eager_mode, in_function], ids=lambda f: f.__name__)
+def test_gradients_of_variables(run: Any) -> None:
+    """In the order that is asked for, whatever that of the captures."""
+    a, b, unread = tf.Variable(DY), tf.Variable(2.0), tf.Variable(1.0)
+    kernel = tf.keras.Variable(3.0)
+    f = concrete(lambda x: tf.reduce_sum(b * x * a + kernel))
+
+    def call(x: Any) -> Any:
+        dx, da, none, db, dk = symbolic_gradient([x], f=f, variables=[a, unread, b, kernel])
+        assert none is None
+        return dx, da, db, dk
+
+    dx, da, db, dk = run(call, X)
+    np.testing.assert_allclose(dx, 2 * DY)
+    np.testing.assert_allclose(da, 2 * X)
+    np.testing.assert_allclose(db, np.sum(X * DY), rtol=1e-6)
+    np.testing.assert_allclose(dk, 3.0)
+    with pytest.raises(ValueError, match="capture_gradients or variables"):
+        symbolic_gradient([X], f=f, variables=[a], capture_gradients=True)
+    with pytest.raises(TypeError, match="must be a list of variables"):
+        symbolic_gradient([X], f=f, variables=[X])
+
+
+def table() -> Any:
+    keys = tf.lookup.KeyValueTensorInitializer(["a", "b"], [1.0, 2.0])
+    return tf.lookup.StaticHashTable(keys, 0.0)
+
+
+def read_table(table: Any) -> Callable[..., Any]:
+    return lambda x: tf.reduce_sum(x * table.lookup(tf.constant(["a", "b", "a"])))
+
+
+# A function keeps neither of these two: their owners must live.
+QUEUE = tf.queue.FIFOQueue(20, [tf.float32], [[3]])
+
+
+def read_queue() -> Callable[..., Any]:
+    for _ in range(10):
+        QUEUE.enqueue([tf.constant([1.0, 2.0, 1.0])])
+    return lambda x: tf.reduce_sum(x * QUEUE.dequeue())
+
+
+def read_strings() -> Callable[..., Any]:
+    layer = tf.keras.layers.StringLookup(vocabulary=["a", "b"], num_oov_indices=0)
+    return lambda x: tf.reduce_sum(x * tf.cast(layer(tf.constant(["a", "b", "a"])) + 1, tf.float32))
+
+
+def read_iterator() -> Callable[..., Any]:
+    iterator = iter(tf.data.Dataset.from_tensors([1.0, 2.0, 1.0]).repeat())
+    return lambda x: tf.reduce_sum(x * next(iterator))
+
+
+GENERATOR = tf.random.Generator.from_seed(1)
+
+
+def read_generator() -> Callable[..., Any]:
+    return lambda x: tf.reduce_sum(x * [1.0, 2.0, 1.0]) + GENERATOR.uniform([])
+
+
+RESOURCES: dict[str, Callable[[], Callable[..., Any]]] = {
+    "table": lambda: read_table(table()),
+    "queue": read_queue,
+    "StringLookup": read_strings,
+    "iterator": read_iterator,
+    "generator": read_generator,
+}
+
+
+@pytest.mark.parametrize("run", [in_eager_mode, in_function], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("case", RESOURCES)
+def test_resources_that_are_no_variables(case: str, run: Any) -> None:
+    f = concrete(RESOURCES[case]())
+
+    def call(x: Any) -> Any:
+        dx, *captured = symbolic_gradient([x], f=f, capture_gradients=True)
+        if case != "generator":  # whose state is a variable
+            assert None in captured
+        return dx
+
+    np.testing.assert_allclose(run(call, X), [1.0, 2.0, 1.0])
+
+
+def test_iterator_as_an_input() -> None:
+    iterator = iter(tf.data.Dataset.from_tensors(tf.constant(DY)).repeat())
+    dx, none = symbolic_gradient([X, iterator], f=lambda x, i: tf.reduce_sum(x * next(i)))
+    np.testing.assert_allclose(dx, DY)
+    assert none is None
+
+
+@simply
+def test_raw_op_with_values(run: Any) -> None:
+    f = concrete(lambda a, b: (a * b, tf.argmax(a)), SPEC, SPEC)
+
+    def call(x: Any, y: Any) -> Any:
+        return tf_symgrad.raw_ops.SymbolicGradient(
+            input=[x, y, tf.ones_like(x), tf.constant(0, tf.int64)],
+            Tout=[tf.float32, tf.float32, tf.int64],
+            f=f,
+            wrt=[False, True],
+            values=True,
+        )
+
+    db, product, place = run(call, X, DY)
+    np.testing.assert_allclose(db, X)
+    np.testing.assert_allclose(product, X * DY)
+    assert place == 2
+
+
+def test_raw_op_with_values_needs_wrt() -> None:
+    with pytest.raises(tf.errors.InvalidArgumentError, match="with values, wrt must be given"):
+        tf_symgrad.raw_ops.SymbolicGradient(
+            input=[X, DY], Tout=[tf.float32, tf.float32], f=concrete(cubed), values=True
+        )
+
+
 def test_shape_of_a_variables_gradient_is_known() -> None:
     v = tf.Variable(DY)
     f = concrete(lambda x: tf.reduce_sum(x * v))

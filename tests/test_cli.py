@@ -42,7 +42,10 @@ class Model(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None], name="x")])
     def parts(self, x: Any) -> Any:
-        return {"y": tf.strings.to_number(tf.strings.as_string(x)) * tf.raw_ops.NearestNeighbors(points=x[:, None], centers=x[:, None], k=1)[1][0]}
+        return {
+            "y": tf.strings.to_number(tf.strings.as_string(x))
+            * tf.raw_ops.NearestNeighbors(points=x[:, None], centers=x[:, None], k=1)[1][0]
+        }
 
 
 @pytest.fixture(scope="module")

@@ -217,7 +217,12 @@ FUNCTIONS = [
         tol=1e4,
         order=1,
     ),
-    row("zeta", lambda x: tf.math.zeta(tf.constant(3.0, x.dtype), x + 1) * tf.math.polygamma(tf.ones_like(x), x), rand(4, lo=0.5), order=1),
+    row(
+        "zeta",
+        lambda x: tf.math.zeta(tf.constant(3.0, x.dtype), x + 1) * tf.math.polygamma(tf.ones_like(x), x),
+        rand(4, lo=0.5),
+        order=1,
+    ),
     row(
         "hyperbolic",
         lambda x: tf.asinh(x) * tf.acosh(x + 2) - tf.atanh(x / 2) + tf.sinh(x) / tf.cosh(x) + tf.atan2(x, x[0]),

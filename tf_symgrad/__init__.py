@@ -20,6 +20,17 @@ if TYPE_CHECKING:
     from tf_symgrad._explain import explain
     from tf_symgrad._saved_model import save_with_gradients
     from tf_symgrad._stock import replace_stock_op, restore_stock_op
+    from tf_symgrad._transforms import (
+        grad,
+        hessian,
+        hvp,
+        jacobian,
+        jvp,
+        linearize,
+        per_example_grad,
+        value_and_grad,
+        vjp,
+    )
 
 __all__ = [
     "__version__",
@@ -30,13 +41,22 @@ __all__ = [
     "get_include",
     "get_library_path",
     "get_pkgconfig_dir",
+    "grad",
     "gradient_function",
+    "hessian",
+    "hvp",
+    "jacobian",
+    "jvp",
+    "linearize",
     "load",
+    "per_example_grad",
     "raw_ops",
     "replace_stock_op",
     "restore_stock_op",
     "save_with_gradients",
     "symbolic_gradient",
+    "value_and_grad",
+    "vjp",
 ]
 
 # Where what needs TensorFlow is.
@@ -44,11 +64,20 @@ _MODULES = {
     "cache_info": "_cache",
     "explain": "_explain",
     "function_gradient": "_concrete",
+    "grad": "_transforms",
     "gradient_function": "_api",
+    "hessian": "_transforms",
+    "hvp": "_transforms",
+    "jacobian": "_transforms",
+    "jvp": "_transforms",
+    "linearize": "_transforms",
+    "per_example_grad": "_transforms",
     "replace_stock_op": "_stock",
     "restore_stock_op": "_stock",
     "save_with_gradients": "_saved_model",
     "symbolic_gradient": "_api",
+    "value_and_grad": "_transforms",
+    "vjp": "_transforms",
 }
 
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.framework import function_pb2
-from tensorflow.python.eager import context
-from tensorflow.python.ops import resource_variable_ops
 
-from tf_symgrad import _custom, _function, _inputs, _op, _resolve
+from tf_symgrad import _custom, _inputs, _op, _resolve
+from tf_symgrad._differentiate import differentiate
 from tf_symgrad._function import Function, invalid
 
 
@@ -22,7 +21,10 @@ def symbolic_gradient(
     name: str | None = None,
     *,
     capture_gradients: bool = False,
-) -> list[tf.Tensor]:
+    variables: Sequence[Any] | None = None,
+    wrt: Sequence[bool] | None = None,
+    unconnected_gradients: str | tf.UnconnectedGradients = "zero",
+) -> list[Any]:
     """Computes the gradients of a function in the graph: `dx = (dy/dx)^T dy` for `y = f(x)`.
 
     Works in eager mode, inside `tf.function`, in TensorFlow 1 graphs and in the bodies of loops and branches. The
@@ -43,13 +45,20 @@ def symbolic_gradient(
       capture_gradients: whether to return, after the gradients of the `N` inputs, those of the tensors and variables
         that `f` captures, in the order of `ConcreteFunction.captured_inputs`. In any case the captured tensors are
         added to `input` for you.
+      variables: variables whose gradients are returned, after those of the inputs, in this order; None for one that
+        `f` does not read. `model.trainable_variables`, say.
+      wrt: for each of the `N` inputs, whether its gradient is wanted; all are if left out.
+      unconnected_gradients: what is returned for an input that no gradient flows to, as `f` does not depend on it or
+        its dtype is not differentiable: `"zero"`, zeros, or `"none"`, None. As in `tf.gradients`, whose default is the
+        other one.
 
     Returns:
-      A list of `N` tensors, the gradients with respect to the inputs. Where `f` does not depend on an input, or the
-      input's dtype is not differentiable, its gradient is zeros.
+      A list of `N` tensors, the gradients with respect to the inputs, or to those that `wrt` is true of. For a resource
+      that is no variable (a lookup table, an iterator), None.
 
     Raises:
-      TypeError: `f` is nothing that a function can be made of, or `input` is no list.
+      TypeError: `f` is nothing that a function can be made of, `input` is no list, or `variables` are none.
+      ValueError: `capture_gradients` and `variables` are both given.
       tf.errors.InvalidArgumentError: the inputs or `Tout` do not fit the function, or the function is malformed.
       tf.errors.NotFoundError: there is no function of that name.
       tf.errors.UnimplementedError: ops of the function have no gradient: all of them are listed.
@@ -68,25 +77,23 @@ def symbolic_gradient(
             f"input must be a list of tensors, [x_1, ..., x_N, dy_1, ..., dy_M], not {input!r}."
             + (" A dict may be an element of it: [{...}, dy]." if isinstance(input, Mapping) else "")
         )
+    if capture_gradients and variables is not None:
+        raise ValueError("Give capture_gradients or variables: both say which gradients follow those of the inputs.")
+    none = tf.UnconnectedGradients(unconnected_gradients) == tf.UnconnectedGradients.NONE
     values = list(input)
     function = _resolve.resolve(f, values)
     inputs = _inputs.op_inputs(function, _inputs.flatten(values))
-    dtypes = _inputs.tout(function, inputs, Tout)
-    count, eager = len(function.inputs), context.executing_eagerly()
-
-    def told(f: Function) -> Function:
-        # An eager op takes no attrs of f, and need not be built anew for each shape.
-        resources = any(spec.dtype == tf.resource for spec in f.inputs)
-        return f if eager and not resources else f.specialized(f.with_captures(inputs, count))
-
-    function = _custom.differentiable(function, [True] * count, told)
-    inputs = function.with_captures(inputs, count)
-    dtypes += [_function.gradient_dtype(*item) for item in zip(function.inputs[count:], inputs[count:], strict=False)]
-    function = function if eager else function.specialized(inputs)
-    for variable in function.variables:
-        resource_variable_ops.variable_accessed(variable)
-    gradients = _op.run(inputs, dtypes, function, name)
-    return gradients[: count if capture_gradients else len(function.arguments)]
+    count, flags = len(function.inputs), _inputs.mask(function, wrt)
+    places = [_inputs.place(variable, inputs[:count]) for variable in variables or ()]
+    if capture_gradients:
+        places = list(range(len(flags), count))
+    wanted = [(i < len(flags) and flags[i]) or i in places for i in range(count)]
+    dtypes = _inputs.tout(function, inputs, wanted, Tout)
+    gradients, _ = differentiate(function, inputs, wanted, dtypes, none=none, name=name)
+    return [
+        *[dx for dx, flag in zip(gradients, flags, strict=False) if flag],
+        *[None if i is None else gradients[i] for i in places],
+    ]
 
 
 @_op.no_autograph

@@ -33,7 +33,10 @@ _PYTHONS = {"EagerPyFunc"}
 
 
 def differentiable(
-    function: Function, wrt: Sequence[bool], told: Callable[[Function], Function] = lambda f: f
+    function: Function,
+    wrt: Sequence[bool],
+    told: Callable[[Function], Function] = lambda f: f,
+    values: bool = False,
 ) -> Function:
     """The function, with gradients that are Python's handed over if it has nodes with such.
 
@@ -43,7 +46,7 @@ def differentiable(
     wrong: list[str] = []
     if not function.resolved:
         try:
-            told(function).build_gradient(wrt)
+            told(function).build_gradient(wrt, values)
             return function
         except tf.errors.UnimplementedError as error:
             resolved = resolve(function, wrong)
@@ -58,9 +61,9 @@ def differentiable(
     resolved.captures = [*function.captures, *resolved.captures]
     resolved.variables = [*function.variables, *resolved.variables]
     resolved._owner = function._owner
-    wanted = [*wrt, *[True] * (len(resolved.inputs) - len(wrt))]
+    wanted = [*wrt, *[False] * (len(resolved.inputs) - len(wrt))]
     try:
-        told(resolved).build_gradient(wanted)
+        told(resolved).build_gradient(wanted, values)
     except tf.errors.UnimplementedError as error:
         raise _explained(error, wrong) from None
     return resolved
@@ -279,7 +282,7 @@ def _renamed(function: Function, library: dict[str, Any], edited: dict[str, func
     renamed = copy.copy(function)
     renamed.name_attrs = attr_value_pb2.NameAttrList(name=root, attr=function.name_attrs.attr)
     renamed.library = {root: result.pop(root), **result}
-    renamed._built, renamed._gradients, renamed.resolved = {}, {}, []
+    renamed._built, renamed._gradients, renamed._input_gradients, renamed.resolved = {}, {}, None, []
     return renamed
 
 

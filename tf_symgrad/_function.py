@@ -55,9 +55,10 @@ class Function:
         self.variables: list[tf.Variable] = []
         # The context forgets a function when its owner is gone; a tape may need it later.
         self._owner = owner
-        # By which inputs' gradients are wanted.
+        # By which inputs' gradients are wanted, and whether values are.
         self._built: dict[tuple[bool, ...], tuple[str, bytes]] = {}
         self._gradients: dict[tuple[bool, ...], Function] = {}
+        self._input_gradients: list[tuple[tf.DType, bool]] | None = None
         # This function with gradients of Python's handed over, once it has turned out to need them.
         self.resolved: list[Function] = []
         # Gradient functions that somebody else may call by name, which the context is to have as long as this lives.
@@ -107,7 +108,7 @@ class Function:
         if all(told):
             return self
         function = copy.copy(self)
-        function._built, function._gradients, function.resolved = {}, {}, []
+        function._built, function._gradients, function._input_gradients, function.resolved = {}, {}, None, []
         function.name_attrs = attr_value_pb2.NameAttrList()
         function.name_attrs.CopyFrom(self.name_attrs)
         for x in known:
@@ -125,33 +126,57 @@ class Function:
                 library.gradient.add(function_name=name, gradient_func=gradient_name)
         return library
 
-    def build_gradient(self, wrt: Sequence[bool]) -> tuple[str, bytes]:
+    def _native(self, call: Callable[..., Any], *args: Any) -> Any:
+        library, f = self.definitions().SerializeToString(), self.name_attrs.SerializeToString()
+        try:
+            return call(library, f, *args)
+        except _loader.native().StatusError as error:
+            code, message = error.args
+            raise errors_impl.exception_type_from_error_code(code)(None, None, _with_sources(message)) from None
+
+    def build_gradient(self, wrt: Sequence[bool], values: bool = False) -> tuple[str, bytes]:
         """Builds the gradient function for those inputs for which `wrt` is true: its name and a serialized library.
 
         Raises:
           tf.errors.OpError: this function can't be differentiated.
         """
-        key = tuple(wrt)
+        key = (*wrt, values)
         if key not in self._built:
-            native = _loader.native()
-            library, f = self.definitions().SerializeToString(), self.name_attrs.SerializeToString()
-            try:
-                self._built[key] = native.build_gradient(library, f, None if all(key) else list(key))
-            except native.StatusError as error:
-                code, message = error.args
-                raise errors_impl.exception_type_from_error_code(code)(None, None, _with_sources(message)) from None
+            mask = None if all(wrt) else list(wrt)
+            self._built[key] = self._native(_loader.native().build_gradient, mask, values)
         return self._built[key]
 
-    def gradient(self, wrt: Sequence[bool]) -> Function:
+    def input_gradients(self) -> list[tuple[tf.DType, bool]]:
+        """For each input the dtype of its gradient (resource: it is no variable), and whether any flows there."""
+        if self._input_gradients is None:
+            found = self._native(_loader.native().input_gradients)
+            self._input_gradients = [(tf.as_dtype(dtype), connected) for dtype, connected in found]
+        return self._input_gradients
+
+    def gradient(self, wrt: Sequence[bool], values: bool = False) -> Function:
         """The function that `build_gradient` builds.
 
-        Its inputs are those of this function, then a cotangent for each output; it has an output for each true `wrt`.
+        Its inputs are those of this function, then a cotangent for each output. It has an output for each true `wrt`,
+        then, with `values`, this function's.
         """
-        key = tuple(wrt)
+        key = (*wrt, values)
         if key not in self._gradients:
-            name, serialized = self.build_gradient(wrt)
+            name, serialized = self.build_gradient(wrt, values)
             self._gradients[key] = self._import_gradient(name, function_pb2.FunctionDefLibrary.FromString(serialized))
         return self._gradients[key]
+
+    def vjp(self, wrt: Sequence[bool]) -> tuple[Function, Function, list[int], list[int]]:
+        """The two halves of this function and its gradient.
+
+        Returns:
+          forward: from this function's inputs to its outputs, then residuals.
+          pullback: from some inputs, the residuals, and a cotangent for each output, to gradients.
+          inputs: which inputs the pullback takes.
+          gradients: for each input, which output of the pullback is its gradient; -1: none flows there.
+        """
+        forward, pullback, inputs, gradients, serialized = self._native(_loader.native().build_vjp, list(wrt))
+        library = function_pb2.FunctionDefLibrary.FromString(serialized)
+        return self._import_gradient(forward, library), self._import_gradient(pullback, library), inputs, gradients
 
     def _import_gradient(self, name: str, library: function_pb2.FunctionDefLibrary) -> Function:
         built = {f.signature.name: atomic(f) for f in library.function}
@@ -241,22 +266,6 @@ def from_library_function(
         else argument_specs(signature.name, signature.output_arg, name_attrs.attr),
         owner=root,
     )
-
-
-def gradient_dtype(spec: tf.TensorSpec, value: Any) -> tf.DType:
-    """The dtype of the cotangent of an input: the variable's where the input is a resource.
-
-    Raises:
-      tf.errors.InvalidArgumentError: it is not known which variable a resource is.
-    """
-    if spec.dtype != tf.resource:
-        return spec.dtype
-    variable = variable_spec(value)
-    if variable is None:
-        raise invalid(
-            f"The dtype of the variable behind input {value!r} is not known. Pass the variable itself, or give Tout."
-        )
-    return variable.dtype
 
 
 def variable_spec(handle: Any) -> tf.TensorSpec | None:

@@ -111,30 +111,59 @@ def is_scalar(function: Function) -> bool:
     return len(outputs) == 1 and outputs[0].dtype.is_floating and outputs[0].shape.rank == 0
 
 
-def tout(function: Function, inputs: Sequence[Any], given: Sequence[Any] | None) -> list[tf.DType]:
-    """The dtypes of the gradients, checked against those that the caller gives."""
-    specs = list(zip(function.inputs, inputs, strict=False))
+def tout(
+    function: Function, inputs: Sequence[Any], wanted: Sequence[bool], given: Sequence[Any] | None
+) -> list[tf.DType | None]:
+    """The dtypes of the gradients of all inputs, None where it is not known, checked against those that are given."""
+    dtypes = [_gradient_dtype(*item) for item in zip(function.inputs, inputs, strict=False)]
     if given is None:
-        return [_function.gradient_dtype(spec, value) for spec, value in specs]
+        return dtypes
     try:
-        dtypes = [tf.as_dtype(dtype) for dtype in given]
+        given = [tf.as_dtype(dtype) for dtype in given]
     except TypeError as error:
         raise invalid(f"Tout must be a list of dtypes, not {given!r}: {error}") from error
-    arguments = function.arguments
-    if len(dtypes) not in (len(arguments), len(specs)):
+    count = len(function.arguments)
+    places = [i for i, w in enumerate(wanted) if w]
+    readings = [places, [i for i in places if i < count], list(range(count)), list(range(len(dtypes)))]
+    named = next((reading for reading in readings if len(reading) == len(given)), None)
+    if named is None:
+        needed = len(readings[1])
         raise invalid(
-            f"{function} has {describe('input', arguments)}, so Tout must name {len(arguments)} dtypes. It names "
-            f"{len(dtypes)}. Leave Tout out to have it inferred."
+            f"{function} has {describe('input', function.arguments)}, so Tout must name {needed} dtypes. It names "
+            f"{len(given)}. Leave Tout out to have it inferred."
         )
-    dtypes += [_function.gradient_dtype(spec, value) for spec, value in specs[len(dtypes) :]]
-    for i, ((spec, value), dtype) in enumerate(zip(specs, dtypes, strict=True)):
-        known = spec.dtype != tf.resource or _function.variable_spec(value) is not None
-        if known and dtype != (expected := _function.gradient_dtype(spec, value)):
+    for i, dtype in zip(named, given, strict=True):
+        if (inferred := dtypes[i]) not in (None, dtype):
             raise invalid(
-                f"{function}: Tout[{i}] is {dtype.name}, but the gradient of input {i} ('{spec.name}') is "
-                f"{expected.name}. Leave Tout out to have it inferred, and cast the result."
+                f"{function}: Tout[{i}] is {dtype.name}, but the gradient of input {i} ('{function.inputs[i].name}') "
+                f"is {tf.as_dtype(inferred).name}. Leave Tout out to have it inferred, and cast the result."
             )
+        dtypes[i] = dtype
     return dtypes
+
+
+def _gradient_dtype(spec: tf.TensorSpec, value: Any) -> tf.DType | None:
+    if spec.dtype != tf.resource:
+        return spec.dtype
+    variable = _function.variable_spec(value)
+    return variable and variable.dtype
+
+
+def mask(function: Function, wrt: Sequence[bool] | None) -> list[bool]:
+    """Which arguments are wanted."""
+    arguments = function.arguments
+    flags = [True] * len(arguments) if wrt is None else [bool(w) for w in wrt]
+    if len(flags) != len(arguments):
+        raise invalid(f"{function} has {describe('input', arguments)}, but wrt has {len(flags)} elements.")
+    return flags
+
+
+def place(variable: Any, inputs: Sequence[Any]) -> int | None:
+    """Which of the inputs a variable is, of TensorFlow's or of Keras's."""
+    variable = variable if isinstance(variable, tf.Variable) else getattr(variable, "value", variable)
+    if not isinstance(variable, tf.Variable):
+        raise TypeError(f"variables must be a list of variables; {variable!r} is none.")
+    return next((i for i, x in enumerate(inputs) if x is variable.handle), None)
 
 
 def describe(what: str, specs: Sequence[tf.TensorSpec]) -> str:

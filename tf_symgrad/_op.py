@@ -20,7 +20,12 @@ _library: Any = _loader.load()
 
 
 def run(
-    inputs: Sequence[Any], tout: Sequence[Any], f: Any, name: str | None = None, wrt: Sequence[bool] = ()
+    inputs: Sequence[Any],
+    tout: Sequence[Any],
+    f: Any,
+    name: str | None = None,
+    wrt: Sequence[bool] = (),
+    values: bool = False,
 ) -> list[Any]:
     """Runs the op, or adds it to the graph."""
     if not isinstance(f, (str, bytes, attr_value_pb2.NameAttrList)) and not (
@@ -35,29 +40,31 @@ def run(
         return []
     f = _given.handed_over(f)
     inputs = [x if isinstance(x, tf.Tensor) else tf.convert_to_tensor(x) for x in inputs]
+    attrs = {"Tout": list(tout), "f": f, "wrt": list(wrt), "values": values, "name": name or "SymbolicGradient"}
     # Recorded as one function rather than as an op: an accumulator can make nothing of an attr that is a function.
-    outputs = _unrecorded(inputs, list(tout), f, name or "SymbolicGradient", list(wrt))
+    outputs = _unrecorded(inputs, attrs)
     if record.could_possibly_record():
-        record.record_operation(OP, outputs, inputs, lambda *dys: _gradient(f, inputs, tout, wrt, *dys))
+        ys = outputs[sum(attrs["wrt"]) :] if values else []
+        record.record_operation(OP, outputs, inputs, lambda *dys: _gradient(inputs, ys, attrs, *dys))
     return outputs
 
 
-def _unrecorded(inputs: Sequence[Any], tout: Sequence[Any], f: Any, name: str, wrt: list[bool]) -> list[Any]:
-    attrs = getattr(f, "name_attrs", f)
-    if context.executing_eagerly() and not (isinstance(attrs, attr_value_pb2.NameAttrList) and attrs.attr):
+def _unrecorded(inputs: Sequence[Any], attrs: dict[str, Any]) -> list[Any]:
+    f = getattr(attrs["f"], "name_attrs", attrs["f"])
+    if context.executing_eagerly() and not (isinstance(f, attr_value_pb2.NameAttrList) and f.attr):
         # Recording is not stopped, as it would be for the Python that may run in f, in this very thread.
-        tin, types = ([tf.as_dtype(t).as_datatype_enum for t in x] for x in ([x.dtype for x in inputs], tout))
-        values = ("Tin", tin, "Tout", types, "f", f, "wrt", wrt)
-        return list(execute.execute(OP, len(tout), inputs, values, context.context(), name))
+        tin, tout = ([tf.as_dtype(t).as_datatype_enum for t in x] for x in ([x.dtype for x in inputs], attrs["Tout"]))
+        given = ("Tin", tin, "Tout", tout, "f", attrs["f"], "wrt", attrs["wrt"], "values", attrs["values"])
+        return list(execute.execute(OP, len(tout), inputs, given, context.context(), attrs["name"]))
     with record.stop_recording():
-        return _add(inputs, tout, f, name, wrt)
+        return _add(inputs, attrs)
 
 
-def _add(inputs: Sequence[Any], tout: Sequence[Any], f: Any, name: str, wrt: list[bool]) -> list[Any]:
+def _add(inputs: Sequence[Any], attrs: dict[str, Any]) -> list[Any]:
     if context.executing_eagerly():
         # An eager op keeps the name of a function and drops its attrs; a graph keeps both.
-        return list(tf.function(lambda *x: _add(x, tout, f, name, wrt), autograph=False)(*inputs))
-    return list(_library.tf_symgrad_symbolic_gradient(input=inputs, Tout=tout, f=f, wrt=wrt, name=name))
+        return list(tf.function(lambda *x: _add(x, attrs), autograph=False)(*inputs))
+    return list(_library.tf_symgrad_symbolic_gradient(input=inputs, **attrs))
 
 
 def no_autograph(f: F) -> F:
@@ -66,36 +73,44 @@ def no_autograph(f: F) -> F:
 
 
 def _registered_gradient(op: Any, *cotangents: Any) -> list[Any]:
-    dtypes = [dx.dtype for dx in op.outputs]
-    return _gradient(op.get_attr("f"), op.inputs, dtypes, op.get_attr("wrt"), *cotangents)
+    attrs = {name: op.get_attr(name) for name in ("f", "wrt", "values")}
+    ys = op.outputs[sum(attrs["wrt"]) :] if attrs["values"] else []
+    return _gradient(op.inputs, ys, {**attrs, "Tout": [y.dtype for y in op.outputs]}, *cotangents)
 
 
 @no_autograph
-def _gradient(f: Any, inputs: Sequence[Any], dtypes: Sequence[Any], wrt: Sequence[bool], *cotangents: Any) -> list[Any]:
+def _gradient(inputs: Sequence[Any], ys: Sequence[Any], attrs: dict[str, Any], *cotangents: Any) -> list[Any]:
     """The gradient of a gradient is the gradient of the gradient function, which is a function like any other."""
-    wrt = list(wrt) or [True] * len(dtypes)
-    results = iter(zip(dtypes, cotangents, strict=True))
+    f, tout = attrs["f"], attrs["Tout"]
+    wrt = list(attrs["wrt"]) or [True] * len(tout)
+    count = sum(wrt)  # the op's outputs are so many gradients, then values
+    of_gradients, of_values = list(cotangents[:count]), list(cotangents[count:])
+    results = iter(zip(tout[:count], of_gradients, strict=True))
     result_of = [next(results) if w else (None, None) for w in wrt]
     given = [cotangent is not None for _, cotangent in result_of]
     rest = [(None, None)] * (len(inputs) - len(wrt))
-    tout = [_gradient_dtype(x, dtype) for x, (dtype, _) in zip(inputs, [*result_of, *rest], strict=True)]
-    wanted = [dtype.is_floating or dtype.is_complex for dtype in tout]
-    if not any(given) or not any(wanted):
+    dtypes = [_gradient_dtype(x, dtype) for x, (dtype, _) in zip(inputs, [*result_of, *rest], strict=True)]
+    wanted = [dtype.is_floating or dtype.is_complex for dtype in dtypes]
+    values = any(cotangent is not None for cotangent in of_values)
+    if not (values or any(given)) or not any(wanted):
         return [None] * len(inputs)
     if not isinstance(f, _function.Function):
         graph = next((x.graph for x in inputs if not isinstance(x, ops.EagerTensor)), ops.get_default_graph())
         f = _function.from_name(_name_attrs(f), graph)
-    g = f.gradient(given)
-    seeds = [tf.convert_to_tensor(dy, dtype) for dtype, dy in zip(dtypes, cotangents, strict=True) if dy is not None]
-    values, count = [*inputs, *seeds], len(inputs)
+    g = f.gradient(given, values)
+    seeds = [tf.convert_to_tensor(d, dtype) for dtype, d in zip(tout, of_gradients, strict=False) if d is not None]
+    if values:
+        places = zip(ys, of_values, strict=True)
+        seeds += [tf.zeros_like(y) if d is None else tf.convert_to_tensor(d, y.dtype) for y, d in places]
+    operands, count = [*inputs, *seeds], len(inputs)
 
     def told(g: _function.Function) -> _function.Function:
-        return g if context.executing_eagerly() else g.specialized(g.with_captures(values, count))
+        return g if context.executing_eagerly() else g.specialized(g.with_captures(operands, count))
 
     g = _custom.differentiable(g, wanted, told)
-    values = g.with_captures(values, count)
+    operands = g.with_captures(operands, count)
     mask = [*wanted, *[False] * (len(g.inputs) - count)]
-    gradients = iter(run(values, [dtype for dtype, w in zip(tout, wanted, strict=True) if w], told(g), wrt=mask))
+    gradients = iter(run(operands, [dtype for dtype, w in zip(dtypes, wanted, strict=True) if w], told(g), wrt=mask))
     return [next(gradients) if w else None for w in wanted]
 
 

@@ -19,6 +19,7 @@ def SymbolicGradient(
     Tout: Sequence[Any],
     f: Any,
     wrt: Sequence[bool] = (),
+    values: bool = False,
     name: str | None = None,
 ) -> list[Any]:
     """Computes the gradient of the function `f`; takes what `tf.raw_ops.SymbolicGradient` takes.
@@ -32,10 +33,13 @@ def SymbolicGradient(
         `name` and `add_to_graph`, such as a `ConcreteFunction` or a `Defun`.
       wrt: for each input of `f`, whether its gradient is wanted; all are if left out. `Tout` names the dtypes of the
         wanted ones. A resource that is no variable, such as a lookup table, has no gradient and must not be wanted.
+      values: whether the outputs of `f` are returned as well, of the same run of `f`, with all that it does. `wrt` must
+        be given then, and `Tout` name their dtypes after those of the gradients.
       name: a name for the op.
 
     Returns:
-      `N` tensors, the cotangents of the inputs of `f`, or of those alone that are wanted.
+      `N` tensors, the cotangents of the inputs of `f`, or of those alone that are wanted; then, with `values`, its
+      outputs.
 
     Raises:
       tf.errors.OpError: for a function that can't be differentiated, when the graph runs.
@@ -54,4 +58,4 @@ def SymbolicGradient(
             f"input holds {len(inputs)} tensors, but {f.name!r} needs {needed}: it captures {len(captured)}, which are "
             "inputs of the raw op: [*inputs, *f.captured_inputs, *cotangents]. tf_symgrad.symbolic_gradient adds them.",
         )
-    return _op.run(inputs, list(Tout), f, name, wrt)
+    return _op.run(inputs, list(Tout), f, name, wrt, values)

@@ -119,13 +119,8 @@ absl::StatusOr<int> GraphPart::AddNode(tf::Node* node, const std::vector<Port>& 
 
 // A gradient op is a call of the gradient function, as it is in a function.
 absl::StatusOr<const tf::NodeDef*> GraphPart::ResolveGradient(const tf::Node& node) {
-  const auto& attrs = node.def().attr();
-  std::vector<bool> wrt;
-  if (const auto it = attrs.find("wrt"); it != attrs.end())
-    wrt.assign(it->second.list().b().begin(), it->second.list().b().end());
-  TF_ASSIGN_OR_RETURN(const std::string gradient,
-                      differentiator_.Gradient(
-                          WithVariableDtypes(attrs.at("f").func(), node.input_types(), node.output_types(), wrt), wrt));
+  const Asked asked = AskedBy(node.def(), node.input_types(), node.output_types());
+  TF_ASSIGN_OR_RETURN(const std::string gradient, differentiator_.Gradient(asked.f, asked.wrt, asked.values));
   tf::NodeDef* call = body_.NewDef();
   *call = node.def();
   const bool stateful = differentiator_.Find(gradient)->fdef().signature().is_stateful();

@@ -1,5 +1,6 @@
 #include "csrc/engine/gradient.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -14,17 +15,39 @@ absl::StatusOr<GradientFunction> BuildGradient(const tf::FunctionLibraryDefiniti
                                                const GradientRequest& request) {
   TF_RETURN_IF_ERROR(CheckRegistry());
   Differentiator differentiator(library);
-  std::string asked = absl::StrCat(NumRules(), "|");
+  std::string asked = absl::StrCat(NumRules(), request.values ? "|values|" : "|");
   for (const bool wanted : request.wrt) asked += wanted ? '1' : '0';
   const std::string key = Fingerprint(differentiator, request.f, asked);
   if (std::optional<GradientFunction> cached = GradientCache::Global().Find(key)) return *std::move(cached);
 
   GradientFunction gradient;
-  TF_ASSIGN_OR_RETURN(gradient.name, differentiator.Gradient(request.f, request.wrt));
+  TF_ASSIGN_OR_RETURN(gradient.name, differentiator.Gradient(request.f, request.wrt, request.values));
   gradient.stateful = differentiator.Find(gradient.name)->fdef().signature().is_stateful();
   gradient.functions = std::make_shared<tf::FunctionDefLibrary>(differentiator.Generated(gradient.name));
   GradientCache::Global().Insert(key, gradient);
   return gradient;
+}
+
+absl::StatusOr<VjpFunctions> BuildVjp(const tf::FunctionLibraryDefinition& library, const tf::NameAttrList& f,
+                                      const std::vector<bool>& wrt) {
+  TF_RETURN_IF_ERROR(CheckRegistry());
+  Differentiator differentiator(library);
+  TF_ASSIGN_OR_RETURN(const SplitVjp* split, differentiator.Split(f, wrt));
+  VjpFunctions vjp{split->whole, split->pullback, split->args, split->gradients,
+                   differentiator.Generated(split->whole)};
+  tf::FunctionDefLibrary pullback = differentiator.Generated(split->pullback);
+  for (tf::FunctionDef& fdef : *pullback.mutable_function()) {
+    const auto same = [&](const tf::FunctionDef& other) { return other.signature().name() == fdef.signature().name(); };
+    if (std::none_of(vjp.functions.function().begin(), vjp.functions.function().end(), same))
+      *vjp.functions.add_function() = std::move(fdef);
+  }
+  return vjp;
+}
+
+absl::StatusOr<std::vector<InputGradient>> InputGradients(const tf::FunctionLibraryDefinition& library,
+                                                          const tf::NameAttrList& f) {
+  TF_RETURN_IF_ERROR(CheckRegistry());
+  return Differentiator(library).Inputs(f);
 }
 
 }  // namespace symgrad

@@ -17,6 +17,9 @@ struct GradientRequest {
   // Which inputs of f to differentiate with respect to, in order. Empty: all. The gradient function has one output
   // for each input that is asked for.
   std::vector<bool> wrt;
+  // Whether the function also returns, after the gradients, the results of f. It then does what f does: f's effects
+  // are its own.
+  bool values = false;
 };
 
 // Builds the gradient function of request.f. Equal functions give byte-equal results; results are kept in a bounded
@@ -26,5 +29,30 @@ struct GradientRequest {
 // it), Unimplemented (ops without a gradient, all of them), each naming function, node, op and what to do.
 absl::StatusOr<GradientFunction> BuildGradient(const tensorflow::FunctionLibraryDefinition& library,
                                                const GradientRequest& request);
+
+// The two halves of a function f and its gradient:
+//
+//   forward:  x_1 … x_N -> y_1 … y_M, residuals
+//   pullback: the x that `args` names, residuals, dy_1 … dy_M -> dx
+struct VjpFunctions {
+  std::string forward, pullback;
+  std::vector<int> args;
+  std::vector<int> gradients;  // for each input of f: which output of the pullback, or -1: none flows there
+  tensorflow::FunctionDefLibrary functions;
+};
+
+// Builds them for the inputs that `wrt` names. Errors as above.
+absl::StatusOr<VjpFunctions> BuildVjp(const tensorflow::FunctionLibraryDefinition& library,
+                                      const tensorflow::NameAttrList& f, const std::vector<bool>& wrt);
+
+// The gradient of an input of a function.
+struct InputGradient {
+  tensorflow::DataType dtype;  // of a variable, its value's; DT_RESOURCE: no variable, or one that f says nothing of
+  bool connected;              // whether any flows there from the outputs
+};
+
+// Those of all inputs of f. Errors as above.
+absl::StatusOr<std::vector<InputGradient>> InputGradients(const tensorflow::FunctionLibraryDefinition& library,
+                                                          const tensorflow::NameAttrList& f);
 
 }  // namespace symgrad

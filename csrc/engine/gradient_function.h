@@ -8,7 +8,7 @@
 
 namespace symgrad {
 
-// A gradient function g(x_1 … x_N, dy_1 … dy_M) -> (dx_i for each wanted i), with every function it calls that the
+// A gradient function g(x_1 … x_N, dy_1 … dy_M) -> (dx_i for each wanted i, y_1 … y_M if values are wanted), with every function it calls that the
 // library does not have.
 struct GradientFunction {
   std::string name;

@@ -49,15 +49,39 @@ Proto Parse(std::string_view bytes, const char* what) {
   return proto;
 }
 
+tensorflow::FunctionLibraryDefinition ParseLibrary(std::string_view library) {
+  tensorflow::FunctionLibraryDefinition functions(tensorflow::OpRegistry::Global(), tensorflow::FunctionDefLibrary());
+  ThrowIfError(functions.AddLibrary(Parse<tensorflow::FunctionDefLibrary>(library, "the library")));
+  return functions;
+}
+
+py::tuple SerializedVjp(const VjpFunctions& vjp) {
+  std::string bytes;
+  if (!vjp.functions.SerializeToString(&bytes)) {
+    throw StatusError{absl::ResourceExhaustedError(
+        "The gradient is larger than 2 GiB, the largest protocol buffer. Differentiate smaller functions.")};
+  }
+  return py::make_tuple(vjp.forward, vjp.pullback, vjp.args, vjp.gradients, py::bytes(bytes));
+}
+
+std::vector<std::pair<int, bool>> Inputs(std::string_view library, std::string_view f) {
+  const tensorflow::FunctionLibraryDefinition functions = ParseLibrary(library);
+  const absl::StatusOr<std::vector<InputGradient>> inputs =
+      InputGradients(functions, Parse<tensorflow::NameAttrList>(f, "the function's name and attrs"));
+  ThrowIfError(inputs.status());
+  std::vector<std::pair<int, bool>> result;
+  for (const InputGradient& input : *inputs) result.emplace_back(input.dtype, input.connected);
+  return result;
+}
+
 std::pair<std::string, std::string> SerializedGradient(std::string_view library, std::string_view f,
-                                                       const std::optional<std::vector<bool>>& wrt) {
+                                                       const std::optional<std::vector<bool>>& wrt, bool values) {
   GradientRequest request;
+  request.values = values;
   request.f = Parse<tensorflow::NameAttrList>(f, "the function's name and attrs");
   if (wrt.has_value()) request.wrt = *wrt;
 
-  tensorflow::FunctionLibraryDefinition functions(tensorflow::OpRegistry::Global(), tensorflow::FunctionDefLibrary());
-  ThrowIfError(functions.AddLibrary(Parse<tensorflow::FunctionDefLibrary>(library, "the library")));
-
+  const tensorflow::FunctionLibraryDefinition functions = ParseLibrary(library);
   absl::StatusOr<GradientFunction> gradient = BuildGradient(functions, request);
   ThrowIfError(gradient.status());
   std::string bytes;
@@ -89,22 +113,54 @@ PYBIND11_MODULE(_native, m) {
 
   m.def(
       "build_gradient",
-      [](const py::bytes& library, const py::bytes& f, const std::optional<std::vector<bool>>& wrt) {
+      [](const py::bytes& library, const py::bytes& f, const std::optional<std::vector<bool>>& wrt, bool values) {
         const std::string_view library_view = library, f_view = f;  // bytes are immutable: safe without the GIL
         std::pair<std::string, std::string> gradient;
         {
           py::gil_scoped_release release;
-          gradient = SerializedGradient(library_view, f_view, wrt);
+          gradient = SerializedGradient(library_view, f_view, wrt, values);
         }
         return py::make_tuple(py::str(gradient.first), py::bytes(gradient.second));
       },
-      py::arg("library"), py::arg("f"), py::arg("wrt") = py::none(),
+      py::arg("library"), py::arg("f"), py::arg("wrt") = py::none(), py::arg("values") = false,
       "Builds the gradient function of f, a serialized NameAttrList, in a serialized FunctionDefLibrary.\n\n"
       "Returns its name, and a serialized FunctionDefLibrary of it and of all it calls that `library` lacks. Its "
       "inputs\n"
       "are those of f, then a cotangent for each output of f; its outputs are the cotangents of f's inputs, or of "
       "those\n"
-      "inputs alone for which `wrt` is true. Raises StatusError(code, message).");
+      "inputs alone for which `wrt` is true, then, with `values`, the outputs of f. Raises StatusError(code, "
+      "message).");
+
+  m.def(
+      "build_vjp",
+      [](const py::bytes& library, const py::bytes& f, const std::vector<bool>& wrt) {
+        const std::string_view library_view = library, f_view = f;
+        absl::StatusOr<VjpFunctions> vjp;
+        {
+          py::gil_scoped_release release;
+          vjp = BuildVjp(ParseLibrary(library_view),
+                         Parse<tensorflow::NameAttrList>(f_view, "the function's name and attrs"), wrt);
+        }
+        ThrowIfError(vjp.status());
+        return SerializedVjp(*vjp);
+      },
+      py::arg("library"), py::arg("f"), py::arg("wrt"),
+      "Builds both halves of f and its gradient: forward, x -> y and residuals, and pullback, x, residuals and dy -> "
+      "dx.\n\n"
+      "Returns their names, the indices of those x that the pullback takes, for each x which output of the pullback "
+      "is\n"
+      "its gradient (-1: there is none), and a serialized FunctionDefLibrary.");
+
+  m.def(
+      "input_gradients",
+      [](const py::bytes& library, const py::bytes& f) {
+        const std::string_view library_view = library, f_view = f;
+        py::gil_scoped_release release;
+        return Inputs(library_view, f_view);
+      },
+      py::arg("library"), py::arg("f"),
+      "For each input of f the dtype of its gradient, as a number, and whether any gradient flows there.\n\n"
+      "The dtype is a variable's where the input is one, DT_RESOURCE where it is a resource but no variable.");
 
   m.def(
       "cache_info",

@@ -126,7 +126,10 @@ absl::Status CheckAgainstCallee(const Call& call, const Slots& inputs, const Slo
     CheckLength("Tout", call.tout.size(), n, "a dtype for each of the N inputs of the function", &errors);
   } else {
     CheckLength("wrt", call.wrt.size(), n, "a flag for each of the N inputs of the function", &errors);
-    CheckLength("Tout", call.tout.size(), wanted.size(), "a dtype for each input that wrt is true of", &errors);
+    CheckLength("Tout", call.tout.size(), wanted.size() + (call.values ? m : 0),
+                call.values ? "a dtype for each input that wrt is true of, then one for each output"
+                            : "a dtype for each input that wrt is true of",
+                &errors);
   }
   for (size_t i = 0; i < n; ++i) CheckDtype("input", i, call.tin, inputs[i], "input", &errors);
   for (size_t i = 0; i < m; ++i) {
@@ -137,6 +140,8 @@ absl::Status CheckAgainstCallee(const Call& call, const Slots& inputs, const Slo
     if (!DecidedByEngine(wanted[k].dtype))
       CheckDtype("Tout", k, call.tout, wanted[k], "the gradient for input", &errors);
   }
+  for (size_t i = 0; call.values && i < m; ++i)
+    CheckDtype("Tout", wanted.size() + i, call.tout, outputs[i], "output", &errors);
   return ToStatus(errors, call.f, inputs, outputs);
 }
 
@@ -210,12 +215,15 @@ absl::StatusOr<Call> Call::Parse(tensorflow::AttrSlice attrs) {
   TF_RETURN_IF_ERROR(tensorflow::GetNodeAttr(attrs, "Tin", &call.tin));
   TF_RETURN_IF_ERROR(tensorflow::GetNodeAttr(attrs, "Tout", &call.tout));
   if (attrs.Find("wrt") != nullptr) TF_RETURN_IF_ERROR(tensorflow::GetNodeAttr(attrs, "wrt", &call.wrt));
+  if (attrs.Find("values") != nullptr) TF_RETURN_IF_ERROR(tensorflow::GetNodeAttr(attrs, "values", &call.values));
+  if (call.values && call.wrt.empty())
+    return absl::InvalidArgumentError(absl::StrCat(kOpName, ": with values, wrt must be given."));
   call.f = *f;
   return call;
 }
 
 absl::StatusOr<GradientFunction> PrepareCall(const FunctionLibraryDefinition& library, const Call& call) {
-  GradientRequest request = {WithVariableDtypes(call.f, call.tin, call.tout, call.wrt), call.wrt};
+  GradientRequest request = {WithVariableDtypes(call.f, call.tin, call.tout, call.wrt), call.wrt, call.values};
   auto record = library.FindRecord(call.f.name());
   FunctionDef of_op;  // where f is an op
   if (record == nullptr) {

@@ -17,12 +17,13 @@ inline constexpr char kOpName[] = "TfSymgrad>SymbolicGradient";
 // A node of the op that has this attr is left to XLA's kernel (csrc/xla), in a function that XLA compiles.
 inline constexpr char kLeftToXla[] = "_symgrad_left_to_xla";
 
-// A node's attrs Tin, Tout, f and wrt.
+// A node's attrs.
 struct Call {
   tensorflow::NameAttrList f;
   tensorflow::DataTypeVector tin;
   tensorflow::DataTypeVector tout;
   std::vector<bool> wrt;  // empty: all
+  bool values = false;
 
   // How many inputs f has, if the call is right.
   size_t num_inputs() const { return wrt.empty() ? tout.size() : wrt.size(); }

@@ -1,6 +1,7 @@
 // The op: its signature and its shapes.
 #include "tensorflow/core/framework/op.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -22,10 +23,16 @@ absl::StatusOr<std::vector<int>> WantedInputs(InferenceContext* c) {
   std::vector<int> wanted;
   for (int i = 0; wrt.empty() ? i < c->num_outputs() : i < static_cast<int>(wrt.size()); ++i)
     if (wrt.empty() || wrt[i]) wanted.push_back(i);
-  if (static_cast<int>(wanted.size()) != c->num_outputs()) {
+  bool values = false;
+  TF_RETURN_IF_ERROR(c->GetAttr("values", &values));
+  if (values && wrt.empty())
+    return absl::InvalidArgumentError(absl::StrCat(kOpName, ": with values, wrt must be given."));
+  const int outputs_of_f = values ? std::max(0, c->num_inputs() - static_cast<int>(wrt.size())) : 0;
+  if (static_cast<int>(wanted.size()) + outputs_of_f != c->num_outputs()) {
     return absl::InvalidArgumentError(absl::StrCat(kOpName, ": wrt asks for ", wanted.size(),
                                                    " gradients, but Tout has ", c->num_outputs(),
-                                                   " dtypes. Tout is a dtype for each input that wrt is true of."));
+                                                   " dtypes. Tout is a dtype for each input that wrt is true of",
+                                                   values ? ", then one for each output of the function." : "."));
   }
   if (!wrt.empty() && static_cast<int>(wrt.size()) > c->num_inputs()) {
     return absl::InvalidArgumentError(absl::StrCat(kOpName, ": wrt has ", wrt.size(), " flags and Tin only ",
@@ -38,7 +45,7 @@ absl::StatusOr<std::vector<int>> WantedInputs(InferenceContext* c) {
 
 absl::Status Shape(InferenceContext* c) {
   TF_ASSIGN_OR_RETURN(const std::vector<int> wanted, WantedInputs(c));
-  if (c->num_outputs() > c->num_inputs()) {
+  if (static_cast<int>(wanted.size()) > c->num_inputs()) {
     return absl::InvalidArgumentError(
         absl::StrCat(kOpName, ": Tout has ", c->num_outputs(), " dtypes and Tin only ", c->num_inputs(),
                      ". Tin is the function's inputs, then a gradient for each of its outputs; Tout is "
@@ -46,7 +53,9 @@ absl::Status Shape(InferenceContext* c) {
   }
   tensorflow::DataTypeVector tin;
   TF_RETURN_IF_ERROR(c->GetAttr("Tin", &tin));
-  for (int k = 0; k < c->num_outputs(); ++k) {
+  const int gradients = static_cast<int>(wanted.size()), values = c->num_outputs() - gradients;
+  for (int k = 0; k < values; ++k) c->set_output(gradients + k, c->UnknownShape());
+  for (int k = 0; k < gradients; ++k) {
     const int i = wanted[k];
     if (tin[i] != tensorflow::DT_RESOURCE) {
       c->set_output(k, c->input(i));
@@ -69,6 +78,7 @@ REGISTER_OP("TfSymgrad>SymbolicGradient")
     .Attr("Tout: list(type) >= 0")
     .Attr("f: func")
     .Attr("wrt: list(bool) = []")
+    .Attr("values: bool = false")
     .SetIsStateful()
     .SetShapeFn(Shape)
     .Doc(R"doc(
@@ -99,6 +109,8 @@ f: The function to differentiate.
 wrt: For each input of `f`, whether its gradient is wanted; `output` and `Tout` are those of the wanted inputs alone, in
   order. Empty: all are. A resource that is no variable (a lookup table, an iterator, a queue) has no gradient, and must
   not be wanted.
+values: Whether `output` and `Tout` also have, after the gradients, the M outputs of `f`, of the same run of `f`: then the
+  op does what `f` does, effects included. `wrt` must be given then.
 )doc");
 
 }  // namespace

@@ -87,6 +87,16 @@ tf::NameAttrList WithVariableDtypes(tf::NameAttrList f, const tf::DataTypeVector
   return f;
 }
 
+Asked AskedBy(const tf::NodeDef& node, const tf::DataTypeVector& tin, const tf::DataTypeVector& tout) {
+  Asked asked;
+  const auto& attrs = node.attr();
+  if (const auto it = attrs.find("wrt"); it != attrs.end())
+    asked.wrt.assign(it->second.list().b().begin(), it->second.list().b().end());
+  if (const auto it = attrs.find("values"); it != attrs.end()) asked.values = it->second.b();
+  asked.f = WithVariableDtypes(attrs.at("f").func(), tin, tout, asked.wrt);
+  return asked;
+}
+
 Functions::Functions(const tf::FunctionLibraryDefinition& library)
     : library_(library), generated_(library.default_registry(), tf::FunctionDefLibrary()) {}
 

@@ -57,6 +57,14 @@ tf::PartialTensorShape StaticShape(const Shape& shape);
 tf::NameAttrList WithVariableDtypes(tf::NameAttrList f, const tf::DataTypeVector& tin, const tf::DataTypeVector& tout,
                                     const std::vector<bool>& wrt);
 
+// What a node of the gradient op asks for.
+struct Asked {
+  tf::NameAttrList f;
+  std::vector<bool> wrt;
+  bool values = false;
+};
+Asked AskedBy(const tf::NodeDef& node, const tf::DataTypeVector& tin, const tf::DataTypeVector& tout);
+
 // Which arguments and results of a function are flows of arrays (flows.h), as the function itself tells: the dtypes of
 // elements, DT_INVALID for what is no flow.
 struct Flows {
@@ -88,7 +96,7 @@ class Functions {
   tf::FunctionDefLibrary Generated(const std::string& name) const;
 
   // The name of the generated function that computes the gradients of f with respect to the wanted inputs (empty: all).
-  virtual absl::StatusOr<std::string> Gradient(const tf::NameAttrList& f, std::vector<bool> wrt) = 0;
+  virtual absl::StatusOr<std::string> Gradient(const tf::NameAttrList& f, std::vector<bool> wrt, bool values) = 0;
   // The static shapes of f's results; empty if f can't be read.
   virtual const std::vector<tf::PartialTensorShape>& ResultShapes(const tf::NameAttrList& f) = 0;
   // Whether there are arrays at all, and which arguments and results of f are their flows.

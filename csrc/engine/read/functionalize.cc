@@ -151,8 +151,8 @@ class Functionalizer {
     for (const std::string& name : frame.members)
       // A member of a malformed function may be no node.
       if (const tf::NodeDef* node = text_.Find(name); node != nullptr && text_.IsStateful(*node)) {
-        if (!condition.nodes.contains(text_.Number(node))) body.effects.push_back("^" + name);
-        text_.Move(text_.Number(node));
+        if (!condition.nodes.contains(text_.Number(*node))) body.effects.push_back("^" + name);
+        text_.Move(text_.Number(*node));
       }
     std::sort(body.effects.begin(), body.effects.end());
     text_.Walk(&body, &taken);

@@ -252,18 +252,15 @@ class FunctionReader {
 
   // A gradient op is a call of the gradient function of its f.
   bool ResolveGradient(Item* item) {
-    const auto& attrs = item->def->attr();
-    std::vector<bool> wrt;
-    if (const auto it = attrs.find("wrt"); it != attrs.end())
-      wrt = {it->second.list().b().begin(), it->second.list().b().end()};
-    const absl::StatusOr<std::string> gradient =
-        functions_->Gradient(WithVariableDtypes(attrs.at("f").func(), item->in, item->out, wrt), wrt);
+    const Asked asked = AskedBy(*item->def, item->in, item->out);
+    const absl::StatusOr<std::string> gradient = functions_->Gradient(asked.f, asked.wrt, asked.values);
     if (!gradient.ok()) return NodeError(*item->def, std::string(gradient.status().message())), false;
     const auto record = functions_->Find(*gradient);
     tf::NodeDef* call = body_->NewDef();
     *call = *item->def;
     call->set_op(record->fdef().signature().is_stateful() ? "StatefulPartitionedCall" : "PartitionedCall");
     (*call->mutable_attr())["f"].mutable_func()->set_name(*gradient);
+    for (const char* attr : {"wrt", "values"}) call->mutable_attr()->erase(attr);
     item->op = Lookup(call->op());
     tf::AddDefaultsToNodeDef(item->op->op_def, call);
     item->def = call;

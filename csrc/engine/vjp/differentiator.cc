@@ -105,16 +105,16 @@ V ZerosOf(const V& x, tf::DataType dtype, tf::DataType flow) {
   return x.dtype() == DType::kResource ? zeros(op("VariableShape", x), static_cast<DType>(dtype)) : zeros_like(x);
 }
 
-absl::StatusOr<std::string> Differentiator::Gradient(const tf::NameAttrList& f, std::vector<bool> wrt) {
+absl::StatusOr<std::string> Differentiator::Gradient(const tf::NameAttrList& f, std::vector<bool> wrt, bool values) {
   if (const tf::OpRegistrationData* op = nullptr; Find(f.name()) == nullptr && LookUp(f.name(), &op).ok()) {
     TF_ASSIGN_OR_RETURN(tf::FunctionDef fdef, FunctionOfOp(op->op_def, f));
     tf::NameAttrList function;
     TF_ASSIGN_OR_RETURN(*function.mutable_name(), AddNamedByContent(f.name(), std::move(fdef)));
     for (const char* told : {kInputShapes, kInputDtypes, kInputValues})
       if (const auto it = f.attr().find(told); it != f.attr().end()) (*function.mutable_attr())[told] = it->second;
-    return Gradient(function, std::move(wrt));
+    return Gradient(function, std::move(wrt), values);
   }
-  const std::string key = absl::StrCat("gradient:", MemoKey(f), "|", MaskText(wrt));
+  const std::string key = absl::StrCat("gradient:", MemoKey(f), "|", MaskText(wrt), values ? "+values" : "");
   const auto [it, added] = gradients_.try_emplace(key);
   if (!added && !it->second.empty()) return it->second;
   const Activation activation(&active_, key);
@@ -147,13 +147,38 @@ absl::StatusOr<std::string> Differentiator::Gradient(const tf::NameAttrList& f, 
     TF_RETURN_IF_ERROR(builder.TakeStatus());
     signature.results.push_back(ToPort(dx));
   }
+  if (values) signature.results.insert(signature.results.end(), body->results.begin(), body->results.end());
   signature.args = ArgPorts(body->args);
-  signature.keeps = Keeps::kChecks;
+  signature.keeps = values ? Keeps::kEffects : Keeps::kChecks;
   signature.results_wait = true;
   TF_RETURN_IF_ERROR(Lighten(body.get(), signature));
   tf::FunctionDef gradient = ExportFunction(*this, *body, "", signature, Find(f.name())->fdef());
   TF_ASSIGN_OR_RETURN(const std::string name, AddNamedByContent(f.name(), std::move(gradient)));
   return gradients_[key] = name;
+}
+
+absl::StatusOr<std::vector<InputGradient>> Differentiator::Inputs(const tf::NameAttrList& f) {
+  if (!has_arrays_) has_arrays_ = HasArrays(*this, f.name());
+  TF_ASSIGN_OR_RETURN(std::unique_ptr<Body> body, ImportFunction(this, f));
+  std::vector<InputGradient> inputs;
+  std::vector<bool> wrt;
+  for (size_t i = 0; i < body->args.size(); ++i) {
+    const Port p{body->args[i], 0};
+    tf::DataType dtype = tf::BaseType(body->output(p).dtype);
+    const bool other = dtype == tf::DT_RESOURCE && !UseAsOtherResource(*this, f.name(), static_cast<int>(i)).empty();
+    wrt.push_back(IsDifferentiable(dtype) && !other);
+    const auto handle = body->handles.find(body->output_index(p));
+    if (dtype == tf::DT_RESOURCE && !other && handle != body->handles.end() && !handle->second.empty())
+      dtype = handle->second[0].dtype;
+    inputs.push_back({dtype, false});
+  }
+  Builder builder(body.get());
+  Builder::Scope scope(&builder);
+  const std::vector<bool> seeds(body->results.size(), true);
+  TF_ASSIGN_OR_RETURN(const std::vector<V> cotangents, ReverseSweep(&builder, this, wrt, seeds, FlowSeeds::kNumbers));
+  for (size_t i = 0, k = 0; i < inputs.size(); ++i)
+    if (wrt[i]) inputs[i].connected = static_cast<bool>(cotangents[k++]);
+  return inputs;
 }
 
 absl::StatusOr<const SplitVjp*> Differentiator::Split(const tf::NameAttrList& f, const std::vector<bool>& wrt,
@@ -168,6 +193,13 @@ absl::StatusOr<const SplitVjp*> Differentiator::Split(const tf::NameAttrList& f,
   TF_RETURN_IF_ERROR(activation.Check(f));
   TF_ASSIGN_OR_RETURN(SplitVjp split, BuildSplit(f, wrt, seeds, loop));
   return &splits_.emplace(memo, std::move(split)).first->second;
+}
+
+absl::StatusOr<const SplitVjp*> Differentiator::Split(const tf::NameAttrList& f, const std::vector<bool>& wrt) {
+  if (!has_arrays_) has_arrays_ = HasArrays(*this, f.name());
+  TF_ASSIGN_OR_RETURN(const std::unique_ptr<Body> body, ImportFunction(this, f));
+  TF_RETURN_IF_ERROR(CheckResources(*this, f, *body, wrt));
+  return Split(f, wrt, std::vector<bool>(body->results.size(), true));
 }
 
 absl::StatusOr<SplitVjp> Differentiator::BuildSplit(const tf::NameAttrList& f, const std::vector<bool>& wrt,

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "csrc/engine/function/body.h"
 #include "csrc/engine/function/functions.h"
+#include "csrc/engine/gradient.h"
 #include "csrc/engine/vjp/cut.h"
 #include "csrc/engine/write/builder.h"
 #include "csrc/engine/write/part.h"
@@ -57,11 +58,15 @@ class Differentiator final : public Functions {
  public:
   using Functions::Functions;
 
-  // Pullback after forward in one function, pruned to the wanted inputs (empty: all): g(x…, dy…) -> dx…
-  absl::StatusOr<std::string> Gradient(const tf::NameAttrList& f, std::vector<bool> wrt) override;
+  // Pullback after forward in one function, pruned to the wanted inputs (empty: all): g(x…, dy…) -> dx…; with `values`,
+  // dx…, y…, and all that f does.
+  absl::StatusOr<std::string> Gradient(const tf::NameAttrList& f, std::vector<bool> wrt, bool values) override;
+  absl::StatusOr<std::vector<InputGradient>> Inputs(const tf::NameAttrList& f);
   // `loop`, where f is the body of one: what is known of its arguments.
   absl::StatusOr<const SplitVjp*> Split(const tf::NameAttrList& f, const std::vector<bool>& wrt,
                                         const std::vector<bool>& seeds, const LoopArguments* loop = nullptr);
+  // With cotangents of all outputs.
+  absl::StatusOr<const SplitVjp*> Split(const tf::NameAttrList& f, const std::vector<bool>& wrt);
 
   // The cotangents of the inputs of a node that stands for functions: a call, a branch or a loop. The node itself
   // becomes a call that returns residuals, too.

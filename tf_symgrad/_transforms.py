@@ -1,0 +1,352 @@
+"""Values and gradients, products with Jacobians, and what is made of them, of any callable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tf_symgrad import _calls, _custom, _function, _op
+from tf_symgrad._calls import Call, Wrt
+from tf_symgrad._differentiate import call, differentiate, told, unused
+
+
+def value_and_grad(
+    f: Callable[..., Any],
+    wrt: Wrt = 0,
+    has_aux: bool = False,
+    *,
+    unconnected_gradients: str | tf.UnconnectedGradients = "none",
+) -> Callable[..., tuple[Any, Any]]:
+    """A function that returns the value of `f`, a scalar, and its gradients.
+
+    `f` runs once: the gradients are those of the random numbers that the value was computed with, and its effects
+    happen once. Works in eager mode, in a `tf.function`, compiled or not, and in TensorFlow 1 graphs.
+
+    Args:
+      f: any callable: a Python function, a `tf.function`, a `ConcreteFunction`, a Keras model. It may take and return
+        structures, sparse and ragged tensors. A Python function is traced anew at each call; a `tf.function` is traced
+        once for each signature.
+      wrt: what the gradients are taken of: the position of an argument, or the name of one; a variable; a `tf.Module`
+        or Keras model, which stands for the list of its trainable variables; or a list, tuple or dict of these.
+      has_aux: whether `f` returns a pair of the value and of something else, which is returned as it is.
+      unconnected_gradients: what is returned where no gradient flows to: `"none"` or `"zero"`. For a variable that `f`
+        does not read, None in any case.
+
+    Returns:
+      A function of the arguments of `f` that returns the value, or the pair of `f`; and the gradients, in the structure
+      that `wrt` is, that of an argument being the argument's.
+
+    Raises:
+      TypeError: `wrt` names nothing that `f` is called with. This, and what follows, when the result is called.
+      ValueError: the value is no real scalar.
+      tf.errors.OpError: `f` can't be differentiated: see `symbolic_gradient`.
+
+    Example:
+      >>> w = tf.Variable([1.0, 2.0])
+      >>> def loss(x):
+      ...     return tf.reduce_sum((w * x) ** 2)
+      >>> value, (dw, dx) = tf_symgrad.value_and_grad(loss, wrt=(w, 0))(tf.constant([3.0, 4.0]))
+      >>> value, dw, dx
+      (<tf.Tensor: shape=(), dtype=float32, numpy=73.0>,
+       <tf.Tensor: shape=(2,), dtype=float32, numpy=array([18., 64.], dtype=float32)>,
+       <tf.Tensor: shape=(2,), dtype=float32, numpy=array([ 6., 32.], dtype=float32)>)
+    """
+    return _of_scalar(f, wrt, has_aux, unconnected_gradients, values=True)
+
+
+def grad(
+    f: Callable[..., Any],
+    wrt: Wrt = 0,
+    has_aux: bool = False,
+    *,
+    unconnected_gradients: str | tf.UnconnectedGradients = "none",
+) -> Callable[..., Any]:
+    """A function that returns the gradients of `f`, a scalar: see `value_and_grad`.
+
+    Where `has_aux`, it returns a pair of the gradients and of what `f` returns after the value.
+
+    Example:
+      >>> tf_symgrad.grad(lambda x: x**3)(tf.constant(2.0))
+      <tf.Tensor: shape=(), dtype=float32, numpy=12.0>
+      >>> tf_symgrad.grad(tf_symgrad.grad(lambda x: x**3))(tf.constant(2.0))
+      <tf.Tensor: shape=(), dtype=float32, numpy=12.0>
+    """
+    both = _of_scalar(f, wrt, has_aux, unconnected_gradients, values=has_aux)
+
+    @_op.no_autograph
+    def of_arguments(*args: Any, **kwargs: Any) -> Any:
+        value, gradients = both(*args, **kwargs)
+        return (gradients, value[1]) if has_aux else gradients
+
+    return of_arguments
+
+
+def _of_scalar(f: Any, wrt: Wrt, has_aux: bool, unconnected: Any, values: bool) -> Callable[..., tuple[Any, Any]]:
+    none = tf.UnconnectedGradients(unconnected) == tf.UnconnectedGradients.NONE
+    memo: dict[str, Any] = {}
+    f = _calls.callable_of(f)
+    traced = _without_gradient_of_aux(f) if has_aux else f
+
+    @_op.no_autograph
+    def of_arguments(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        selected, given, named = _calls.with_tensors(f, wrt, args, kwargs)
+        of_call = Call(traced, given, named, memo, kept=f)
+        function = _function.from_concrete_function(of_call.concrete)
+        _check_scalar(f, function.outputs, has_aux)
+        operands = [*of_call.tensors, *function.captures]
+        wanted, pack = _calls.select(selected, of_call, operands)
+        dys = [tf.ones([], function.outputs[0].dtype), *map(unused, function.outputs[1:])]
+        gradients, results = differentiate(function, [*operands, *dys], wanted, none=none, values=values)
+        return of_call.output(results) if values else None, pack(gradients)
+
+    return of_arguments
+
+
+def _check_scalar(f: Any, outputs: Sequence[tf.TensorSpec], has_aux: bool) -> None:
+    real = bool(outputs) and outputs[0].dtype.is_floating and outputs[0].shape.rank in (0, None)
+    if not real or (not has_aux and len(outputs) != 1):
+        raise ValueError(
+            f"{f} must return a real scalar{' and something else' if has_aux else ''}; it returns "
+            f"{[f'{y.dtype.name}{y.shape}' for y in outputs]}. For other functions there are vjp and jacobian, and "
+            "has_aux for more results."
+        )
+
+
+def _without_gradient_of_aux(f: Callable[..., Any]) -> Callable[..., Any]:
+    def of_arguments(*args: Any, **kwargs: Any) -> Any:
+        loss, aux = f(*args, **kwargs)
+        stop = lambda x: x if x is None else tf.stop_gradient(x)  # noqa: E731
+        return loss, tf.nest.map_structure(stop, aux, expand_composites=True)
+
+    return of_arguments
+
+
+class _Halves:
+    """f at a point: its value, and the products with its Jacobian there. The forward pass has run, once."""
+
+    def __init__(self, f: Callable[..., Any], xs: Sequence[Any]) -> None:
+        _, self._xs, _ = _calls.with_tensors(f, list(range(len(xs))), xs, {})
+        self._call = Call(_calls.callable_of(f), self._xs, {}, {})
+        function = _function.from_concrete_function(self._call.concrete)
+        operands = [*self._call.tensors, *function.captures]
+        count = len(operands)
+        wanted = [i < len(self._call.tensors) and x.dtype in _CONTINUOUS for i, x in enumerate(operands)]
+        function = _custom.differentiable(function, wanted, lambda f: told(f, f.with_captures(operands, count)))
+        operands = function.with_captures(operands, count)
+        self._outputs = function.outputs
+        forward, self._pullback, inputs, self.gradients = told(function, operands).vjp(
+            [*wanted, *[False] * (len(operands) - count)]
+        )
+        results = call(forward, operands, function.variables)
+        self.tensors = results[: len(self._outputs)]
+        if not tf.executing_eagerly():
+            for y, spec in zip(self.tensors, self._outputs, strict=True):
+                y.set_shape(spec.shape)
+        self._taken = [*[operands[i] for i in inputs], *results[len(self._outputs) :]]
+        self.value = self._call.output(self.tensors)
+
+    def pullback(self, dy: Any) -> tuple[Any, ...]:
+        """The gradient of each argument; None where none flows."""
+        cotangents = _flatten_like(dy, self.value, self.tensors, "cotangent")
+        return tuple(self._call.argument(i, self.pull(cotangents)) for i in range(len(self._xs)))
+
+    def pull(self, cotangents: Sequence[Any]) -> list[Any]:
+        """The gradient of each input of f."""
+        results = call(self._pullback, [*self._taken, *cotangents])
+        return [None if k < 0 else results[k] for k in self.gradients]
+
+    def pushforward(self, *tangents: Any) -> Any:
+        """The tangent of the value, of a tangent for each argument: the transpose of the pullback, which is linear."""
+        flat = _flatten_like(list(tangents), self._xs, self._call.tensors, "tangent")
+        zeros = [tf.zeros_like(y) for y in self.tensors]
+        count = len(self._taken)
+        wanted = [i >= count and x.dtype in _CONTINUOUS for i, x in enumerate([*self._taken, *zeros])]
+        seeds = {k: t for k, t in zip(self.gradients, flat, strict=False) if k >= 0}  # by output of the pullback
+        if not seeds:  # f depends on no argument
+            return self._call.output([z if w else None for z, w in zip(zeros, wanted[count:], strict=True)])
+        gradients, _ = differentiate(self._pullback, [*self._taken, *zeros, *[seeds[k] for k in sorted(seeds)]], wanted)
+        return self._call.output(gradients[count:])
+
+
+def _flatten_like(given: Any, like: Any, tensors: Sequence[Any], what: str) -> list[Any]:
+    """Tensors of a structure like another's, whose tensors are `tensors`; zeros for None, and for integers."""
+    try:
+        tf.nest.assert_same_structure(
+            tf.nest.map_structure(lambda _: 0, like), tf.nest.map_structure(lambda _: 0, given)
+        )
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"A {what} must have the structure of what it belongs to. {error}") from None
+    leaves: list[Any] = []
+    for g, x in zip(tf.nest.flatten(given), tf.nest.flatten(like), strict=True):
+        if x is None:
+            continue
+        parts = tf.nest.flatten(x, expand_composites=True)
+        leaves += [None] * len(parts) if g is None else tf.nest.flatten(g, expand_composites=True)
+    return [
+        tf.zeros_like(x) if g is None or x.dtype not in _CONTINUOUS else tf.convert_to_tensor(g, x.dtype)
+        for g, x in zip(leaves, tensors, strict=True)
+    ]
+
+
+_CONTINUOUS = {tf.float16, tf.bfloat16, tf.float32, tf.float64, tf.complex64, tf.complex128}
+
+
+@_op.no_autograph
+def vjp(f: Callable[..., Any], *xs: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
+    """The value of `f` and its pullback at a point.
+
+    Args:
+      f: any callable, see `value_and_grad`.
+      *xs: its arguments, tensors or structures of them.
+
+    Returns:
+      `f(*xs)`, and a function of a cotangent, in the structure of that value, that returns a tuple with a gradient for
+      each argument, in the structure of that; None where none flows. `f` runs once, however often it is called.
+
+    Example:
+      >>> y, pullback = tf_symgrad.vjp(tf.math.square, tf.constant([1.0, 2.0]))
+      >>> pullback(tf.constant([1.0, 10.0]))
+      (<tf.Tensor: shape=(2,), dtype=float32, numpy=array([ 2., 40.], dtype=float32)>,)
+    """
+    halves = _Halves(f, xs)
+    return halves.value, halves.pullback
+
+
+@_op.no_autograph
+def linearize(f: Callable[..., Any], *xs: Any) -> tuple[Any, Callable[..., Any]]:
+    """The value of `f` and its pushforward at a point.
+
+    Returns:
+      `f(*xs)`, and a function of a tangent for each argument that returns the tangent of the value: the product of
+      `f`'s Jacobian with it. `f` runs once, however often it is called.
+
+    Example:
+      >>> y, pushforward = tf_symgrad.linearize(tf.math.square, tf.constant([1.0, 2.0]))
+      >>> pushforward(tf.constant([1.0, 10.0]))
+      <tf.Tensor: shape=(2,), dtype=float32, numpy=array([ 2., 40.], dtype=float32)>
+    """
+    halves = _Halves(f, xs)
+    return halves.value, halves.pushforward
+
+
+@_op.no_autograph
+def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
+    """The value of `f` at `primals`, and the product of its Jacobian there with `tangents`.
+
+    Example:
+      >>> tf_symgrad.jvp(tf.math.square, [tf.constant(3.0)], [tf.constant(1.0)])
+      (<tf.Tensor: shape=(), dtype=float32, numpy=9.0>, <tf.Tensor: shape=(), dtype=float32, numpy=6.0>)
+    """
+    halves = _Halves(f, primals)
+    return halves.value, halves.pushforward(*tangents)
+
+
+def jacobian(f: Callable[..., Any], wrt: int = 0) -> Callable[..., Any]:
+    """A function that returns the Jacobian of `f` by one of its arguments, a tensor.
+
+    It is of shape `[*y.shape, *x.shape]` for each tensor y that `f` returns. All rows are computed at once, by the
+    pullback of a batch of cotangents; or all columns, by the pushforward, where x has fewer elements than the y.
+
+    Example:
+      >>> tf_symgrad.jacobian(lambda x: x**2)(tf.constant([1.0, 2.0]))
+      <tf.Tensor: shape=(2, 2), dtype=float32, numpy=
+      array([[2., 0.],
+             [0., 4.]], dtype=float32)>
+    """
+
+    @_op.no_autograph
+    def of_arguments(*xs: Any) -> Any:
+        x = tf.convert_to_tensor(xs[wrt])
+        halves = _Halves(lambda x: f(*xs[:wrt], x, *xs[wrt:][1:]), [x])
+        ys, columns = halves.tensors, x.shape.num_elements()
+        rows = [y.shape.num_elements() for y in ys]
+        if columns is not None and (None in rows or columns < sum(rows)):
+            flat = tf.nest.flatten(tf.vectorized_map(halves.pushforward, _basis(x)), expand_composites=True)
+            columns_last = [tf.transpose(d, [*range(1, d.shape.rank), 0]) for d in flat]
+            parts = [tf.reshape(d, tf.concat([tf.shape(d)[:-1], tf.shape(x)], 0)) for d in columns_last]
+            return tf.nest.pack_sequence_as(halves.value, parts, expand_composites=True)
+
+        def of_output(i: int) -> Any:
+            shape = tf.concat([tf.shape(ys[i]), tf.shape(x)], 0)
+            zeros = [tf.zeros_like(y) for y in ys]
+            connected = any(k >= 0 for k in halves.gradients)
+            if not connected:
+                return tf.zeros(shape, x.dtype)
+            pull = lambda dy: halves.pull([*zeros[:i], dy, *zeros[i + 1 :]])[0]  # noqa: E731
+            return tf.reshape(tf.vectorized_map(pull, _basis(ys[i])), shape)
+
+        return tf.nest.pack_sequence_as(halves.value, [of_output(i) for i in range(len(ys))], expand_composites=True)
+
+    return of_arguments
+
+
+def _basis(x: Any) -> Any:
+    """A batch of tensors like x, each of which is 1 in another place."""
+    return tf.reshape(tf.eye(tf.size(x), dtype=x.dtype), tf.concat([[tf.size(x)], tf.shape(x)], 0))
+
+
+def hessian(f: Callable[..., Any], wrt: int = 0) -> Callable[..., Any]:
+    """A function that returns the Hessian of `f`, a scalar, by one of its arguments, a tensor x.
+
+    It is of shape `[*x.shape, *x.shape]`.
+
+    Example:
+      >>> tf_symgrad.hessian(lambda x: x[0] ** 2 * x[1])(tf.constant([1.0, 2.0]))
+      <tf.Tensor: shape=(2, 2), dtype=float32, numpy=
+      array([[4., 2.],
+             [2., 0.]], dtype=float32)>
+    """
+    return jacobian(grad(f, wrt, unconnected_gradients="zero"), wrt)
+
+
+@_op.no_autograph
+def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, ...]:
+    """The product of the Hessian of `f`, a scalar, at `primals` with `tangents`: one for each argument.
+
+    Example:
+      >>> tf_symgrad.hvp(lambda x: tf.reduce_sum(x**3), [tf.constant([1.0, 2.0])], [tf.constant([1.0, 10.0])])
+      (<tf.Tensor: shape=(2,), dtype=float32, numpy=array([  6., 120.], dtype=float32)>,)
+    """
+    gradient = grad(f, tuple(range(len(primals))), unconnected_gradients="zero")
+    # A Hessian is symmetric, so that the pullback of the gradient will do.
+    _, pullback = vjp(gradient, *primals)
+    return pullback(tuple(tangents))
+
+
+def per_example_grad(f: Callable[..., Any], wrt: Wrt = 0, batched: Sequence[int] | None = None) -> Callable[..., Any]:
+    """A function that returns the gradients of `f`, a scalar function of one example, for each example of a batch.
+
+    All at once, by `tf.vectorized_map`; of an op that TensorFlow can't vectorise it makes a loop, and logs so.
+
+    Args:
+      f: any callable, see `value_and_grad`, of one example.
+      wrt: as there. The gradients have one more dimension, the first: that of the batch.
+      batched: which positional arguments are batches; all that `wrt` does not name if left out.
+
+    Example:
+      >>> loss = lambda w, x: tf.tensordot(w, x, 1) ** 2
+      >>> tf_symgrad.per_example_grad(loss)(tf.constant([1.0, 2.0]), tf.constant([[1.0, 0.0], [0.0, 1.0]]))
+      <tf.Tensor: shape=(2, 2), dtype=float32, numpy=
+      array([[2., 0.],
+             [0., 4.]], dtype=float32)>
+    """
+    of_one = grad(f, wrt)
+
+    @_op.no_autograph
+    def of_arguments(*args: Any, **kwargs: Any) -> Any:
+        named = {i for i in tf.nest.flatten(wrt) if type(i) is int}
+        batch = [i for i in range(len(args)) if i not in named] if batched is None else list(batched)
+        structure: list[Any] = []
+
+        def row(examples: list[Any]) -> list[Any]:
+            given = dict(zip(batch, examples, strict=True))
+            gradients = of_one(*[given.get(i, x) for i, x in enumerate(args)], **kwargs)
+            structure[:] = [tf.nest.map_structure(lambda dx: None if dx is None else 0, gradients)]
+            return [dx for dx in tf.nest.flatten(gradients) if dx is not None]
+
+        rows = iter(tf.vectorized_map(row, [args[i] for i in batch]))
+        return tf.nest.map_structure(lambda place: None if place is None else next(rows), structure[0])
+
+    return of_arguments
