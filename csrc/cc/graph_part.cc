@@ -106,9 +106,7 @@ absl::StatusOr<int> GraphPart::AddNode(tf::Node* node, const std::vector<Port>& 
   ids_[node->id()] = id;
   tensors_.resize(id + 1);
   sources_.resize(id + 1, nullptr);
-  defs_.resize(id + 1, nullptr);
   sources_[id] = node;
-  defs_[id] = def;
   TF_RETURN_IF_ERROR(InferFacts(&body_, id));
   for (int i = 0; i < node->num_outputs(); ++i) {
     ReadFacts(tf::Output(node, i), {id, i});
@@ -180,7 +178,14 @@ absl::StatusOr<GraphPart::Gradients> GraphPart::Differentiate(const std::vector<
     if (dx) wanted.push_back(ToPort(dx));
   }
   TF_RETURN_IF_ERROR(builder_.TakeStatus());
-  if (copies) wanted.insert(wanted.end(), results.begin(), results.end());
+  if (copies) {
+    wanted.insert(wanted.end(), results.begin(), results.end());
+    // They take the place of what the graph has, with all that it does.
+    for (const auto& [id, call] : body_.whole) {
+      body_.node(id).op = call.op;
+      body_.node(id).def = call.def;
+    }
+  }
   TF_RETURN_IF_ERROR(Write(wanted));
 
   Gradients gradients;
@@ -192,16 +197,20 @@ absl::StatusOr<GraphPart::Gradients> GraphPart::Differentiate(const std::vector<
   return gradients;
 }
 
-// The forward nodes that the sweep has changed, and those that come after them, are not in the graph.
+// A forward node of which something is taken that it does not return is not in the graph, nor is what comes after it.
 void GraphPart::FindCopies() {
+  std::vector<bool> returns_more(body_.num_nodes(), false);
+  for (int id = body_.num_forward; id < body_.num_nodes(); ++id)
+    for (const Port& p : body_.node(id).inputs)
+      if (p.node < body_.num_forward && sources_[p.node] != nullptr && p.index >= sources_[p.node]->num_outputs())
+        returns_more[p.node] = true;
   written_ = sources_;
   written_.resize(body_.num_nodes(), nullptr);
   for (int id = 0; id < body_.num_forward; ++id) {
     const Node& n = body_.node(id);
     if (n.is_arg()) continue;
-    const auto missing = [&](int i) { return !body_.node(i).is_arg() && written_[i] == nullptr; };
-    if (n.def != defs_[id] || std::any_of(n.inputs.begin(), n.inputs.end(), [&](Port p) { return missing(p.node); }))
-      written_[id] = nullptr;
+    const auto missing = [&](Port p) { return !body_.node(p.node).is_arg() && written_[p.node] == nullptr; };
+    if (returns_more[id] || std::any_of(n.inputs.begin(), n.inputs.end(), missing)) written_[id] = nullptr;
   }
 }
 

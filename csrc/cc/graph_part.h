@@ -68,7 +68,6 @@ class GraphPart {
   Builder builder_;
   std::vector<tf::Output> tensors_;           // by node of the body, if it is an argument: what it stands for
   std::vector<tf::Node*> sources_, written_;  // by node: the forward node, and what the graph has of it in the end
-  std::vector<const tf::NodeDef*> defs_;      // by node: a forward node as it was
   absl::flat_hash_map<std::pair<int, int>, Port> ports_;
   absl::flat_hash_map<int, int> ids_;           // of forward nodes, by their ids in the graph
   absl::flat_hash_map<int, Port> values_;       // of arguments that the body itself computes, by node
