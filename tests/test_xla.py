@@ -385,56 +385,6 @@ def test_training_step() -> None:
     np.testing.assert_allclose(w.numpy()[:, 0], [1, -2, 3], atol=1e-3)
 
 
-# ---- Loops in f, of a number of iterations that is known ----
-
-
-def power_loop(x: Any) -> Any:
-    return tf.reduce_sum(tf.while_loop(lambda i, _: i < 3, lambda i, y: (i + 1, tf.sin(y) * x), (0, x))[1])
-
-
-def maximum_iterations(x: Any) -> Any:
-    loop = tf.while_loop(lambda y: tf.reduce_sum(y) < 20, lambda y: (y * x + 1,), (x,), maximum_iterations=4)
-    return tf.reduce_sum(loop[0])
-
-
-def nested_loops(x: Any) -> Any:
-    def body(i: Any, y: Any) -> Any:
-        return i + 1, tf.while_loop(lambda j, _: j < 2, lambda j, z: (j + 1, tf.sin(z) * x), (0, y))[1]
-
-    return tf.reduce_sum(tf.while_loop(lambda i, _: i < 3, body, (0, x))[1])
-
-
-# The tape's gradients of these do not compile: its stacks have no fixed size.
-LOOPS: dict[str, Callable[[Any], Any]] = {
-    "while_loop": power_loop,
-    "maximum_iterations": maximum_iterations,
-    "nested": nested_loops,
-    "map_fn": lambda x: tf.reduce_sum(tf.map_fn(lambda t: t * tf.sin(t), x)),
-    "scan": lambda x: tf.reduce_sum(tf.scan(lambda a, t: a * t + t, x)),
-    "scan backwards, of two": lambda x: tf.add_n(
-        [tf.reduce_sum(y) for y in tf.scan(lambda a, t: (a[0] * t, a[1] + t * a[0]), x, (x[0], x[0]), reverse=True)]
-    ),
-    "foldr": lambda x: tf.reduce_sum(tf.foldr(lambda a, t: a * t + tf.sin(t), x)),
-    "second derivative": lambda x: tf.reduce_sum(symbolic_gradient([x], f=power_loop)[0]),
-}
-
-
-@pytest.mark.parametrize("name", LOOPS)
-def test_loop(name: str) -> None:
-    def g(x: Any) -> Any:
-        return symbolic_gradient([x], f=LOOPS[name])[0]
-
-    np.testing.assert_allclose(compiled(g)(X), tf.function(g)(X), rtol=1e-5)
-
-
-def test_loop_of_an_unknown_number_of_iterations() -> None:
-    def f(x: Any) -> Any:
-        return tf.reduce_sum(tf.while_loop(lambda y: tf.reduce_sum(y) < 20, lambda y: (y * x + 1,), (x,))[0])
-
-    with pytest.raises(tf.errors.InvalidArgumentError, match="requires a fixed tensor list size"):
-        compiled(lambda x: symbolic_gradient([x], f=f)[0])(X)
-
-
 # ---- Parts that XLA compiles ----
 
 

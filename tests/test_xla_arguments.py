@@ -20,6 +20,10 @@ def squares(*y: Any) -> Any:
     return tf.add_n([tf.reduce_sum(t * t) for t in y])
 
 
+def power_loop(x: Any, n: Any) -> Any:
+    return squares(tf.while_loop(lambda i, _: i < n, lambda i, y: (i + 1, tf.sin(y) * x), (0, x))[1])
+
+
 # f of x and an integer scalar, which is 2.
 FUNCTIONS: dict[str, Callable[[Any, Any], Any]] = {
     "reduce_prod": lambda x, n: tf.reduce_sum(tf.reduce_prod(x[n:], 0)),
@@ -56,6 +60,7 @@ FUNCTIONS: dict[str, Callable[[Any, Any], Any]] = {
     "linspace": lambda x, n: squares(x[0, 0] * tf.linspace(0.0, 1.0, n)),
     "matrix_band": lambda x, n: squares(tf.linalg.band_part(x, n, n)),
     "scatter": lambda x, n: squares(tf.scatter_nd([[0], [1]], x[:2], tf.stack([n, 3]))),
+    "while_loop": power_loop,
     "cond": lambda x, n: squares(tf.cond(n > 1, lambda: x * x, lambda: tf.sin(x))),
     "switch_case": lambda x, n: squares(tf.switch_case(n, [lambda: x, lambda: tf.sin(x), lambda: x * x])),
     "value": lambda x, n: tf.reduce_sum(x * tf.cast(n, tf.float32)),
@@ -113,7 +118,9 @@ def in_a_case(g: Any) -> Any:
 
 
 def in_a_loop(g: Any) -> Any:
-    loop = lambda x, n: tf.while_loop(lambda i, _: i < 1, lambda i, y: (i + 1, g(y, n)), (0, x))[1]
+    def loop(x: Any, n: Any) -> Any:
+        return tf.while_loop(lambda i, _: i < 1, lambda i, y: (i + 1, g(y, n)), (0, x))[1]
+
     return compiled(loop)(X, tf.constant(2))
 
 
@@ -126,22 +133,11 @@ def in_a_compiled_function_of_one_that_is_not(g: Any) -> Any:
     return tf.function(lambda x, n: inner(x, n), autograph=False)(X, tf.constant(2))
 
 
-def as_a_direct_call(g: Any) -> Any:
-    """A graph of TensorFlow 1 that asks for the compilation."""
-    concrete = tf.function(g, autograph=False).get_concrete_function(tf.TensorSpec([5, 3]), tf.TensorSpec([], tf.int32))
-    with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
-        concrete.add_to_graph(graph)
-        x, n = tf.constant(X.numpy()), tf.compat.v1.placeholder(tf.int32, [])
-        call = tf.raw_ops.StatefulPartitionedCall(args=[x, n], Tout=[tf.float32], f=concrete)[0]
-        call.op._set_attr("_XlaMustCompile", tf.compat.v1.AttrValue(b=True))
-        return session.run(call, {n: 2})
-
-
 SOURCES = [
     from_arithmetic, from_a_vector, from_a_shape, from_a_float, from_a_variable, in_a_function, never_inlined,
-    in_a_branch, in_a_case, in_a_loop, in_map_fn, in_a_compiled_function_of_one_that_is_not, as_a_direct_call,
+    in_a_branch, in_a_case, in_a_loop, in_map_fn, in_a_compiled_function_of_one_that_is_not,
 ]  # fmt: skip
-PLACED = ["cumsum", "slice of a stack", "tile", "reduce_max"]
+PLACED = ["cumsum", "slice of a stack", "tile", "reduce_max", "while_loop"]
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.__name__)
@@ -149,6 +145,20 @@ PLACED = ["cumsum", "slice of a stack", "tile", "reduce_max"]
 def test_argument_from(source: Callable[[Any], Any], name: str) -> None:
     g = gradient(FUNCTIONS[name])
     np.testing.assert_allclose(source(g), g(X, 2), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cumsum", "slice of a stack", "tile", "reduce_max"])
+def test_session(name: str) -> None:
+    """A graph of TensorFlow 1 that asks for the compilation."""
+    g = gradient(FUNCTIONS[name])
+    concrete = tf.function(g, autograph=False).get_concrete_function(tf.TensorSpec([5, 3]), tf.TensorSpec([], tf.int32))
+    with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
+        concrete.add_to_graph(graph)
+        x, n = tf.constant(X.numpy()), tf.compat.v1.placeholder(tf.int32, [])
+        call = tf.raw_ops.StatefulPartitionedCall(args=[x, n], Tout=[tf.float32], f=concrete)[0]
+        call.op._set_attr("_XlaMustCompile", tf.compat.v1.AttrValue(b=True))
+        got = session.run(call, {n: 2})
+    np.testing.assert_allclose(got, g(X, 2), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", PLACED)
@@ -186,7 +196,10 @@ def marked(concrete: Any) -> list[str]:
 def test_size_that_is_known_at_run_time_only(name: str) -> None:
     """The counter of a loop around the op."""
     g = gradient(FUNCTIONS[name])
-    loop = lambda x: tf.while_loop(lambda i, _: i < 3, lambda i, y: (i + 1, g(x, i)), (1, x))[1]
+
+    def loop(x: Any) -> Any:
+        return tf.while_loop(lambda i, _: i < 3, lambda i, y: (i + 1, g(x, i)), (1, x))[1]
+
     with pytest.raises(
         tf.errors.InvalidArgumentError, match="must be a compile-time constant: pass a constant"
     ) as error:
@@ -197,7 +210,10 @@ def test_size_that_is_known_at_run_time_only(name: str) -> None:
 def test_index_that_is_known_at_run_time_only() -> None:
     """XLA can do without."""
     g = gradient(FUNCTIONS["index"])
-    loop = lambda x: tf.while_loop(lambda i, _: i < 3, lambda i, y: (i + 1, y + g(x, i)), (0, x))[1]
+
+    def loop(x: Any) -> Any:
+        return tf.while_loop(lambda i, _: i < 3, lambda i, y: (i + 1, y + g(x, i)), (0, x))[1]
+
     np.testing.assert_allclose(compiled(loop)(X), X + g(X, 0) + g(X, 1) + g(X, 2), rtol=1e-6)
 
 
@@ -205,13 +221,18 @@ def test_shape_that_depends_on_the_data() -> None:
     def f(x: Any) -> Any:
         return squares(tf.cumsum(x[: tf.cast(x[0, 0] * 4, tf.int32)], 0))
 
-    g = lambda x: symbolic_gradient([x], f=f)[0]
+    def g(x: Any) -> Any:
+        return symbolic_gradient([x], f=f)[0]
+
     np.testing.assert_allclose(compiled(g)(X), g(X), rtol=1e-5)
 
 
 def test_second_derivative() -> None:
     first = gradient(FUNCTIONS["cumsum"])
-    g = lambda x, n: symbolic_gradient([x, n], f=lambda x, n: squares(first(x, n)))[0]
+
+    def g(x: Any, n: Any) -> Any:
+        return symbolic_gradient([x, n], f=lambda x, n: squares(first(x, n)))[0]
+
     np.testing.assert_allclose(compiled(g)(X, tf.constant(2)), g(X, 2), rtol=1e-5)
 
     def tape(x: Any, n: Any) -> Any:

@@ -93,6 +93,7 @@ absl::StatusOr<NameAttrList> WithFacts(XlaOpKernelContext* ctx, const Call& call
   attrs.erase(kInputDtypes);
   attrs[kInputShapes].clear_value();
   attrs[kInputValues].clear_value();
+  attrs[kCompiled].set_b(true);
   for (int i = 0; i < std::min<int>(call.num_inputs(), ctx->num_inputs()); ++i) {
     TF_ASSIGN_OR_RETURN(*attrs[kInputShapes].mutable_list()->add_shape(), StaticShape(ctx, i));
     tensorflow::TensorProto* value = attrs[kInputValues].mutable_list()->add_tensor();

@@ -58,6 +58,12 @@ struct Ints {
 };
 using IntsPtr = std::shared_ptr<const Ints>;
 
+// Between which numbers an integer scalar is, as far as that is known.
+struct Range {
+  static constexpr int64_t kMax = int64_t{1} << 42;  // stands for infinity
+  int64_t low = -kMax, high = kMax;
+};
+
 struct Output {
   tf::DataType dtype = tf::DT_INVALID;
   Shape shape;   // owned by the body's arena; dims that are the same handle are equal at run time
@@ -131,11 +137,13 @@ class Body {
   };
   absl::flat_hash_map<int, Call> whole;
 
-  std::vector<int> args;  // nodes
+  std::vector<int> args;      // nodes
+  std::vector<Range> ranges;  // of the arguments
   std::vector<Port> results;
+  bool compiled = false;             // by XLA, for sure
   std::vector<int> control_results;  // nodes that the function says it runs
-  std::string function;  // the name of the function this is, for messages
-  int num_forward = 0;   // nodes [0, num_forward) came with the function
+  std::string function;              // the name of the function this is, for messages
+  int num_forward = 0;               // nodes [0, num_forward) came with the function
 
  private:
   std::deque<Node> nodes_;  // references to nodes stay valid while nodes are added

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "csrc/engine/function/fingerprint.h"
 #include "csrc/engine/function/references.h"
+#include "csrc/engine/write/literal.h"
 
 namespace symgrad {
 namespace {
@@ -67,6 +68,20 @@ tf::NameAttrList WithInputs(tf::NameAttrList f, const Body& body, absl::Span<con
     StaticShape(variable ? handle->second[0].shape : in.shape).AsProto(shapes->add_shape());
     dtypes->add_type(variable ? handle->second[0].dtype : in.dtype == tf::DT_RESOURCE ? tf::DT_INVALID : in.dtype);
   }
+  // Of a list, its length and shape: the zeros of its cotangent are a constant then.
+  const auto list = [&](const Port& p) {
+    const Output& in = body.output(p);
+    return in.dtype == tf::DT_VARIANT && in.ints != nullptr && in.ints->known() ? in.ints.get() : nullptr;
+  };
+  if (std::any_of(inputs.begin(), inputs.end(), list)) {
+    auto* values = (*f.mutable_attr())[kInputValues].mutable_list();
+    values->Clear();
+    for (const Port& p : inputs) {
+      tf::TensorProto* value = values->add_tensor();
+      if (const Ints* ints = list(p)) FillInts(*ints, tf::DT_INT64, value);
+    }
+  }
+  if (body.compiled) (*f.mutable_attr())[kCompiled].set_b(true);
   if (body.flows.empty()) return f;
   auto* flows = (*f.mutable_attr())[kInputFlows].mutable_list();
   flows->Clear();

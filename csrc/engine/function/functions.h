@@ -25,6 +25,10 @@ inline constexpr char kInputDtypes[] = "_input_dtypes";
 // list(tensor), the value of each integer input, and of a list its length and shape (see Ints), of dtype DT_INVALID
 // where it is not known.
 inline constexpr char kInputValues[] = "_input_values";
+// list(int), the least and the greatest value of each integer scalar (see Range).
+inline constexpr char kInputRanges[] = "_input_ranges";
+// bool: XLA compiles the function. Then no list may be among its arguments and results, nor among a branch's.
+inline constexpr char kCompiled[] = "_symgrad_compiled";
 // list(type), for each input that is the flow of an array the dtype of its elements, for others DT_INVALID.
 inline constexpr char kInputFlows[] = "_input_flows";
 

@@ -61,6 +61,7 @@ class FunctionReader {
       body_->Keep(kept);
     }
     ReadArgs();
+    ReadRanges();
     ReadNodes();
     ReadEdges();
     std::vector<std::vector<Port>> results = ReadResults();
@@ -175,6 +176,16 @@ class FunctionReader {
       shape = merged;
     }
     body_->output({id, 0}).shape = shape;
+  }
+
+  // What else the caller knows.
+  void ReadRanges() {
+    body_->ranges.resize(body_->args.size());
+    if (const auto it = attrs_.find(kInputRanges); it != attrs_.end())
+      for (size_t i = 0; i < body_->ranges.size() && 2 * i + 1 < static_cast<size_t>(it->second.list().i_size()); ++i)
+        body_->ranges[i] = {it->second.list().i(static_cast<int>(2 * i)),
+                            it->second.list().i(static_cast<int>(2 * i + 1))};
+    if (const auto it = attrs_.find(kCompiled); it != attrs_.end()) body_->compiled = it->second.b();
   }
 
   // The arguments that are flows of arrays to the caller.

@@ -31,20 +31,32 @@ struct Slots {
   std::vector<tf::PartialTensorShape> shapes;
   std::vector<std::vector<int>> of;  // branch, residual -> slot
 
-  explicit Slots(const std::vector<SplitVjp>& splits) {
+  Slots(const std::vector<SplitVjp>& splits, bool compiled) {
     for (const SplitVjp& split : splits) {
       std::vector<bool> taken(dtypes.size(), false);
       std::vector<int>& mine = of.emplace_back();
       for (size_t r = 0; r < split.residuals.size(); ++r) {
         const tf::DataType t = split.residuals[r];
-        const tf::PartialTensorShape shape = Known(split.residual_shapes[r]);
+        const tf::PartialTensorShape shape = compiled ? split.residual_shapes[r] : Known(split.residual_shapes[r]);
         size_t slot = 0;
         while (slot < dtypes.size() && (taken[slot] || dtypes[slot] != t || !shapes[slot].IsIdenticalTo(shape))) ++slot;
+        if (compiled && shape.unknown_rank()) slot = dtypes.size();
         if (slot == dtypes.size()) dtypes.push_back(t), shapes.push_back(shape), taken.push_back(false);
         taken[slot] = true;
         mine.push_back(static_cast<int>(slot));
       }
     }
+  }
+
+  // XLA, which takes tensors of one shape alone, ends the process where the branches' differ in rank.
+  absl::Status CheckFillers() const {
+    for (size_t s = 0; s < dtypes.size(); ++s)
+      for (const std::vector<int>& mine : of)
+        if (!shapes[s].IsFullyDefined() && std::find(mine.begin(), mine.end(), static_cast<int>(s)) == mine.end())
+          return absl::UnimplementedError(absl::StrCat("XLA can't compile its gradient, as a branch keeps a ",
+                                                       tf::DataTypeString(dtypes[s]), " tensor of shape ",
+                                                       shapes[s].DebugString(), ", which must be static"));
+    return absl::OkStatus();
   }
 
   // Either all of a shape is known, or nothing.
@@ -89,7 +101,8 @@ class BranchSplit {
       TF_ASSIGN_OR_RETURN(const SplitVjp* split, differentiator_->Split(WithInputs(f, body_, inputs_), wants, seeds));
       splits_.push_back(*split);
     }
-    const Slots slots(splits_);
+    const Slots slots(splits_, body_.compiled);
+    if (body_.compiled) TF_RETURN_IF_ERROR(slots.CheckFillers());
     SplitVjp result;
     result.results = result_dtypes_;
     result.residuals = slots.dtypes;

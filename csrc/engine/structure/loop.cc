@@ -6,6 +6,7 @@
 // iterations. Nor is what is computed of them alone, nor a counter, nor a variable's next value: the backward loop has
 // popped it already, as the value that the iteration after this one began with.
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "csrc/engine/read/flows.h"
@@ -95,9 +96,34 @@ class LoopSplit {
 
  private:
   // A list of fixed length, where the length is known, is what XLA can compile.
-  V EmptyStack(const Stack& stack) const {
-    return op("EmptyTensorList", ElementShape(stack), plan_.max_iterations, ElementType(stack),
-              Attr("shape_type", DType::kInt32));
+  static V EmptyStack(const Stack& stack, const V& length) {
+    return op("EmptyTensorList", ElementShape(stack), length, ElementType(stack), Attr("shape_type", DType::kInt32));
+  }
+
+  // The length of the stacks, of the variables before the loop; -1 if it is not known.
+  V Length(const Values& variables) const {
+    if (plan_.trips.most >= 0 || !plan_.trips.formula) return constant(plan_.trips.most, DType::kInt32);
+    const Trips::Formula& trips = *plan_.trips.formula;
+    const V counter = variables[trips.counter], limit = variables[trips.limit];
+    V distance = trips.down ? counter - limit : limit - counter;
+    if (trips.step > 1) distance = (distance + (trips.equal ? 0 : trips.step - 1)) / trips.step;
+    if (trips.equal) distance = distance + 1;
+    return cast(minimum(maximum(distance, 0), std::numeric_limits<int32_t>::max()), DType::kInt32);
+  }
+
+  // A stack that crosses from one loop to the other as one tensor, and back. Where the loop has ended early, what it
+  // has pushed must come last.
+  V ToTensor(const Stack& stack, const V& list) const {
+    return op("TensorListStack", list, ElementShape(stack), ElementType(stack),
+              Attr("num_elements", static_cast<int>(plan_.trips.most)));
+  }
+  V FromTensor(const Stack& stack, const V& tensor, const V& total) const {
+    const V length = gather(shape(tensor), 0);
+    const V pushed_last = plan_.trips.exact ? tensor : op("Roll", tensor, length - total, 0);
+    return op("TensorListFromTensor", pushed_last, ElementShape(stack));
+  }
+  tf::PartialTensorShape TensorShape(const Stack& stack) const {
+    return tf::PartialTensorShape({plan_.trips.most}).Concatenate(stack.shape);
   }
 
   V ZerosLike(size_t i, const V& x) const { return plan_.is_flow(i) ? EmptyList(plan_.flows[i]) : op("ZerosLike", x); }
@@ -112,7 +138,7 @@ class LoopSplit {
 
   // That a loop runs no longer than its bound is true anyway; where it says so, the next derivative can read it.
   V Bounded(const V& condition, const V& iterations) const {
-    return plan_.max_iterations < 0 ? condition : logical_and(condition, iterations < plan_.max_iterations);
+    return plan_.trips.most < 0 ? condition : logical_and(condition, iterations < plan_.trips.most);
   }
 
   // A While node over variables, whose shapes are those of all iterations.
@@ -144,12 +170,17 @@ class LoopSplit {
     Values variables;
     for (size_t i = 0; i < n_; ++i) variables.push_back(author.Arg(plan_.dtypes[i], plan_.shapes[i]));
     variables.push_back(constant(0, DType::kInt32));
-    for (const Stack& stack : plan_.stacks) variables.push_back(EmptyStack(stack));
+    const V length = Length(variables);
+    for (const Stack& stack : plan_.stacks) variables.push_back(EmptyStack(stack, length));
     const tf::DataTypeVector types = Dtypes(variables);
     TF_ASSIGN_OR_RETURN(const FunctionAuthor::Function cond, ForwardCond(types));
     TF_ASSIGN_OR_RETURN(const FunctionAuthor::Function body, ForwardBody(whole_body, types));
     const V loop = EmitLoop(&author, cond, body, variables);
     Values results = Outputs(loop, types.size());
+    for (size_t k = 0; plan_.compiled && k < plan_.stacks.size(); ++k) {
+      V& stack = results[n_ + 1 + k];
+      stack = ToTensor(plan_.stacks[k], stack);
+    }
     if (!split_.invariants.empty()) {
       Values invariants;
       for (size_t i = 0; i < n_; ++i)
@@ -245,8 +276,11 @@ class LoopSplit {
     }
     start.done = constant(0, DType::kInt32);
     start.total = author->Arg(tf::DT_INT32, tf::PartialTensorShape({}));
-    for (size_t k = 0; k < plan_.stacks.size(); ++k)
-      start.stacks.push_back(author->Arg(tf::DT_VARIANT, tf::PartialTensorShape({})));
+    for (const Stack& stack : plan_.stacks) {
+      if (plan_.compiled)
+        start.stacks.push_back(FromTensor(stack, author->Arg(stack.dtype, TensorShape(stack)), start.total));
+      else start.stacks.push_back(author->Arg(tf::DT_VARIANT, tf::PartialTensorShape({})));
+    }
     for (size_t k = 0; k < split_.invariant_dtypes.size(); ++k)
       start.computed.push_back(author->Arg(split_.invariant_dtypes[k], split_.invariant_shapes[k]));
     for (const int i : plan_.Ahead()) start.ahead[i] = author->Arg(plan_.dtypes[i], plan_.shapes[i]);
@@ -260,7 +294,10 @@ class LoopSplit {
       if (plan_.carried[i]) start.carried[i] = dy;
       else if (plan_.summed[i]) start.summed[i] = dy;
     }
-    for (const Stack& operand : plan_.operands) start.operands.push_back(EmptyStack(operand));
+    V length = constant(plan_.trips.most, DType::kInt32);
+    if (plan_.trips.most < 0 && plan_.trips.formula && !start.stacks.empty())
+      length = op("TensorListLength", start.stacks[0]);
+    for (const Stack& operand : plan_.operands) start.operands.push_back(EmptyStack(operand, length));
     return start;
   }
 

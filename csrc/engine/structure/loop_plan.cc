@@ -39,6 +39,7 @@ class Planner {
       : differentiator_(differentiator), outer_(outer), frame_(frame), inputs_(outer.node(frame.node).inputs) {
     plan_.node = outer.node(frame.node).def;
     plan_.n = inputs_.size();
+    plan_.compiled = outer.compiled;
     for (const Port& p : inputs_) {
       plan_.dtypes.push_back(tf::BaseType(outer.output(p).dtype));
       plan_.flows.push_back(outer.flow(p));
@@ -48,13 +49,13 @@ class Planner {
 
   absl::StatusOr<LoopPlan> Plan() {
     TF_RETURN_IF_ERROR(ReadBody());
-    TF_ASSIGN_OR_RETURN(const auto condition, ImportFunction(differentiator_, Specialize(Function("cond"))));
+    TF_ASSIGN_OR_RETURN(auto condition, ImportFunction(differentiator_, Specialize(Function("cond"))));
     if (condition->args.size() != plan_.n)
       return absl::InvalidArgumentError(
           absl::StrCat("its condition '", Function("cond").name(), "' must take ", plan_.n, " variables"));
+    ReadTrips(*condition);
     TF_RETURN_IF_ERROR(Split(*condition));
     Stacks();
-    MaxIterations(*condition);
     return std::move(plan_);
   }
 
@@ -73,7 +74,7 @@ class Planner {
       plan_.invariant.push_back(Origin(*loop, loop->results[i]) == Port{loop->args[i], 0});
       plan_.shapes.push_back(VariableShape(i));
     }
-    TF_ASSIGN_OR_RETURN(plan_.body, ImportFunction(differentiator_, Specialize(f)));
+    TF_RETURN_IF_ERROR(ReadSteady(f));
     for (size_t i = 0; i < plan_.n; ++i) {
       const bool steps = IsIntegral(plan_.dtypes[i]) && CounterStep(*plan_.body, static_cast<int>(i)).has_value();
       plan_.counter.push_back(steps && outer_.rank(inputs_[i]) == 0);
@@ -129,12 +130,41 @@ class Planner {
       plan_.operands.push_back({split.operands[k], split.operand_shapes[k]});
   }
 
-  void MaxIterations(const Body& condition) {
+  // Reads the body with what is known of its variables: of a list, which may change, the length and the shape, if the
+  // body keeps them.
+  absl::Status ReadSteady(const tf::NameAttrList& f) {
+    for (size_t i = 0; i < plan_.n; ++i) steady_.push_back(plan_.invariant[i] || plan_.dtypes[i] == tf::DT_VARIANT);
+    for (bool changed = true; changed;) {
+      changed = false;
+      TF_ASSIGN_OR_RETURN(plan_.body, ImportFunction(differentiator_, Specialize(f)));
+      for (size_t i = 0; i < plan_.n; ++i) {
+        const IntsPtr before = outer_.output(inputs_[i]).ints, after = plan_.body->output(plan_.body->results[i]).ints;
+        if (!steady_[i] || plan_.invariant[i] || before == nullptr || !before->known()) continue;
+        const auto equal = [](const Ints::Element& a, const Ints::Element& b) { return a.value == b.value; };
+        if (after != nullptr && std::equal(before->elements.begin(), before->elements.end(), after->elements.begin(),
+                                           after->elements.end(), equal))
+          continue;
+        steady_[i] = false;
+        changed = true;
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  // How often it runs, and between which numbers its variables are in its body.
+  void ReadTrips(const Body& condition) {
     constexpr int64_t kMaxReserved = 1 << 20;
-    std::vector<IntsPtr> initial;
-    for (const Port& p : inputs_) initial.push_back(outer_.output(p).ints);
-    const int64_t bound = TripBound(condition, *plan_.body, initial);
-    plan_.max_iterations = bound > kMaxReserved ? -1 : bound;
+    std::vector<Range> initial;
+    for (const Port& p : inputs_) initial.push_back(RangeOf(outer_, p, outer_.ranges));
+    plan_.trips = CountTrips(condition, *plan_.body, initial);
+    for (size_t i = 0; i < plan_.n; ++i) {
+      Range& range = ranges_.emplace_back();
+      if (plan_.invariant[i]) range = initial[i];
+      if (!plan_.counter[i] || plan_.trips.most < 1) continue;
+      const int64_t way = *CounterStep(*plan_.body, static_cast<int>(i)) * (plan_.trips.most - 1);
+      range = {initial[i].low + std::min<int64_t>(way, 0), initial[i].high + std::max<int64_t>(way, 0)};
+    }
+    if (plan_.trips.most > kMaxReserved) plan_.trips.most = -1;
   }
 
   // What is known of a variable in all iterations.
@@ -152,12 +182,17 @@ class Planner {
     tf::NameAttrList specialized = WithInputs(f, outer_, {inputs_.data(), inputs_.size()});
     auto* shapes = (*specialized.mutable_attr())[kInputShapes].mutable_list();
     auto* values = (*specialized.mutable_attr())[kInputValues].mutable_list();
+    values->Clear();
     for (size_t i = 0; i < plan_.n; ++i) {
       tf::TensorProto* value = values->add_tensor();
       const IntsPtr ints = outer_.output(inputs_[i]).ints;
       if (!plan_.invariant[i]) plan_.shapes[i].AsProto(shapes->mutable_shape(static_cast<int>(i)));
-      else if (ints != nullptr && ints->known() && !FillInts(*ints, ValueType(plan_.dtypes[i]), value)) value->Clear();
+      if (!steady_[i]) continue;
+      if (ints != nullptr && ints->known() && !FillInts(*ints, ValueType(plan_.dtypes[i]), value)) value->Clear();
     }
+    for (const Range& range : ranges_)
+      for (const int64_t end : {range.low, range.high})
+        (*specialized.mutable_attr())[kInputRanges].mutable_list()->add_i(end);
     return specialized;
   }
 
@@ -166,6 +201,8 @@ class Planner {
   const Frame& frame_;
   const absl::InlinedVector<Port, 3>& inputs_;
   LoopPlan plan_;
+  std::vector<bool> steady_;   // what is known of its integers before the loop is so in all iterations
+  std::vector<Range> ranges_;  // of the variables in the body, once they are known
 };
 
 }  // namespace

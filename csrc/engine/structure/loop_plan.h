@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "csrc/engine/function/body.h"
+#include "csrc/engine/structure/trip_count.h"
 #include "csrc/engine/vjp/differentiator.h"
 #include "csrc/engine/write/builder.h"
 #include "tensorflow/core/framework/partial_tensor_shape.h"
@@ -41,7 +42,8 @@ class LoopPlan {
   std::vector<Stack> stacks;    // of the body's arguments, then of its residuals
   std::vector<int> next;        // for each residual: the stacked variable whose next value it is, or -1
   std::vector<Stack> operands;  // of gradients that are computed after the loop
-  int64_t max_iterations = -1;  // -1: not known, or so many that a list should grow as it needs
+  bool compiled;                // by XLA: stacks leave the loop as one tensor each, which may go wherever tensors go
+  Trips trips;                  // how often it runs; no number where that is so high that a list should grow as needed
 
   // Whether a cotangent of variable i comes into the backward loop from behind.
   bool seeded(size_t i) const { return cotangent_dtypes[i] != tf::DT_INVALID; }

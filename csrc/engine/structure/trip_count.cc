@@ -7,9 +7,8 @@
 namespace symgrad {
 namespace {
 
-constexpr int64_t kNever = -1;
-constexpr int64_t kMaxNumber = int64_t{1} << 40;  // far from overflow
-constexpr int kMaxDepth = 12;                     // of conditions joined: a tree of them, in two branches each
+constexpr int64_t kMaxNumber = Range::kMax / 4;  // far from overflow
+constexpr int kMaxDepth = 12;                    // of conditions joined: a tree of them, in two branches each
 
 std::optional<int64_t> Scalar(const IntsPtr& ints) {
   if (ints == nullptr || ints->elements.size() != 1 || !ints->known()) return std::nullopt;
@@ -23,50 +22,102 @@ int Argument(const Body& body, Port p) {
   return it == body.args.end() ? -1 : static_cast<int>(it - body.args.begin());
 }
 
+int64_t Clamp(int64_t value) { return std::clamp(value, -Range::kMax, Range::kMax); }
+
+Range RangeTo(const Body& body, Port p, const std::vector<Range>& args, int depth) {
+  p = Origin(body, p);
+  if (const auto value = Scalar(body.output(p).ints)) return {*value, *value};
+  if (const size_t arg = Argument(body, p); arg < args.size()) return args[arg];
+  const Node& n = body.node(p.node);
+  if (n.is_arg() || n.inputs.empty() || n.inputs.size() > 2 || depth > kMaxDepth) return {};
+  const std::string& op = n.type();
+  const Range a = RangeTo(body, n.inputs[0], args, depth + 1);
+  if (op == "Cast") return IsIntegral(body.output(n.inputs[0]).dtype) ? a : Range();
+  if (n.inputs.size() != 2) return {};
+  const Range b = RangeTo(body, n.inputs[1], args, depth + 1);
+  const auto bounded = [](int64_t x) { return x > -kMaxNumber && x < kMaxNumber; };
+  if (op == "Minimum") return {std::min(a.low, b.low), std::min(a.high, b.high)};
+  if (op == "Maximum") return {std::max(a.low, b.low), std::max(a.high, b.high)};
+  if (!bounded(a.low) || !bounded(a.high) || !bounded(b.low) || !bounded(b.high)) return {};
+  if (op == "AddV2" || op == "Add") return {a.low + b.low, a.high + b.high};
+  if (op == "Sub") return {a.low - b.high, a.high - b.low};
+  constexpr int64_t kSmall = int64_t{1} << 20;
+  if (op != "Mul" || std::max({-a.low, a.high, -b.low, b.high}) > kSmall) return {};
+  const auto [low, high] = std::minmax({a.low * b.low, a.low * b.high, a.high * b.low, a.high * b.high});
+  return {low, high};
+}
+
 class Reader {
  public:
-  Reader(const Body& condition, const Body& body, const std::vector<IntsPtr>& initial)
+  Reader(const Body& condition, const Body& body, const std::vector<Range>& initial)
       : condition_(condition), body_(body), initial_(initial) {}
 
   // How long `p` of the condition holds.
-  int64_t Bound(Port p, int depth) const {
+  Trips Count(Port p, int depth) const {
     p = Origin(condition_, p);
     const Node& n = condition_.node(p.node);
-    if (const auto value = Scalar(condition_.output(p).ints)) return *value ? kNever : 0;
-    if (n.is_arg() || n.inputs.size() != 2 || depth > kMaxDepth) return kNever;
+    if (const auto value = Scalar(condition_.output(p).ints)) return *value ? Trips() : Trips{0, true, std::nullopt};
+    if (n.is_arg() || n.inputs.size() != 2 || depth > kMaxDepth) return {};
     const std::string& op = n.type();
     const Port a = n.inputs[0], b = n.inputs[1];
     if (op == "LogicalAnd" || op == "LogicalOr") {
-      const int64_t left = Bound(a, depth + 1), right = Bound(b, depth + 1);
-      if (op == "LogicalOr") return left == kNever || right == kNever ? kNever : std::max(left, right);
-      if (left == kNever || right == kNever) return std::max(left, right);
-      return std::min(left, right);
+      const Trips left = Count(a, depth + 1), right = Count(b, depth + 1);
+      if (op == "LogicalAnd") return Both(left, right);
+      return left.most < 0 || right.most < 0 ? Trips() : Trips{std::max(left.most, right.most), false, std::nullopt};
     }
     if (op == "Less" || op == "LessEqual") return Compared(a, b, op == "LessEqual");
     if (op == "Greater" || op == "GreaterEqual") return Compared(b, a, op == "GreaterEqual");
-    return kNever;
+    return {};
   }
 
  private:
+  static Trips Both(const Trips& a, const Trips& b) {
+    Trips both = a.most < 0 || (b.most >= 0 && b.most < a.most) ? b : a;
+    both.exact = a.exact && b.exact;
+    if (both.most < 0 && !both.formula) both.formula = a.formula;
+    return both;
+  }
+
+  bool IsInvariant(int arg) const { return Argument(body_, body_.results[arg]) == arg; }
+
   // How long low < high holds (with `equal`: low <= high), where one of them counts towards the other.
-  int64_t Compared(Port low, Port high, bool equal) const {
-    const auto low_value = Scalar(condition_.output(low).ints), high_value = Scalar(condition_.output(high).ints);
-    const int counter = Argument(condition_, low_value ? high : low);
-    if (low_value.has_value() == high_value.has_value() || counter < 0) return kNever;
-    const auto first = Scalar(initial_[counter]), step = CounterStep(body_, counter);
-    if (!first || !step) return kNever;
-    const int64_t distance = high_value ? *high_value - *first : *first - *low_value;  // until they meet
-    const int64_t stride = high_value ? *step : -*step;
-    if (distance < (equal ? 0 : 1)) return 0;
-    if (stride <= 0) return kNever;
-    return equal ? distance / stride + 1 : (distance + stride - 1) / stride;
+  Trips Compared(Port low, Port high, bool equal) const {
+    const auto step_of = [&](Port p) -> std::optional<int64_t> {
+      const int arg = Argument(condition_, p);
+      return arg < 0 || IsInvariant(arg) ? std::nullopt : CounterStep(body_, arg);
+    };
+    const auto up = step_of(low), down = step_of(high);
+    if (up.has_value() == down.has_value()) return {};
+    const int counter = Argument(condition_, up ? low : high);
+    const Port other = up ? high : low;
+    std::vector<Range> args(initial_.size());  // of what stays as it is
+    for (size_t i = 0; i < args.size(); ++i)
+      if (IsInvariant(static_cast<int>(i))) args[i] = initial_[i];
+    const Range first = initial_[counter], last = RangeOf(condition_, other, args);
+    const int64_t distance = up ? last.high - first.low : first.high - last.low;  // until they meet
+    const int64_t stride = up ? *up : -*down;
+    if (distance < (equal ? 0 : 1)) return {0, true, std::nullopt};
+    if (stride <= 0) return {};
+    Trips trips;
+    if (distance < kMaxNumber) {
+      trips.most = equal ? distance / stride + 1 : (distance + stride - 1) / stride;
+      trips.exact = first.low == first.high && last.low == last.high;
+    } else if (const int limit = Argument(condition_, other); limit >= 0 && IsInvariant(limit)) {
+      trips.formula = {counter, limit, stride, !up.has_value(), equal};
+    }
+    return trips;
   }
 
   const Body &condition_, &body_;
-  const std::vector<IntsPtr>& initial_;
+  const std::vector<Range>& initial_;
 };
 
 }  // namespace
+
+Range RangeOf(const Body& body, Port p, const std::vector<Range>& args) {
+  const Range range = RangeTo(body, p, args, 0);
+  return {Clamp(range.low), Clamp(range.high)};
+}
 
 std::optional<int64_t> CounterStep(const Body& body, int variable) {
   const Port p = Origin(body, body.results[variable]);
@@ -78,10 +129,10 @@ std::optional<int64_t> CounterStep(const Body& body, int variable) {
   return add && Argument(body, n.inputs[1]) == variable ? left : std::nullopt;
 }
 
-int64_t TripBound(const Body& condition, const Body& body, const std::vector<IntsPtr>& initial) {
+Trips CountTrips(const Body& condition, const Body& body, const std::vector<Range>& initial) {
   if (condition.results.size() != 1 || condition.args.size() != initial.size() || body.results.size() != initial.size())
-    return kNever;
-  return Reader(condition, body, initial).Bound(condition.results[0], 0);
+    return {};
+  return Reader(condition, body, initial).Count(condition.results[0], 0);
 }
 
 }  // namespace symgrad

@@ -341,8 +341,10 @@ absl::StatusOr<SplitVjp> Differentiator::SplitNode(const Body& body, const Frame
   if (!IsCall(*node.def, *node.op)) return SplitBranch(this, body, frame);
   std::vector<bool> seeds;
   for (const V& dy : frame.cotangents) seeds.push_back(static_cast<bool>(dy));
-  TF_ASSIGN_OR_RETURN(const SplitVjp* split,
-                      Split(WithInputs(Callee(*node.def), body, node.inputs), frame.wants, seeds));
+  tf::NameAttrList callee = WithInputs(Callee(*node.def), body, node.inputs);
+  const auto compiled = node.def->attr().find("_XlaMustCompile");
+  if (compiled != node.def->attr().end() && compiled->second.b()) (*callee.mutable_attr())[kCompiled].set_b(true);
+  TF_ASSIGN_OR_RETURN(const SplitVjp* split, Split(callee, frame.wants, seeds));
   return *split;
 }
 
