@@ -39,11 +39,11 @@ def compile_as_printed(source: Path, folder: Path) -> None:
     for file in source.parent.iterdir():
         if file.is_file():
             shutil.copy(file, folder)
-    lines = [re.sub(r"^\s*(//!?|\*|/\*\*?)? ?", "", line) for line in source.read_text().splitlines()]
-    text = "\n".join(lines)
-    found = re.findall(r"^ *((?:gcc|g\+\+|rustc|javac)\b(?:.*[^\n]\n(?! *(?:\./|java |\n)))*.*)", text, re.MULTILINE)
-    command = found[0].partition("*/")[0]
-    shell(command.replace("\\\n", " ").replace("\n    ", " "), folder)
+    text = "\n".join(re.sub(r"^\s*(//!?|\*|/\*\*?)? ?", "", line) for line in source.read_text().splitlines())
+    found = re.search(r"^ *((?:gcc|g\+\+|rustc|javac) (?:.*\\\n)*.*)", text, re.MULTILINE)
+    assert found
+    command = found[1].partition("*/")[0]
+    shell(command.replace("\\\n", " "), folder)
 
 
 def model_with_a_table(folder: Path) -> str:

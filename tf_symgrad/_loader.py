@@ -72,6 +72,8 @@ def load() -> ModuleType:
             ops = _load(path, tf.load_op_library)
             if has_xla:
                 _load(xla, tf.load_library)
+            if record is not None:
+                importlib.import_module("tf_symgrad._native").teach_stock()
             _ops = ops if hasattr(ops, "tf_symgrad_symbolic_gradient") else _op_functions()
     # Registers the op's gradient for tapes. Not under the lock: who imports that module first waits for the lock.
     importlib.import_module("tf_symgrad._op")

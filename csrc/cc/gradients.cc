@@ -9,6 +9,7 @@
 #include "csrc/cc/private_member.h"
 #include "csrc/engine/vjp/registry.h"
 #include "csrc/engine/vjp/sweep.h"
+#include "csrc/runtime/stock.h"
 #include "tensorflow/cc/framework/grad_op_registry.h"
 #include "tensorflow/cc/framework/scope.h"
 
@@ -31,9 +32,9 @@ bool IsZerosOf(const tf::Output& dy, const tf::Output& y) {
          tf::Operation(dy.node()).input(0).index() == y.index();
 }
 
-// The node is a part of the graph by itself. Without `of_constants`, inputs that are constants have no gradient.
-absl::Status Differentiate(const tf::Scope& scope, const tf::Operation& op, const std::vector<tf::Output>& dy,
-                           bool of_constants, std::vector<tf::Output>* dx) {
+// One for all ops: the node is a part of the graph by itself.
+absl::Status NodeGradient(const tf::Scope& scope, const tf::Operation& op, const std::vector<tf::Output>& dy,
+                          std::vector<tf::Output>* dx) {
   GraphPart part(scope);
   std::vector<Port> inputs, results;
   std::vector<bool> wrt;
@@ -41,14 +42,10 @@ absl::Status Differentiate(const tf::Scope& scope, const tf::Operation& op, cons
     // What is given twice has a gradient for each time.
     const tf::Output x = op.input(i);
     inputs.push_back(IsIntegral(x.type()) ? part.Find(x) : part.AddArg(x));
+    // Nobody says which inputs a gradient is wanted of. A constant hardly stands for an x.
+    if (x.node()->IsConstant()) part.MayLack(inputs.back());
   }
-  const auto is_constant = [&](int arg) {
-    for (int i = 0; i < op.num_inputs(); ++i)
-      if (inputs[i].node == arg) return op.input(i).node()->IsConstant();
-    return false;
-  };
-  for (const int arg : part.body().args)
-    wrt.push_back(IsDifferentiable(part.body().output({arg, 0}).dtype) && (of_constants || !is_constant(arg)));
+  for (const int arg : part.body().args) wrt.push_back(IsDifferentiable(part.body().output({arg, 0}).dtype));
   TF_ASSIGN_OR_RETURN(const int id, part.AddNode(op.node(), inputs));
   std::vector<tf::Output> seeds;
   for (int i = 0; i < op.num_outputs(); ++i) {
@@ -70,14 +67,6 @@ absl::Status Differentiate(const tf::Scope& scope, const tf::Operation& op, cons
   return absl::OkStatus();
 }
 
-// One for all ops. Nobody says which inputs a gradient is wanted of: a constant, which hardly stands for an x, must not
-// be in the way where its gradient can't be had.
-absl::Status NodeGradient(const tf::Scope& scope, const tf::Operation& op, const std::vector<tf::Output>& dy,
-                          std::vector<tf::Output>* dx) {
-  const absl::Status status = Differentiate(scope, op, dy, true, dx);
-  return absl::IsUnimplemented(status) ? Differentiate(scope, op, dy, false, dx) : status;
-}
-
 // TensorFlow's own gradient functions make way: some end the process (ConcatV2 along axis -1), forget a dilation, an
 // axis or a conjugate, or call an op that knows 84 ops (PartitionedCall). tests/test_add_gradients.py has the list.
 bool Register() {
@@ -91,6 +80,7 @@ bool Register() {
   for (const auto& [op, has_gradient] : RegisteredRules()) add(op, has_gradient ? NodeGradient : nullptr);
   for (const char* op : kStructureOps) add(op, NodeGradient);
   add(kGradientOp, NodeGradient);
+  TeachStock();
   return true;
 }
 

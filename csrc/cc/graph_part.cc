@@ -199,13 +199,13 @@ absl::StatusOr<GraphPart::Gradients> GraphPart::Differentiate(const std::vector<
 
 // A forward node of which something is taken that it does not return is not in the graph, nor is what comes after it.
 void GraphPart::FindCopies() {
+  sources_.resize(body_.num_nodes(), nullptr);
   std::vector<bool> returns_more(body_.num_nodes(), false);
   for (int id = body_.num_forward; id < body_.num_nodes(); ++id)
     for (const Port& p : body_.node(id).inputs)
       if (p.node < body_.num_forward && sources_[p.node] != nullptr && p.index >= sources_[p.node]->num_outputs())
         returns_more[p.node] = true;
   written_ = sources_;
-  written_.resize(body_.num_nodes(), nullptr);
   for (int id = 0; id < body_.num_forward; ++id) {
     const Node& n = body_.node(id);
     if (n.is_arg()) continue;

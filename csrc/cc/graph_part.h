@@ -26,6 +26,8 @@ class GraphPart {
 
   // A tensor that comes from outside of the part, an argument more with each call.
   Port AddArg(const tf::Output& tensor);
+  // Says of such an argument that nobody may have asked about it.
+  void MayLack(Port arg) { body_.unasked.insert(arg.node); }
   // The same, but one for a tensor: an argument of the part, or what one of its nodes puts out. An integer comes with
   // what computes it, since rules ask for the values of axes and shapes.
   Port Find(const tf::Output& tensor);

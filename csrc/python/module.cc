@@ -173,6 +173,10 @@ PYBIND11_MODULE(_native, m) {
       "What the cache of built gradients holds, and how it was used.");
 
   m.def(
+      "teach_stock", []() { TeachStock(); },
+      "Gives the stock op gradients of the ops that it has none for. TensorFlow must have been imported.");
+
+  m.def(
       "replace_stock", [](bool on) { ReplaceStock(on); }, py::arg("on"),
       "Whether this engine runs nodes of TensorFlow's own SymbolicGradient.");
 

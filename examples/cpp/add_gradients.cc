@@ -1,16 +1,17 @@
-// Gradients of a graph that C++ builds, by TensorFlow's own AddSymbolicGradients; linking to libtf_symgrad_cc teaches it
-// the rules of tf_symgrad.
-//
-// g++ $(python3 -c 'import tensorflow as tf; print(*tf.sysconfig.get_compile_flags())') -DNDEBUG -w add_gradients.cc
-//     -o add_gradients -Wl,--no-as-needed -L$SYMGRAD -ltf_symgrad_cc -ltf_symgrad -L$TF -l:libtensorflow_cc.so.2
-//     -l:libtensorflow_framework.so.2 -Wl,-rpath,$SYMGRAD -Wl,-rpath,$TF
+/* Gradients of a graph that C++ builds, by TensorFlow's own AddSymbolicGradients; linking to libtf_symgrad_cc teaches it
+   the rules of tf_symgrad.
+
+   g++ $(python3 -c 'import tensorflow as tf; print(*tf.sysconfig.get_compile_flags())') -DNDEBUG -w add_gradients.cc \
+       -o add_gradients -Wl,--no-as-needed -L$SYMGRAD -ltf_symgrad_cc -ltf_symgrad -L$TF -l:libtensorflow_cc.so.2 \
+       -l:libtensorflow_framework.so.2 -Wl,-rpath,$SYMGRAD -Wl,-rpath,$TF */
 #include <cmath>
 #include <cstdio>
+#include <memory>
 #include <vector>
 
-#include "tensorflow/cc/client/client_session.h"
 #include "tensorflow/cc/framework/gradients.h"
 #include "tensorflow/cc/ops/standard_ops.h"
+#include "tensorflow/core/public/session.h"
 
 namespace tf = tensorflow;
 namespace ops = tensorflow::ops;
@@ -24,9 +25,14 @@ int main() {
   std::vector<tf::Output> dx;
   TF_CHECK_OK(tf::AddSymbolicGradients(scope, {y}, {a, b}, &dx));
 
-  tf::ClientSession session(scope);
+  // The wheel of TensorFlow has no ClientSession, but what it is made of.
+  tf::GraphDef graph;
+  TF_CHECK_OK(scope.ToGraphDef(&graph));
+  const std::unique_ptr<tf::Session> session(tf::NewSession(tf::SessionOptions()));
+  TF_CHECK_OK(session->Create(graph));
   std::vector<tf::Tensor> values;
-  TF_CHECK_OK(session.Run({{a, 0.5f}, {b, 0.3f}}, dx, &values));
+  TF_CHECK_OK(session->Run({{a.node()->name(), tf::Tensor(0.5f)}, {b.node()->name(), tf::Tensor(0.3f)}},
+                           {dx[0].name(), dx[1].name()}, {}, &values));
   const double s = std::log1p(std::exp(0.3)), slope = -2 / std::sqrt(std::acos(-1)) * std::exp(-0.25 * s * s);
   const double expected[] = {slope * s, slope * 0.5 / (1 + std::exp(-0.3))};
   bool right = true;

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "absl/types/span.h"
@@ -136,6 +137,9 @@ class Body {
     const tf::NodeDef* def;
   };
   absl::flat_hash_map<int, Call> whole;
+
+  // Arguments that nobody may have asked about: a derivative by them that is missing is left out, and is no error.
+  absl::flat_hash_set<int> unasked;
 
   std::vector<int> args;      // nodes
   std::vector<Range> ranges;  // of the arguments

@@ -172,6 +172,7 @@ class Sweep {
         return NodeError(id, absl::StatusCode::kInternal, absl::StrCat("its rule omits input ", i));
       if (!grads[i]) continue;
       if (grads[i].kind() == V::Kind::kMissing) {
+        if (body_->unasked.contains(p.node)) continue;
         NodeError(id, absl::StatusCode::kUnimplemented,
                   absl::StrCat("no gradient by its input '", InputName(*n.def, n.op->op_def, i), "': ", grads[i].why(),
                                "; put tf.stop_gradient around that input if none should flow"));
