@@ -809,3 +809,25 @@ def test_docstrings(function: Any) -> None:
         function, "example", globs={"tf": tf, "tf_symgrad": tf_symgrad}
     ):
         assert runner.run(test).failed == 0
+
+
+@simply
+def test_a_primitive_op(run: Any) -> None:
+    square = attr_value_pb2.NameAttrList(name="Square")
+    square.attr["T"].type = types_pb2.DT_FLOAT
+    total = attr_value_pb2.NameAttrList(name="AddN")
+    total.attr["T"].type, total.attr["N"].i = types_pb2.DT_FLOAT, 2
+
+    def gradients(x: Any, dy: Any) -> Any:
+        return [*symbolic_gradient([x, dy], f=square), *symbolic_gradient([x, x, dy], f=total)]
+
+    dx, *parts = run(gradients, np.float32([1, 2]), np.float32([1, 10]))
+    np.testing.assert_array_equal(dx, [2, 40])
+    np.testing.assert_array_equal(parts, [[1, 10]] * 2)
+
+
+def test_a_primitive_op_without_its_attrs() -> None:
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="'Square': argument 'x' has no valid dtype. Give attr 'T'"
+    ):
+        symbolic_gradient([tf.constant(1.0), 1.0], f="Square")

@@ -267,6 +267,22 @@ def test_a_gradient_as_a_concrete_function() -> None:
     np.testing.assert_allclose(dv, dy * 3 * v**2 * x**3)
 
 
+def test_value_and_gradient_are_of_one_draw(tmp_path: Path, capsys: Any) -> None:
+    model = tf.Module()
+    model.w = tf.Variable(tf.ones(50))
+    run_ = tf.function(
+        lambda x: {"loss": tf.reduce_sum(tf.nn.dropout(model.w * x, 0.5))},
+        input_signature=[tf.TensorSpec([], name="x")],
+    )
+    tf.saved_model.save(model, tmp_path / "model", signatures=run_)
+    command = ("add-gradient", "--saved-model", tmp_path / "model", "--loss", "loss", "--out", tmp_path / "out")
+    assert run(capsys, *command, "--train", "sgd")[0] == 0
+    loaded = tf.saved_model.load(tmp_path / "out")
+    for _ in range(5):
+        got = loaded.signatures["gradients"](x=tf.constant(1.0))
+        np.testing.assert_allclose(got["gradient_x"], got["loss"], rtol=1e-5)  # loss is linear in x
+
+
 def test_a_model_that_was_not_saved_before(tmp_path: Path) -> None:
     tf.keras.utils.set_random_seed(0)
     model = tf.keras.Sequential([tf.keras.Input([3]), tf.keras.layers.Dense(2, "tanh"), tf.keras.layers.Dense(1)])

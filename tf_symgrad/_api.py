@@ -126,11 +126,20 @@ def gradient_function(f: Any, wrt: Sequence[bool] | None = None) -> tuple[str, f
         raise invalid(f"{function} has {_inputs.describe('input', function.inputs)}, but wrt has {len(wrt)} elements.")
     wrt = [True] * len(function.inputs) if wrt is None else wrt
 
+    _, gradient = build_gradient(function, wrt)
+    function.given[gradient.name] = gradient
+    return gradient.name, gradient.definitions()
+
+
+def build_gradient(function: Function, wrt: Sequence[bool], values: bool = False) -> tuple[Function, Function]:
+    """A function as it is differentiated, and its gradient function.
+
+    The former may have more captured inputs, at the end, than what it is made of: those that a custom gradient takes.
+    Their gradients are wanted, too, and come after the others; with `values`, the function's outputs come last.
+    """
+
     def told(f: Function) -> Function:  # what captured variables are is known
         return f.specialized([*f.arguments, *f.captures])
 
     whole = told(_custom.differentiable(function, wrt, told))
-    # A custom gradient may take variables that f does not: they are inputs of f then, captured ones, all wanted.
-    gradient = whole.gradient([*wrt, *[True] * (len(whole.inputs) - len(wrt))])
-    function.given[gradient.name] = gradient
-    return gradient.name, gradient.definitions()
+    return whole, whole.gradient([*wrt, *[True] * (len(whole.inputs) - len(wrt))], values)

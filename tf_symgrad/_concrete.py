@@ -6,20 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.core.framework import attr_value_pb2
 
 from tf_symgrad import _api, _function, _op, _resolve
 from tf_symgrad._function import invalid
 
 
 @_op.no_autograph
-def function_gradient(f: Any, wrt: Sequence[bool] | None = None) -> Any:
+def function_gradient(f: Any, wrt: Sequence[bool] | None = None, values: bool = False) -> Any:
     """The gradient of a function as a ConcreteFunction of stock TensorFlow ops: to call, to save, to look at.
 
     Args:
       f: a `ConcreteFunction`, or a `tf.function` with an `input_signature`.
       wrt: for each input of `f`, captured ones at the end, whether its gradient is wanted. If left out: those that can
         have one, which are the inputs of floating or complex dtype and the variables.
+      values: whether to return the outputs of `f`, too, after the gradients. `f` is then computed once, for both: they
+        belong to the same random draw, and all effects of `f` happen.
 
     Returns:
       A `ConcreteFunction` that takes the `N` inputs of `f` that are not captured, then a cotangent for each of its `M`
@@ -40,26 +41,24 @@ def function_gradient(f: Any, wrt: Sequence[bool] | None = None) -> Any:
     wanted = list(wrt) if wrt is not None else _function.differentiable_inputs(function)
     if not any(wanted):
         raise invalid(f"{function} has no input that a gradient is wanted of.")
-    name, library = _api.gradient_function(f, wanted)
-    known = {**function.library, **{d.signature.name: _function.atomic(d) for d in library.function}}
-    gradient = known[name]
-    stateful = gradient.cached_definition.signature.is_stateful
-    call = tf.raw_ops.StatefulPartitionedCall if stateful else tf.raw_ops.PartitionedCall
+    whole, gradient = _api.build_gradient(function, wanted, values)
+    definition = gradient.library[gradient.name].cached_definition
+    call = tf.raw_ops.StatefulPartitionedCall if definition.signature.is_stateful else tf.raw_ops.PartitionedCall
+    dtypes = [tf.as_dtype(arg.type) for arg in definition.signature.output_arg]
     count = len(function.arguments)
-    dtypes = [tf.as_dtype(arg.type) for arg in gradient.cached_definition.signature.output_arg]
-    callee = _function.Function(
-        attr_value_pb2.NameAttrList(name=name), _function.reachable(gradient, known.get), [], []
-    )
 
     def gradients(*tensors: Any) -> list[Any]:
-        callee.add_to_graph(tf.compat.v1.get_default_graph())
-        inputs = [*tensors[:count], *function.captures, *tensors[count:]]
-        dx = call(args=inputs, Tout=dtypes, f=callee)
-        sources = [x for x, w in zip(inputs, wanted, strict=False) if w]
-        for x, d in zip(sources, dx, strict=True):
+        gradient.add_to_graph(tf.compat.v1.get_default_graph())
+        inputs = [*tensors[:count], *whole.captures, *tensors[count:]]
+        outputs = call(args=inputs, Tout=dtypes, f=gradient)
+        dx = outputs[: sum(wanted)]
+        for x, d in zip([x for x, w in zip(inputs, wanted, strict=False) if w], dx, strict=True):
             known = _function.variable_spec(x) if x.dtype == tf.resource else x
             d.set_shape(known.shape if known is not None else None)
-        return list(dx)
+        ys = outputs[len(outputs) - len(function.outputs) :] if values else []
+        for y, spec in zip(ys, function.outputs, strict=False):
+            y.set_shape(spec.shape)
+        return [*dx, *ys]
 
     def spec(x: tf.TensorSpec, name: str) -> tf.TensorSpec:
         return tf.TensorSpec(x.shape, x.dtype, name=name)

@@ -230,6 +230,11 @@ def from_defun(defun: Any) -> Function:
     )
 
 
+def is_known(name: str, graph: tf.Graph) -> bool:
+    """Whether a graph, one that it is inside, or the eager context has a function of that name."""
+    return _finder(graph)(name) is not None
+
+
 def from_name(name_attrs: attr_value_pb2.NameAttrList, graph: tf.Graph) -> Function:
     """Of the function of that name in a graph, in one that the graph is inside, or in the eager context.
 

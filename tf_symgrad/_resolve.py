@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2
 from tensorflow.python.eager.polymorphic_function import atomic_function
 from tensorflow.python.framework import function as defun_lib
-from tensorflow.python.framework import ops
+from tensorflow.python.framework import op_def_registry, ops
 
 from tf_symgrad import _function, _inputs
 from tf_symgrad._function import Function, invalid
@@ -21,9 +21,11 @@ def resolve(f: Any, values: Sequence[Any]) -> Function:
     if isinstance(f, Function):
         return f
     if isinstance(f, (str, bytes)):
-        return _function.from_name(attr_value_pb2.NameAttrList(name=tf.compat.as_str(f)), graph)
+        f = attr_value_pb2.NameAttrList(name=tf.compat.as_str(f))
     if isinstance(f, attr_value_pb2.NameAttrList):
-        return _function.from_name(f, graph)
+        op = op_def_registry.get(f.name)
+        is_op = op is not None and not _function.is_known(f.name, graph)
+        return _of_op(op, f, values) if is_op else _function.from_name(f, graph)
     if isinstance(f, atomic_function.AtomicFunction):
         return _function.from_library_function(f, graph)
     if isinstance(f, tf.types.experimental.ConcreteFunction):
@@ -45,6 +47,21 @@ def resolve(f: Any, values: Sequence[Any]) -> Function:
         "f must be a ConcreteFunction, a tf.function, a Defun, a NameAttrList, the name of a function or a callable, "
         f"not {f!r}."
     )
+
+
+def _of_op(op: Any, f: attr_value_pb2.NameAttrList, values: Sequence[Any]) -> Function:
+    """A primitive op with its attrs, as a function of its inputs."""
+    attrs = {a.name: a.default_value for a in op.attr if a.HasField("default_value")} | dict(f.attr)
+    specs = _function.argument_specs(f.name, op.input_arg, attrs)
+    known = [_inputs.as_tensor(x).shape for x in _inputs.flatten(values)[: len(specs)]]
+    if len(known) == len(specs):
+        specs = [tf.TensorSpec(shape, spec.dtype) for shape, spec in zip(known, specs, strict=True)]
+
+    def call(*xs: Any) -> Any:
+        made = ops.get_default_graph()._create_op_internal(f.name, list(xs), attrs=attrs)
+        return list(made.outputs)
+
+    return _function.from_concrete_function(tf.function(call, autograph=False).get_concrete_function(*specs))
 
 
 def _trace(f: Any, python_function: Callable[..., Any], values: Sequence[Any]) -> Function:

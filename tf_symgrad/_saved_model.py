@@ -108,13 +108,14 @@ class Target:
         handles = {id(v.handle): name for name, v in self.variables.items()}
         captured = [handles.get(id(x)) for x in f.captured_inputs]
         wrt = [name in self.wrt for name in self.inputs] + [name is not None for name in captured]
-        gradient = _concrete.function_gradient(f, wrt)
+        gradient = _concrete.function_gradient(f, wrt, values=True)
 
         def run(tensors: Mapping[str, Any]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
             xs = [tensors[name] for name in self.inputs]
-            y = f(*xs)
-            dy = tf.ones_like(y) if self.is_scalar else tensors[f"d_{self.output}"]
-            dx = iter(gradient(*xs, dy))
+            output = self.signature.structured_outputs[self.output]
+            dy = tf.ones([], output.dtype) if self.is_scalar else tensors[f"d_{self.output}"]
+            *gradients, y = gradient(*xs, dy)
+            dx = iter(gradients)
             by_input = {name: next(dx) for name in self.inputs if name in self.wrt}
             by_variable = {name: next(dx) for name in captured if name is not None}
             missing = {name: tf.zeros_like(v) for name, v in self.variables.items() if name not in by_variable}
