@@ -698,3 +698,22 @@ def test_gradient_of_no_module() -> None:
         return tf.identity(x), of_g
 
     np.testing.assert_allclose(tf_symgrad.symbolic_gradient([VECTOR, OTHER], f=lambda x: g(f(x)))[0], 15 * OTHER)
+
+
+def test_names_of_traced_gradients_are_those_of_every_process() -> None:
+    """No counter is in them: a model saved twice is the same, and two traces of one gradient are one function."""
+
+    def names() -> list[str]:
+        @tf.custom_gradient
+        def f(x: Any) -> Any:
+            return x * 1.0, lambda dy: 7.0 * dy
+
+        concrete = tf.function(lambda x: f(x) * f(2 * x)).get_concrete_function(tf.TensorSpec([3]))
+        _, library = tf_symgrad.gradient_function(concrete)
+        traced = [g.signature.name for g in library.function if "symgrad_gradient_of" in g.signature.name]
+        calls = [n for g in library.function for n in g.node_def if "f" in n.attr]
+        return traced or sorted({n.attr["f"].func.name for n in calls})
+
+    first, second = names(), names()
+    assert first
+    assert first == second

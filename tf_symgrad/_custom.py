@@ -216,7 +216,10 @@ def _trace_anew(op: Any, python_gradient: Any) -> Traced | None:
     for g in dense:
         outputs.append(-1 if g is None else place)
         place += g is not None
-    name = f"{body.name}_{ops.uid()}"
+    # A name says what the function is: in every process the same.
+    content = hashlib.sha256(body.as_graph_def().SerializeToString(deterministic=True))
+    content.update(repr([x.name for x in [*body.inputs, *body.outputs]]).encode())
+    name = f"{body.name}_{content.hexdigest()[:16]}"
     gradient = _function.traced[name] = atomic_function.from_func_graph(name, body, {})
     return gradient, list(body.external_captures), outputs
 
