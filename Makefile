@@ -1,16 +1,20 @@
 # make demo, make test: everything from nothing, on a machine with python3, g++ and make.
-# make test-models, lint, bench, coverage, bazel, clean: for those who change the code.
+# make help: all targets, with the minutes that they take on 2 cores.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # The string list of pyproject.toml's build-system.requires, as shell words.
 BUILD_REQUIRES := $(shell sed -n 's/^requires = \[\(.*\)\]$$/\1/p' pyproject.toml | sed 's/", "/" "/g')
+WHEEL_REQUIRES := $(shell sed -n 's/^wheel = \[\(.*\)\]$$/\1/p' pyproject.toml | sed 's/", "/" "/g')
 MODELS_REQUIRE := $(shell sed -n 's/^models = \[\(.*\)\]$$/\1/p' pyproject.toml | sed 's/", "/" "/g')
 CXX_FILES = $(shell find csrc -name '*.cc' -o -name '*.h')
 
-.PHONY: build demo test test-models bench coverage lint format bazel clean
+.PHONY: help build demo test wheel test-wheel test-models bench coverage lint format bazel clean
 .DEFAULT_GOAL := build
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 # What the native build needs: TensorFlow, setuptools, pybind11, ninja.
 $(VENV)/.tools: pyproject.toml
@@ -19,7 +23,7 @@ $(VENV)/.tools: pyproject.toml
 	@touch $@
 
 # Compiles what has changed.
-build: $(VENV)/.tools
+build: $(VENV)/.tools ## compiles what has changed (3, the first time)
 	@$(BIN)/python setup.py --quiet build_ext --inplace
 
 # The package, in place, with what tests and demo need. After `build`, so that this compiles nothing.
@@ -31,10 +35,10 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[dev]'
 	@touch $@
 
-demo: build $(VENV)/.installed
+demo: build $(VENV)/.installed ## trains a network on digits by the op alone (4, the first time)
 	$(BIN)/python examples/train_digits.py
 
-test: build $(VENV)/.installed
+test: build $(VENV)/.installed ## the tests (8)
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests
 
 # Real models against GradientTape: minutes. What they need is kept apart, as it wants an older numpy; all else is that
@@ -46,32 +50,48 @@ $(VENV)-models/.installed: pyproject.toml | $(VENV)/.installed
 	$(VENV)-models/bin/python -m pip install --quiet $(MODELS_REQUIRE)
 	@touch $@
 
-test-models: build $(VENV)-models/.installed
+test-models: build $(VENV)-models/.installed ## real models against GradientTape (5)
 	$(VENV)-models/bin/python -m tests.models $(MODELS)
 
-bench: build $(VENV)/.installed
+bench: build $(VENV)/.installed ## build time, nodes, steps and memory beside the stock op, tapes and JAX (20)
 	$(BIN)/python -m benchmarks
 
 # docs/coverage.md and the table that it is made of, from the rules, the cases and TensorFlow's registries.
-coverage: build $(VENV)/.installed
+coverage: build $(VENV)/.installed ## docs/coverage.md from the rules and the cases (1)
 	$(BIN)/python -m tests.coverage
 
-lint: build $(VENV)/.dev
+lint: build $(VENV)/.dev ## clang-format, clang-tidy, ruff, mypy (15)
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	find csrc -name '*.cc' | xargs -n 1 -P $${MAX_JOBS:-2} $(BIN)/clang-tidy -p build --quiet
 
-format: $(VENV)/.dev
+format: $(VENV)/.dev ## formats the code (1)
 	$(BIN)/clang-format -i $(CXX_FILES)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 # The op library by Bazel, from the same list of sources. Needs `bazel` (Debian: bazel-bootstrap) and no network.
-bazel: $(VENV)/.tools
+bazel: $(VENV)/.tools ## the op library by Bazel (3)
 	PYTHON=$(abspath $(BIN)/python) bazel build --jobs=$${MAX_JOBS:-2} //:libtf_symgrad.so
 
-clean:
+clean: ## removes what was built
 	rm -rf build dist bazel-* *.egg-info tf_symgrad/include tf_symgrad/pkgconfig tf_symgrad/*.so tf_symgrad/_build_info.json
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# manylinux, with TensorFlow's libraries left out: those are TensorFlow's package's.
+wheel: $(VENV)/.tools ## dist/: a wheel for this Python, and the sources (5)
+	$(BIN)/python -m pip install --quiet $(WHEEL_REQUIRES)
+	rm -rf dist build/dist
+	$(BIN)/python -m build --no-isolation --outdir build/dist .
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --exclude 'libtensorflow*' --wheel-dir dist build/dist/*.whl
+	cp build/dist/*.tar.gz dist
+
+test-wheel: wheel ## the wheel in an environment of its own (2)
+	rm -rf build/wheel
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip install --quiet dist/*.whl
+	cd build && wheel/bin/python -c 'import tensorflow as tf, tf_symgrad; \
+	  print(tf_symgrad.symbolic_gradient([tf.constant(2.0)], f=tf.math.asinh))'
+	build/wheel/bin/tf-symgrad --version
