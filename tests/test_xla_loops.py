@@ -121,6 +121,12 @@ def test_gradient(name: str) -> None:
     check(gradient(FUNCTIONS[name]))
 
 
+@pytest.mark.parametrize("name", ["map_fn", "scan", "foldl"])
+def test_gradient_of_one_element(name: str) -> None:
+    """The loop over the rest runs never; XLA compiles its body all the same."""
+    check(gradient(FUNCTIONS[name]), tf.constant([0.7]))
+
+
 TWICE = [
     "while_loop",
     "maximum_iterations",

@@ -165,6 +165,8 @@ class Planner {
       range = {initial[i].low + std::min<int64_t>(way, 0), initial[i].high + std::max<int64_t>(way, 0)};
     }
     if (plan_.trips.most > kMaxReserved) plan_.trips.most = -1;
+    // XLA compiles a body that never runs, too: there must be room for what it would push.
+    if (plan_.trips.most == 0) plan_.trips = {1, /*exact=*/false, std::nullopt};
   }
 
   // What is known of a variable in all iterations.
