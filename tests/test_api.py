@@ -618,6 +618,17 @@ def test_jacobian_by_tape(run: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert "TfSymgrad" not in caplog.text
 
 
+@pytest.mark.parametrize("f", [tf.math.cumprod, lambda x: tf.reduce_prod(x) * tf.reduce_sum(x)])
+def test_jacobian_by_tape_of_a_product(f: Any) -> None:
+    """Vectorized, each scan and roll goes along its own axis."""
+    x = tf.constant(X)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        (dx,) = symbolic_gradient([x], f=lambda x: tf.reduce_sum(f(x)))
+    expected = tf_symgrad.hessian(lambda x: tf.reduce_sum(f(x)))(x)
+    np.testing.assert_allclose(tape.jacobian(dx, x), expected, rtol=1e-5)
+
+
 def test_tf_gradients_twice() -> None:
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         x = tf.constant(X)

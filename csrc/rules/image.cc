@@ -43,7 +43,10 @@ V Smallest(const V& x) { return Indicator("ArgMin", x); }
 
 // 1 for the channel that follows the largest one in the circle of red, green and blue, -1 for that before it. The hue,
 // in sixths of the circle, is P . x / range + a multiple of 2.
-V Neighbours(const V& M) { return op("Roll", M, 1, -1) - op("Roll", M, -1, -1); }
+V Neighbours(const V& M) {
+  const V channels = rank(M) - 1;
+  return op("Roll", M, 1, channels) - op("Roll", M, -1, channels);
+}
 
 V Dot(const V& a, const V& b) { return sum(a * b, -1, true); }
 Values Channels(const V& pixels) {

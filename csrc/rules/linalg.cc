@@ -254,7 +254,8 @@ Grads MatrixSolveLsGrad(const Op& o) {
 
 // ---- Tridiagonal matrices: of the diagonal above the last element is not used, of that below the first ----
 
-V Roll(const V& x, int by, int axis) { return op("Roll", x, by, axis); }
+// The axis is negative here, and counted from the front in the graph (see Roll in math.cc).
+V Roll(const V& x, int by, int axis) { return op("Roll", x, by, rank(x) + axis); }
 
 // The three diagonals of g x^H, each [..., m].
 Values TridiagonalPart(const V& g, const V& x) {

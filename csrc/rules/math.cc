@@ -96,7 +96,7 @@ V GammaCurvature(const V& a, const V& x) {
 Grads IgammaGradAGrad(const Op& o) {
   const V a = single(o.in(0)), x = single(o.in(1)), dy = single(o.dy());
   auto by_a = [&](const V& t) { return GammaCurvature(a, t) * exp(a * log(t) - t - lgamma(a)); };
-  auto grad = [&](int i, const V& g) { return sum_to_input(o, i, cast_like(dy * g, o.dy())); };
+  auto grad = [&](int i, const V& g) { return sum_to_input(o, i, cast_like(times(dy, g), o.dy())); };
   return {o.wants(0) ? grad(0, WherePositive(x, by_a)) : none,
           o.wants(1) ? grad(1, mul_no_nan(log(x) - digamma(a), GammaDensity(a, x))) : none};
 }
@@ -297,7 +297,8 @@ Grads ProdGrad(const Op& o) {
 // ---- Scans. Reverse is from the end, where a neighbour is the next element instead of the previous one ----
 
 V LastDim(const V& x) { return x.dim(-1) >= 0 ? V(x.dim(-1)) : gather(shape(x), rank(x) - 1); }
-V Roll(const V& x, bool reverse) { return op("Roll", x, reverse ? -1 : 1, -1); }
+// By the axis's number from the front: vectorized_map adds its dimension there, and takes -1 for that one.
+V Roll(const V& x, bool reverse) { return op("Roll", x, reverse ? -1 : 1, rank(x) - 1); }
 V HasNeighbour(const V& x, bool reverse) {
   const V n = LastDim(x), k = range(0, n);
   return reverse ? k < n - 1 : k > 0;
