@@ -240,6 +240,25 @@ def test_what_is_computed_again_is_found_in_linear_time() -> None:
     np.testing.assert_allclose(dx, np.full(3, 2.0**180))
 
 
+@pytest.mark.parametrize("n", [3, 12])
+def test_variables_that_take_their_values_from_one_another(n: int) -> None:
+    """A cotangent of one variable reaches all others, one more with each iteration."""
+
+    def body(i: Any, *v: Any) -> Any:
+        return i + 1, *(v[(k + 1) % n] * (1 + 0.1 * k) for k in range(n))
+
+    def f(x: Any) -> Any:
+        start = [x * k for k in range(1, n + 1)]
+        return tf.while_loop(lambda i, *_: i < n + 2, body, (0, *start))[1]
+
+    x = tf.constant([0.5, -1.0], tf.float64)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = tf.function(f)(x)
+    (dx,) = tf_symgrad.symbolic_gradient([x, tf.ones_like(x)], f=f)
+    np.testing.assert_allclose(dx, tape.gradient(y, x), rtol=1e-12)
+
+
 def test_the_length_of_a_list_is_known_in_a_loop() -> None:
     """The zeros that the cotangent of a list begins with are made when building, not of the list."""
     library = gradient_of(lambda x: tf.map_fn(lambda t: t * tf.sin(t), x), MATRIX_SPEC)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -166,6 +167,68 @@ def test_builds_are_byte_equal_across_processes() -> None:
 def test_a_long_chain_is_linear_and_needs_no_stack() -> None:
     sizes = {n: len(build([chain(n)], "chain").function[0].node_def) for n in (1_000, 100_000)}
     assert sizes == {1_000: 2_000, 100_000: 200_000}
+
+
+def ring(n: int, name: str) -> list[function_pb2.FunctionDef]:
+    """A loop of n variables, each of which takes its value from the next: one more carries with every iteration."""
+    f, body, condition = (function_pb2.FunctionDef() for _ in range(3))
+    for function, kind in ((f, ""), (body, "_body"), (condition, "_condition")):
+        function.signature.name = name + kind
+        for k in range(n):
+            function.signature.input_arg.add(name=f"x{k}", type=1)
+    for k in range(n):
+        body.node_def.add(name=f"n{k}", op="Sin", input=[f"x{(k + 1) % n}"]).attr["T"].type = 1
+        body.signature.output_arg.add(name=f"y{k}", type=1)
+        body.ret[f"y{k}"] = f"n{k}:y:0"
+    condition.signature.output_arg.add(name="y", type=10)
+    condition.node_def.add(name="less", op="Less", input=["x0", "x1"]).attr["T"].type = 1
+    condition.ret["y"] = "less:z:0"
+    loop = f.node_def.add(name="loop", op="StatelessWhile", input=[f"x{k}" for k in range(n)])
+    loop.attr["T"].list.type.extend([1] * n)
+    loop.attr["body"].func.name, loop.attr["cond"].func.name = name + "_body", name + "_condition"
+    f.signature.output_arg.add(name="y", type=1)
+    f.ret["y"] = "loop:output:0"
+    return [f, body, condition]
+
+
+def branches(n: int, name: str) -> list[function_pb2.FunctionDef]:
+    """Branches of TensorFlow 1, one after the other, each with a predicate of its own."""
+    f = function_pb2.FunctionDef()
+    f.signature.name = name
+    f.signature.input_arg.add(name="x", type=1)
+    f.signature.input_arg.add(name="zero", type=1)
+    last = "x"
+    for k in range(n):
+        nodes = [
+            (f"p{k}", "Greater", [last, "zero"]),
+            (f"s{k}", "Switch", [last, f"p{k}:z:0"]),
+            (f"a{k}", "Sin", [f"s{k}:output_true:0"]),
+            (f"b{k}", "Cos", [f"s{k}:output_false:0"]),
+            (f"m{k}", "Merge", [f"b{k}:y:0", f"a{k}:y:0"]),
+        ]
+        for node, op, inputs in nodes:
+            f.node_def.add(name=node, op=op, input=inputs).attr["T"].type = 1
+        f.node_def[-1].attr["N"].i = 2
+        last = f"m{k}:output:0"
+    f.signature.output_arg.add(name="y", type=1)
+    f.ret["y"] = last
+    return [f]
+
+
+@pytest.mark.parametrize("make", [ring, branches])
+def test_the_time_of_a_build_grows_as_the_function_does(make: Callable[[int, str], Any]) -> None:
+    """Of eight times the size it is eight times as long, not sixty-four times; the rest is for noise."""
+
+    def seconds(n: int, times: int) -> float:
+        measured = []
+        for k in range(times):
+            definitions = make(n, f"grows_{n}_{k}")  # of another name: the cache does not know it
+            start = time.process_time()
+            build(definitions, definitions[0].signature.name)
+            measured.append(time.process_time() - start)
+        return min(measured)
+
+    assert seconds(400, 2) < 25 * seconds(50, 3)
 
 
 def test_a_function_called_often_is_differentiated_once() -> None:

@@ -83,11 +83,13 @@ _VALUES = {
     "xv": "list { type: DT_FLOAT type: DT_RESOURCE }",
     "y": "list { type: DT_FLOAT }",
     "bool": "type: DT_BOOL",
+    "int": "type: DT_INT32",
     "g": 'func { name: "order_g" }',
     "h": 'func { name: "order_h" }',
     "order_cond": 'func { name: "order_cond" }',
     "one": "tensor { dtype: DT_FLOAT tensor_shape { } float_val: 1 }",
     "five": "tensor { dtype: DT_FLOAT tensor_shape { } float_val: 5 }",
+    "scalar": "tensor { dtype: DT_INT32 tensor_shape { dim { size: 0 } } }",
     "text": 'tensor { dtype: DT_STRING tensor_shape { } string_val: "effect" }',
     "string": "type: DT_STRING",
 }
@@ -183,6 +185,51 @@ def test_an_effect_in_a_call_that_no_gradient_goes_through() -> None:
     g = function("order_g", text, "y:y:0")
     f = function("order_f", CALL["call"] + "\ny = Mul(g:output:0, x) T:float", "y:z:0")
     assert "PrintV2" not in ops_of(build([f, g], "order_f", [True, False]))
+
+
+def controls(f: function_pb2.FunctionDef) -> int:
+    return sum(i.startswith("^") for node in f.node_def for i in node.input)
+
+
+def test_edges_stay_few() -> None:
+    """A chain of reads and writes that constants order; and many reads that many draws are ordered after."""
+    n = 1000
+    lines, last = ["shape = Const() dtype:int value:scalar"], ""
+    for i in range(n):
+        lines.append(f"r{i} = ReadVariableOp(v{last}) dtype:float")
+        lines.append(f"c{i} = Const(^r{i}) dtype:float value:one")
+        lines.append(f"w{i} = AssignAddVariableOp(v, c{i}:output:0) dtype:float")
+        last = f", ^w{i}"
+    lines.append("join = NoOp(" + ", ".join(f"^r{i}" for i in range(n)) + ")")
+    for i in range(n):
+        lines.append(f"p{i} = Const(^join) dtype:float value:one")
+        lines.append(f"d{i} = RandomGamma(shape:output:0, p{i}:output:0) S:int T:float")
+        lines.append(f"x{i} = Mul(d{i}:output:0, {f'x{i - 1}:z:0' if i else 'x'}) T:float")
+    lines.append(f"y = Mul(r{n - 1}:value:0, x{n - 1}:z:0) T:float")
+    f = function("order_f", "\n".join(lines), "y:z:0")
+    (g, *_) = build([f], "order_f", [True, False])
+    nodes = {node.name: node for node in g.node_def}
+    assert f"w{n - 1}" not in nodes  # nothing reads after it
+    assert all(f"^r{i}" in nodes[f"c{i}"].input for i in range(n - 1))
+    (before,) = {edge for i in range(n) for edge in nodes[f"p{i}"].input}
+    assert {f"^r{i}" for i in range(n)} <= {*nodes[before.removeprefix("^")].input}
+    assert controls(g) < 5 * n
+
+
+def test_a_long_chain_of_effects_needs_no_stack() -> None:
+    n = 100_000
+    f = function("order_f", "one = Const() dtype:float value:one\ny = Mul(x, x) T:float", "y:z:0")
+    for i in range(n):
+        node = f.node_def.add(name=f"w{i}", op="AssignAddVariableOp", input=["v", "one:output:0"])
+        node.input.extend([f"^w{i - 1}"] if i else [])
+        node.attr["dtype"].type = types_pb2.DT_FLOAT
+    read = f.node_def.add(name="r", op="ReadVariableOp", input=["v", f"^w{n - 1}"])
+    read.attr["dtype"].type = types_pb2.DT_FLOAT
+    f.node_def.add(name="z", op="Mul", input=["y:z:0", "r:value:0"]).attr["T"].type = types_pb2.DT_FLOAT
+    f.ret["y"] = "z:z:0"
+    (g,) = build([f], "order_f", [True, False])
+    assert ops_of([g]).count("AssignAddVariableOp") == n
+    assert controls(g) == n
 
 
 # -- Random programs.
@@ -283,6 +330,17 @@ def test_what_f_refuses_its_gradient_refuses(check: str) -> None:
         np.testing.assert_allclose(call(good), expected, rtol=1e-6)
         with pytest.raises(tf.errors.InvalidArgumentError):
             call(bad)
+
+
+def test_the_second_derivative_refuses_too() -> None:
+    one = tf.ones([])
+
+    def second(x: Any) -> Any:
+        return symbolic_gradient([x, one], f=lambda x: symbolic_gradient([x, one], f=positive)[0])[0]
+
+    np.testing.assert_allclose(second(tf.constant(0.5)), -4, rtol=1e-6)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        second(tf.constant(-0.5))
 
 
 @pytest.mark.parametrize("check", CHECKS)

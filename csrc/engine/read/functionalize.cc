@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <memory>
 #include <set>
 #include <utility>
 
@@ -21,8 +22,32 @@ namespace {
 
 using Step = Slice::Step;
 
-// The predicates on which it depends whether a node is alive, and what they must be.
-using Alive = std::map<std::string, bool>;
+// The predicates, by number, on which it depends whether a node is alive, and what they must be.
+using Alive = std::map<int, bool>;
+
+// How many merges of a predicate lie behind a node, one behind the other; by predicate, in order. Shared by all nodes
+// of which it is true: it grows with the function.
+using Rounds = std::vector<std::pair<int, int>>;
+using RoundsPtr = std::shared_ptr<const Rounds>;
+
+int RoundOf(const RoundsPtr& rounds, int predicate) {
+  if (rounds == nullptr) return 0;
+  const auto it = std::lower_bound(rounds->begin(), rounds->end(), std::pair(predicate, 0));
+  return it == rounds->end() || it->first != predicate ? 0 : it->second;
+}
+
+// The later of both, predicate by predicate.
+RoundsPtr Latest(const RoundsPtr& a, const RoundsPtr& b) {
+  if (a == b || b == nullptr) return a;
+  if (a == nullptr) return b;
+  auto both = std::make_shared<Rounds>();
+  for (auto i = a->begin(), j = b->begin(); i != a->end() || j != b->end();) {
+    if (j == b->end() || (i != a->end() && i->first < j->first)) both->push_back(*i++);
+    else if (i == a->end() || j->first < i->first) both->push_back(*j++);
+    else both->push_back(std::max(*i++, *j++));
+  }
+  return *both == *a ? a : *both == *b ? b : both;
+}
 
 class Functionalizer {
  public:
@@ -186,28 +211,30 @@ class Functionalizer {
 
   // -- Branches.
 
-  // Through Identity to what a predicate is.
-  std::string Predicate(std::string reference) const {
+  // The number of a predicate: of what it is through Identity.
+  int Predicate(std::string reference) {
     for (int depth = 0; depth < 16; ++depth) {
       const tf::NodeDef* node = text_.Find(reference, "Identity");
       if (node == nullptr) break;
       reference = FunctionText::Input(*node, 0);
     }
-    return reference;
+    const auto [it, added] = numbers_.try_emplace(reference, static_cast<int>(predicates_.size()));
+    if (added) predicates_.push_back(reference);
+    return it->second;
   }
 
   struct State {
     Alive alive;
-    std::map<std::string, int> joined;  // how many merges of a predicate lie behind
+    RoundsPtr joined;
   };
   struct Join {
     const tf::NodeDef* merge;
-    std::string predicate;
+    int predicate;
     std::string input[2];  // where the predicate does not hold, where it does
     int round;
   };
 
-  State StateOf(const std::string& input) const {
+  State StateOf(const std::string& input) {
     const tf::NodeDef* node = text_.Find(input);
     if (node == nullptr) return {};
     State state = states_[text_.Number(*node)];
@@ -223,40 +250,35 @@ class Functionalizer {
     const std::vector<int> order = text_.Sort();
     if (static_cast<int>(order.size()) < text_.fdef().node_def_size()) return;  // import says where they form a cycle
     states_.resize(text_.fdef().node_def_size());
-    std::map<std::pair<std::string, int>, std::vector<Join>> joins;
+    std::map<std::pair<int, int>, std::vector<Join>> joins;
     for (const int i : order) {
       const tf::NodeDef& node = text_.fdef().node_def(i);
       State& state = states_[i];
       if (node.op() == "Merge") {
-        Join join{&node, "", {}, 0};
+        Join join{&node, -1, {}, 0};
         if (!ReadMerge(node, &state, &join)) return;
         if (state.alive.empty()) joins[{join.predicate, join.round}].push_back(join);
-        state.joined[join.predicate] = join.round + 1;
+        state.joined = Latest(state.joined, std::make_shared<Rounds>(Rounds{{join.predicate, join.round + 1}}));
         continue;
       }
       for (const std::string& input : node.input()) {
         const State from = StateOf(input);
         state.alive.insert(from.alive.begin(), from.alive.end());
-        for (const auto& [predicate, count] : from.joined)
-          state.joined[predicate] = std::max(state.joined[predicate], count);
+        state.joined = Latest(state.joined, from.joined);
       }
     }
-    for (const auto& [key, group] : joins) Branch(group, EffectsIn(key.first, key.second));
+    std::map<std::pair<int, int>, BranchEffects> effects;
+    for (size_t i = 0; i < states_.size(); ++i) {
+      const tf::NodeDef& node = text_.fdef().node_def(static_cast<int>(i));
+      if (states_[i].alive.empty() || !text_.IsStateful(node)) continue;
+      for (const auto& [predicate, holds] : states_[i].alive)
+        effects[{predicate, RoundOf(states_[i].joined, predicate)}][holds].push_back("^" + node.name());
+    }
+    for (const auto& [key, group] : joins) Branch(group, effects[key]);
   }
 
   // The nodes with effects in the branches that the merges of a round join, by what the predicate must be.
-  std::array<std::vector<std::string>, 2> EffectsIn(const std::string& predicate, int round) const {
-    std::array<std::vector<std::string>, 2> effects;
-    for (const tf::NodeDef& node : text_.fdef().node_def()) {
-      const State& state = states_[text_.Number(node)];
-      const auto alive = state.alive.find(predicate);
-      if (alive == state.alive.end() || !text_.IsStateful(node)) continue;
-      const auto joined = state.joined.find(predicate);
-      if ((joined == state.joined.end() ? 0 : joined->second) == round)
-        effects[alive->second].push_back("^" + node.name());
-    }
-    return effects;
-  }
+  using BranchEffects = std::array<std::vector<std::string>, 2>;
 
   // What two slices of a node are ordered after.
   static std::set<std::string> After(const Slice& a, const Slice& b) {
@@ -273,7 +295,7 @@ class Functionalizer {
     if (inputs.size() != 2) return Error(merge, "a Merge of two inputs is what a branch ends with"), false;
     const State states[2] = {StateOf(inputs[0]), StateOf(inputs[1])};
     // The two sides differ in one predicate; a side that does not depend on it is a constant, say.
-    std::vector<std::pair<std::string, bool>> opposite, one_sided;  // and what it is behind input 0
+    std::vector<std::pair<int, bool>> opposite, one_sided;  // and what it is behind input 0
     for (int side = 0; side < 2; ++side) {
       for (const auto& [predicate, holds] : states[side].alive) {
         const auto other = states[1 - side].alive.find(predicate);
@@ -281,8 +303,7 @@ class Functionalizer {
         else if (other->second != holds && side == 0) opposite.push_back({predicate, holds});
         else if (other->second == holds) state->alive[predicate] = holds;
       }
-      for (const auto& [predicate, count] : states[side].joined)
-        state->joined[predicate] = std::max(state->joined[predicate], count);
+      state->joined = Latest(state->joined, states[side].joined);
     }
     const auto& found = opposite.empty() ? one_sided : opposite;
     if (found.size() != 1)
@@ -292,12 +313,12 @@ class Functionalizer {
     join->predicate = found[0].first;
     join->input[found[0].second ? 1 : 0] = inputs[0];
     join->input[found[0].second ? 0 : 1] = inputs[1];
-    join->round = state->joined[join->predicate];
+    join->round = RoundOf(state->joined, join->predicate);
     return true;
   }
 
-  void Branch(const std::vector<Join>& joins, const std::array<std::vector<std::string>, 2>& effects) {
-    const std::string& predicate = joins[0].predicate;
+  void Branch(const std::vector<Join>& joins, const BranchEffects& effects) {
+    const int predicate = joins[0].predicate;
     std::vector<Taken> taken;
     Slice slices[2];
     for (const bool holds : {false, true}) {
@@ -327,7 +348,7 @@ class Functionalizer {
     attrs["Tcond"].set_type(tf::DT_BOOL);
     attrs["Tin"].mutable_list();
     attrs["_lower_using_switch_merge"].set_b(true);
-    branch.add_input(predicate);
+    branch.add_input(predicates_[predicate]);
     for (const Taken& t : taken) {
       branch.add_input(t.reference);
       attrs["Tin"].mutable_list()->add_type(t.dtype);
@@ -344,6 +365,8 @@ class Functionalizer {
 
   FunctionText text_;
   std::vector<State> states_;  // by node
+  std::vector<std::string> predicates_;
+  absl::flat_hash_map<std::string, int> numbers_;  // of predicates
   Errors errors_;
   absl::StatusCode code_ = absl::StatusCode::kInvalidArgument;
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "csrc/engine/read/import.h"
 #include "csrc/engine/structure/trip_count.h"
@@ -13,6 +14,11 @@
 namespace symgrad {
 namespace {
 
+bool HasNoGradient(const Node& n) {
+  const Rule* rule = FindRule(n.type());
+  return rule != nullptr && rule->gradient == nullptr && !n.def->attr().contains(kCustomGradient);
+}
+
 // Which results of a body depend on the marked arguments through tensors that carry gradients.
 std::vector<bool> Depend(const Body& body, const std::vector<bool>& marked) {
   std::vector<bool> depends(body.num_nodes(), false);
@@ -20,9 +26,7 @@ std::vector<bool> Depend(const Body& body, const std::vector<bool>& marked) {
   const auto carries = [&](Port p) { return depends[p.node] && IsDifferentiable(body.output(p).dtype); };
   for (int id = 0; id < body.num_nodes(); ++id) {
     const Node& n = body.node(id);
-    if (n.is_arg()) continue;
-    const Rule* rule = FindRule(n.type());
-    if (rule != nullptr && rule->gradient == nullptr) continue;
+    if (n.is_arg() || HasNoGradient(n)) continue;
     depends[id] = std::any_of(n.inputs.begin(), n.inputs.end(), carries);
   }
   std::vector<bool> results;
@@ -97,8 +101,13 @@ class Planner {
     const LoopArguments arguments{plan_.invariant, plan_.counter, WrittenArguments(*differentiator_, condition)};
     const tf::NameAttrList body = Specialize(Function("body"));
     for (size_t i = 0; i < n; ++i) plan_.carried.push_back(wants[i] && !plan_.invariant[i] && plan_.seeded(i));
+    // What carries is found by splitting. A chain of variables, each of which takes its value from the next, would take
+    // as many splits: after a few, what may carry does.
+    constexpr int kMaxSplits = 4;
+    int splits = 0;
     for (bool grown = true; grown;) {
       grown = false;
+      if (++splits == kMaxSplits) Spread(wants);
       TF_ASSIGN_OR_RETURN(const SplitVjp* split, differentiator_->Split(body, wants, plan_.carried, &arguments));
       plan_.split = *split;
       for (size_t i = 0; i < n; ++i) {
@@ -111,6 +120,36 @@ class Planner {
       plan_.summed.push_back(plan_.invariant[i] && wants[i] &&
                              (split.gradients[i] >= 0 || split.finished[i] >= 0 || plan_.seeded(i)));
     return absl::OkStatus();
+  }
+
+  // Makes those variables carried that a carried one may take its value from.
+  void Spread(const std::vector<bool>& wants) {
+    const Body& body = *plan_.body;
+    std::vector<bool> seen(body.num_nodes(), false);
+    std::vector<int> pending;
+    const auto meet = [&](Port p) {
+      if (seen[p.node] || !IsDifferentiable(body.output(p).dtype)) return;
+      seen[p.node] = true;
+      pending.push_back(p.node);
+    };
+    absl::flat_hash_map<int, size_t> variable;  // by argument
+    for (size_t i = 0; i < plan_.n; ++i) {
+      variable[body.args[i]] = i;
+      if (plan_.carried[i]) meet(body.results[i]);
+    }
+    while (!pending.empty()) {
+      const int id = pending.back();
+      pending.pop_back();
+      const Node& n = body.node(id);
+      if (n.is_arg()) {
+        const size_t i = variable.at(id);
+        if (plan_.carried[i] || plan_.invariant[i] || !wants[i]) continue;
+        plan_.carried[i] = true;
+        meet(body.results[i]);
+      } else if (!HasNoGradient(n)) {
+        for (const Port& p : n.inputs) meet(p);
+      }
+    }
   }
 
   void Stacks() {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <utility>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
@@ -141,6 +142,7 @@ class Cutter {
     for (const Port& p : order) {
       if (invariant_[p.node]) continue;
       kept_.erase(body_.output_index(p));
+      follows_.clear();
       if (!Follows(p, 0)) kept_.insert(body_.output_index(p));
     }
     const auto dropped = [&](Port p) { return !kept_.contains(body_.output_index(p)); };
@@ -151,13 +153,16 @@ class Cutter {
   }
 
   // Whether a tensor is cheap to compute from what crosses.
-  bool Follows(Port p, int depth) const {
+  bool Follows(Port p, int depth) {
     constexpr int kMaxDepth = 6;
     const Node& n = body_.node(p.node);
     if (n.is_arg()) return taken_[p.node] || free_[p.node];
     if (n.type() == "Const" || kept_.contains(body_.output_index(p))) return true;
-    return depth < kMaxDepth && IsCheap(n.type()) && n.controls.empty() &&
-           std::all_of(n.inputs.begin(), n.inputs.end(), [&](Port q) { return Follows(q, depth + 1); });
+    if (depth >= kMaxDepth || !IsCheap(n.type()) || !n.controls.empty()) return false;
+    const auto [known, added] = follows_.try_emplace({p.node, depth}, false);
+    if (!added) return known->second;
+    const bool follows = std::all_of(n.inputs.begin(), n.inputs.end(), [&](Port q) { return Follows(q, depth + 1); });
+    return follows_[{p.node, depth}] = follows;
   }
 
   // What is computed again may need arguments that did not cross before.
@@ -177,9 +182,10 @@ class Cutter {
   const Body& body_;
   const std::vector<Port>& gradients_;
   const LoopArguments* const loop_;
-  std::vector<bool> pullback_, invariant_, taken_;  // by node
-  std::vector<bool> free_;                          // arguments that cost nothing to take
-  absl::flat_hash_set<int> kept_;                   // residuals that stay, by output
+  std::vector<bool> pullback_, invariant_, taken_;          // by node
+  std::vector<bool> free_;                                  // arguments that cost nothing to take
+  absl::flat_hash_set<int> kept_;                           // residuals that stay, by output
+  absl::flat_hash_map<std::pair<int, int>, bool> follows_;  // what is known of a node, that far away
   std::vector<Port> residuals_;
   Cut cut_;
 };

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <optional>
 #include <string>
+#include <utility>
+
+#include "absl/container/node_hash_map.h"
 
 namespace symgrad {
 namespace {
@@ -53,45 +56,61 @@ bool HasKnownRows(const Body& body, Port p) {
   return body.rank(p) > 0;
 }
 
+bool Contains(const std::vector<Port>& ports, Port p) {
+  return std::find(ports.begin(), ports.end(), p) != ports.end();
+}
+
 class Finder {
  public:
+  using Operands = std::optional<std::vector<Port>>;
+
   explicit Finder(const Body& body) : body_(body) {}
 
-  // The operands of a sum of terms that sum over rows.
-  std::optional<std::vector<Port>> Operands(Port p, int depth = 0) const {
+  // The operands, each once, of a sum of terms that sum over rows.
+  const Operands& Find(Port p, int depth = 0) {
+    const auto [it, added] = found_.try_emplace({p.node, depth});
+    Operands& operands = it->second;  // stays where it is while others are found
+    if (added) operands = Search(p, depth);
+    return operands;
+  }
+
+ private:
+  Operands Search(Port p, int depth) {
     constexpr int kMaxDepth = 16;
+    constexpr size_t kMaxOperands = 64;
     const Node& n = body_.node(p.node);
     if (p.node < body_.num_forward || n.is_arg() || depth > kMaxDepth) return std::nullopt;
-    std::vector<Port> operands;
-    if (const std::vector<int> rows = RowInputs(body_, n); !rows.empty()) {
-      for (size_t i = 0; i < n.inputs.size(); ++i) {
-        const bool is_operand = std::find(rows.begin(), rows.end(), static_cast<int>(i)) != rows.end();
-        if (is_operand ? !HasKnownRows(body_, n.inputs[i]) : !IsConstant(body_, n.inputs[i])) return std::nullopt;
-        if (is_operand) operands.push_back(n.inputs[i]);
-      }
-      return operands;
-    }
+    if (const std::vector<int> rows = RowInputs(body_, n); !rows.empty()) return OfTerm(n, rows);
     const size_t count = IsSum(n.type()) ? n.inputs.size() : IsLinear(n.type()) ? 1 : 0;
+    std::vector<Port> operands;
     for (size_t i = 0; i < n.inputs.size(); ++i) {
       if (i >= count && !IsConstant(body_, n.inputs[i])) return std::nullopt;
       if (i >= count) continue;
       // A sum of different shapes broadcasts: then it does more than add up.
       if (IsSum(n.type()) && !body_.SameShape(n.inputs[i], p)) return std::nullopt;
-      const auto more = Operands(n.inputs[i], depth + 1);
+      const Operands& more = Find(n.inputs[i], depth + 1);
       if (!more) return std::nullopt;
-      operands.insert(operands.end(), more->begin(), more->end());
+      for (const Port& q : *more)
+        if (!Contains(operands, q)) operands.push_back(q);
+      if (operands.size() > kMaxOperands) return std::nullopt;
     }
     if (operands.empty()) return std::nullopt;
     return operands;
   }
 
- private:
-  const Body& body_;
-};
+  Operands OfTerm(const Node& n, const std::vector<int>& rows) const {
+    std::vector<Port> operands;
+    for (size_t i = 0; i < n.inputs.size(); ++i) {
+      const bool is_operand = std::find(rows.begin(), rows.end(), static_cast<int>(i)) != rows.end();
+      if (is_operand ? !HasKnownRows(body_, n.inputs[i]) : !IsConstant(body_, n.inputs[i])) return std::nullopt;
+      if (is_operand) operands.push_back(n.inputs[i]);
+    }
+    return operands;
+  }
 
-bool Contains(const std::vector<Port>& ports, Port p) {
-  return std::find(ports.begin(), ports.end(), p) != ports.end();
-}
+  const Body& body_;
+  absl::node_hash_map<std::pair<int, int>, Operands> found_;  // of a node, so many sums away
+};
 
 }  // namespace
 
@@ -99,9 +118,9 @@ RowSums FindRowSums(const Body& body, const std::vector<Port>& gradients, const 
   RowSums sums;
   sums.transformed.assign(gradients.size(), false);
   std::vector<std::optional<std::vector<Port>>> operands(gradients.size());
-  const Finder finder(body);
+  Finder finder(body);
   for (size_t i = 0; i < gradients.size(); ++i)
-    if (invariant[i]) operands[i] = finder.Operands(gradients[i]);
+    if (invariant[i]) operands[i] = finder.Find(gradients[i]);
   // Those that pay for their operands come first; then those, such as of a bias, that need no operands but theirs.
   for (const bool paid : {false, true}) {
     for (size_t i = 0; i < gradients.size(); ++i) {
