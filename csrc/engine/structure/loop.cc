@@ -80,6 +80,7 @@ class LoopSplit {
     SplitVjp result;
     result.results = plan_.dtypes;
     result.gradients.assign(n_, -1);
+    result.indices.assign(n_, -1);
     TF_ASSIGN_OR_RETURN(const FunctionAuthor::Function forward, Forward(Sees(), &result));
     FunctionAuthor::Function whole = forward;
     if (split_.whole != split_.forward && !Sees()) {
@@ -238,20 +239,27 @@ class LoopSplit {
     TF_ASSIGN_OR_RETURN(const FunctionAuthor::Function body, BackwardBody(start, types));
     const Backward end = start.With(Outputs(EmitLoop(&author, cond, body, variables), variables.size()));
 
-    Values rows, results;
+    Values operands, results;
     for (size_t k = 0; k < plan_.operands.size(); ++k)
-      rows.push_back(op("TensorListConcatV2", end.operands[k], ElementShape(plan_.operands[k]),
-                        constant(ints({}), DType::kInt64), ElementType(plan_.operands[k])));
+      operands.push_back(op("TensorListConcatV2", end.operands[k], ElementShape(plan_.operands[k]),
+                            constant(ints({}), DType::kInt64), ElementType(plan_.operands[k])));
     const V finished =
-        rows.empty() ? none : author->Call(split_.finish, /*stateful=*/false, rows, split_.finished_dtypes);
+        operands.empty() ? none : author->Call(split_.finish, /*stateful=*/false, operands, split_.finished_dtypes);
     for (size_t i = 0; i < n_; ++i) {
       V dx = plan_.carried[i] ? end.carried[i] : end.summed[i];
-      if (split_.finished[i] >= 0) dx = author->Sum({dx, finished.out(split_.finished[i])});
+      if (split_.finished[i] >= 0 && split_.is_rows(i) && !dx) {
+        if (!wants_[i]) continue;
+        result->indices[i] = static_cast<int>(results.size()) + 1;
+        dx = finished.out(split_.finished[i]);
+      } else if (split_.finished[i] >= 0) {
+        dx = author->Dense(author->Sum({dx, split_.Gradient(i, finished, dx)}));
+      }
       if (!dx || !wants_[i]) continue;
       result->gradients[i] = static_cast<int>(results.size());
-      result->gradient_dtypes.push_back(ToTf(dx.dtype()));
       results.push_back(dx);
+      if (result->indices[i] >= 0) results.push_back(finished.out(split_.indices[i]));
     }
+    result->gradient_dtypes = Dtypes(results);
     TF_ASSIGN_OR_RETURN(const auto pullback, author.Finish("while_pullback", results));
     result->pullback = pullback.name;
     result->stateful_pullback = pullback.stateful;
