@@ -285,7 +285,10 @@ def by_range(count: int, x: Any) -> Any:
         (lambda x: by_range(5, x), 5),
         (lambda x: until_large(x, maximum_iterations=7), 7),
         (lambda x: tf.while_loop(lambda i, v: i >= 2, lambda i, v: (i - 3, tf.sin(v)), (10, x))[1], 3),
-        (lambda x: tf.while_loop(lambda i, v: i < 1, lambda i, v: (i + 1, tf.sin(v)), (1, x))[1], 0),
+        (
+            lambda x: tf.while_loop(lambda i, v: i < 1, lambda i, v: (i + 1, tf.sin(v)), (1, x))[1],
+            1,
+        ),  # which XLA compiles
         (until_large, -1),
         (lambda x: tf.while_loop(lambda i, v: i < 9, lambda i, v: (i * 2, tf.sin(v)), (1, x))[1], -1),
     ],

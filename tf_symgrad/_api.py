@@ -24,6 +24,7 @@ def symbolic_gradient(
     variables: Sequence[Any] | None = None,
     wrt: Sequence[bool] | None = None,
     unconnected_gradients: str | tf.UnconnectedGradients = "zero",
+    sparse: bool = False,
 ) -> list[Any]:
     """Computes the gradients of a function in the graph: `dx = (dy/dx)^T dy` for `y = f(x)`.
 
@@ -51,6 +52,9 @@ def symbolic_gradient(
       unconnected_gradients: what is returned for an input that no gradient flows to, as `f` does not depend on it or
         its dtype is not differentiable: `"zero"`, zeros, or `"none"`, None. As in `tf.gradients`, whose default is the
         other one.
+      sparse: whether a gradient that is made of rows, as that of a table in which `f` looks some up, is a
+        `tf.IndexedSlices` of these rows, as a tape's is; a row may be in it more than once. They stay rows through the
+        functions that `f` calls, its branches and its loops.
 
     Returns:
       A list of `N` tensors, the gradients with respect to the inputs, or to those that `wrt` is true of. For a resource
@@ -89,7 +93,7 @@ def symbolic_gradient(
         places = list(range(len(flags), count))
     wanted = [(i < len(flags) and flags[i]) or i in places for i in range(count)]
     dtypes = _inputs.tout(function, inputs, wanted, Tout)
-    gradients, _ = differentiate(function, inputs, wanted, dtypes, none=none, name=name)
+    gradients, _ = differentiate(function, inputs, wanted, dtypes, none=none, sparse=sparse, name=name)
     return [
         *[dx for dx, flag in zip(gradients, flags, strict=False) if flag],
         *[None if i is None else gradients[i] for i in places],

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 from tensorflow.python.ops import resource_variable_ops
 
-from tf_symgrad import _custom, _inputs, _op
+from tf_symgrad import _custom, _function, _inputs, _op
 from tf_symgrad._function import Function, invalid
 
 
@@ -21,6 +21,7 @@ def differentiate(
     *,
     none: bool = False,
     values: bool = False,
+    sparse: bool = False,
     name: str | None = None,
 ) -> tuple[list[Any], list[Any]]:
     """The gradients of a function's inputs, and its outputs.
@@ -32,6 +33,7 @@ def differentiate(
       dtypes: of each gradient, None where that is not known, as of a resource; inferred if left out.
       none: whether there is None, not zeros, for an input that no gradient flows to.
       values: whether the outputs are wanted.
+      sparse: whether gradients that are sparse rows are IndexedSlices; then there are no values.
       name: of the op.
 
     Returns:
@@ -64,6 +66,10 @@ def differentiate(
     inputs = function.with_captures(inputs, count)
     for variable in function.variables:
         resource_variable_ops.variable_accessed(variable)
+    if sparse:
+        with tf.name_scope(name or "SymbolicGradient"):
+            rows = iter(_with_rows(function, inputs, asked))
+        return [next(rows) if a else None for a in asked], []
     tout = [dtype for dtype, a in zip(dtypes, asked, strict=True) if a] + [y.dtype for y in function.outputs if values]
     mask = [*asked, *[False] * (len(function.inputs) - count)]
     results = _op.run(inputs, tout, function if eager else function.specialized(inputs), name, mask, values)
@@ -72,6 +78,28 @@ def differentiate(
         for y, spec in zip(ys, function.outputs, strict=False):
             y.set_shape(spec.shape)
     return [next(gradients) if a else None for a in asked], ys
+
+
+def _with_rows(function: Function, inputs: list[Any], wanted: Sequence[bool]) -> list[Any]:
+    """The gradients of those inputs that are wanted: tensors or IndexedSlices."""
+    if not any(wanted):
+        return []
+    mask = [*wanted, *[False] * (len(function.inputs) - len(wanted))]
+    gradient, indices = told(function, inputs).sparse_gradient(mask)
+    results = call(gradient, inputs)
+    gradients = []
+    for x, dx, k in zip([x for x, w in zip(inputs, mask, strict=False) if w], results, indices, strict=False):
+        of_value = _function.variable_spec(x) if x.dtype == tf.resource else x
+        shape = tf.TensorShape(None) if of_value is None else of_value.shape
+        rows = k >= 0
+        if not tf.executing_eagerly():
+            dx.set_shape(tf.TensorShape([None]).concatenate(shape[1:]) if rows else shape)
+        if rows and x.dtype == tf.resource:
+            dense_shape = tf.raw_ops.VariableShape(input=x)
+        elif rows:
+            dense_shape = tf.shape(x)
+        gradients.append(tf.IndexedSlices(dx, results[k], dense_shape) if rows else dx)
+    return gradients
 
 
 def told(f: Function, inputs: Sequence[Any]) -> Function:

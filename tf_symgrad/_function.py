@@ -58,6 +58,7 @@ class Function:
         # By which inputs' gradients are wanted, and whether values are.
         self._built: dict[tuple[bool, ...], tuple[str, bytes]] = {}
         self._gradients: dict[tuple[bool, ...], Function] = {}
+        self._sparse_gradients: dict[tuple[bool, ...], tuple[Function, list[int]]] = {}
         self._input_gradients: list[tuple[tf.DType, bool]] | None = None
         # This function with gradients of Python's handed over, once it has turned out to need them.
         self.resolved: list[Function] = []
@@ -108,7 +109,8 @@ class Function:
         if all(told):
             return self
         function = copy.copy(self)
-        function._built, function._gradients, function._input_gradients, function.resolved = {}, {}, None, []
+        function._built, function._gradients, function._sparse_gradients = {}, {}, {}
+        function._input_gradients, function.resolved = None, []
         function.name_attrs = attr_value_pb2.NameAttrList()
         function.name_attrs.CopyFrom(self.name_attrs)
         for x in known:
@@ -164,6 +166,20 @@ class Function:
             name, serialized = self.build_gradient(wrt, values)
             self._gradients[key] = self._import_gradient(name, function_pb2.FunctionDefLibrary.FromString(serialized))
         return self._gradients[key]
+
+    def sparse_gradient(self, wrt: Sequence[bool]) -> tuple[Function, list[int]]:
+        """The function of `gradient`, whose gradients may be sparse rows.
+
+        Returns:
+          The function; and for each wanted input which output has the indices of the rows whose values the output that
+          is its gradient has, -1 where that is dense.
+        """
+        key = tuple(wrt)
+        if key not in self._sparse_gradients:
+            name, serialized, indices = self._native(_loader.native().build_gradient, list(wrt), False, True)
+            library = function_pb2.FunctionDefLibrary.FromString(serialized)
+            self._sparse_gradients[key] = self._import_gradient(name, library), indices
+        return self._sparse_gradients[key]
 
     def vjp(self, wrt: Sequence[bool]) -> tuple[Function, Function, list[int], list[int]]:
         """The two halves of this function and its gradient.

@@ -15,13 +15,14 @@ absl::StatusOr<GradientFunction> BuildGradient(const tf::FunctionLibraryDefiniti
                                                const GradientRequest& request) {
   TF_RETURN_IF_ERROR(CheckRegistry());
   Differentiator differentiator(library);
-  std::string asked = absl::StrCat(NumRules(), request.values ? "|values|" : "|");
+  std::string asked = absl::StrCat(NumRules(), request.values ? "|values" : "", request.sparse ? "|sparse|" : "|");
   for (const bool wanted : request.wrt) asked += wanted ? '1' : '0';
   const std::string key = Fingerprint(differentiator, request.f, asked);
   if (std::optional<GradientFunction> cached = GradientCache::Global().Find(key)) return *std::move(cached);
 
   GradientFunction gradient;
-  TF_ASSIGN_OR_RETURN(gradient.name, differentiator.Gradient(request.f, request.wrt, request.values));
+  TF_ASSIGN_OR_RETURN(gradient.name, differentiator.Gradient(request.f, request.wrt, request.values,
+                                                             request.sparse ? &gradient.indices : nullptr));
   gradient.stateful = differentiator.Find(gradient.name)->fdef().signature().is_stateful();
   gradient.functions = std::make_shared<tf::FunctionDefLibrary>(differentiator.Generated(gradient.name));
   GradientCache::Global().Insert(key, gradient);

@@ -20,6 +20,8 @@ struct GradientRequest {
   // Whether the function also returns, after the gradients, the results of f. It then does what f does: f's effects
   // are its own.
   bool values = false;
+  // Whether a gradient that is sparse rows stays so: see GradientFunction::indices.
+  bool sparse = false;
 };
 
 // Builds the gradient function of request.f. Equal functions give byte-equal results; results are kept in a bounded

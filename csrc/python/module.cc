@@ -74,10 +74,16 @@ std::vector<std::pair<int, bool>> Inputs(std::string_view library, std::string_v
   return result;
 }
 
-std::pair<std::string, std::string> SerializedGradient(std::string_view library, std::string_view f,
-                                                       const std::optional<std::vector<bool>>& wrt, bool values) {
+struct Built {
+  std::string name, functions;
+  std::vector<int> indices;
+};
+
+Built SerializedGradient(std::string_view library, std::string_view f, const std::optional<std::vector<bool>>& wrt,
+                         bool values, bool sparse) {
   GradientRequest request;
   request.values = values;
+  request.sparse = sparse;
   request.f = Parse<tensorflow::NameAttrList>(f, "the function's name and attrs");
   if (wrt.has_value()) request.wrt = *wrt;
 
@@ -90,7 +96,7 @@ std::pair<std::string, std::string> SerializedGradient(std::string_view library,
         "The gradient of function '", request.f.name(),
         "' is larger than 2 GiB, the largest protocol buffer. Differentiate smaller functions, one at a time."))};
   }
-  return {std::move(gradient->name), std::move(bytes)};
+  return {std::move(gradient->name), std::move(bytes), std::move(gradient->indices)};
 }
 
 PYBIND11_MODULE(_native, m) {
@@ -113,23 +119,29 @@ PYBIND11_MODULE(_native, m) {
 
   m.def(
       "build_gradient",
-      [](const py::bytes& library, const py::bytes& f, const std::optional<std::vector<bool>>& wrt, bool values) {
+      [](const py::bytes& library, const py::bytes& f, const std::optional<std::vector<bool>>& wrt, bool values,
+         bool sparse) {
         const std::string_view library_view = library, f_view = f;  // bytes are immutable: safe without the GIL
-        std::pair<std::string, std::string> gradient;
+        Built gradient;
         {
           py::gil_scoped_release release;
-          gradient = SerializedGradient(library_view, f_view, wrt, values);
+          gradient = SerializedGradient(library_view, f_view, wrt, values, sparse);
         }
-        return py::make_tuple(py::str(gradient.first), py::bytes(gradient.second));
+        const py::tuple built = py::make_tuple(py::str(gradient.name), py::bytes(gradient.functions));
+        return sparse ? py::tuple(built + py::make_tuple(gradient.indices)) : built;
       },
       py::arg("library"), py::arg("f"), py::arg("wrt") = py::none(), py::arg("values") = false,
+      py::arg("sparse") = false,
       "Builds the gradient function of f, a serialized NameAttrList, in a serialized FunctionDefLibrary.\n\n"
       "Returns its name, and a serialized FunctionDefLibrary of it and of all it calls that `library` lacks. Its "
       "inputs\n"
       "are those of f, then a cotangent for each output of f; its outputs are the cotangents of f's inputs, or of "
       "those\n"
-      "inputs alone for which `wrt` is true, then, with `values`, the outputs of f. Raises StatusError(code, "
-      "message).");
+      "inputs alone for which `wrt` is true, then, with `values`, the outputs of f. With `sparse`, a gradient that is "
+      "sparse\n"
+      "rows is their values; a list is returned, too, that says for each wanted input which output, after all others, "
+      "has\n"
+      "their indices, -1 where the gradient is dense. Raises StatusError(code, message).");
 
   m.def(
       "build_vjp",

@@ -169,10 +169,28 @@ class BranchSplit {
     return whole.Finish("if", results);
   }
 
+  // Of the rows that the gradient of input i is; DT_INVALID if it is dense. It is where a branch's is, and under XLA,
+  // which wants one shape of all branches, where that of their rows differs.
+  tf::DataType IndicesDtype(size_t i) const {
+    tf::DataType dtype = tf::DT_INVALID;
+    const tf::PartialTensorShape* shape = nullptr;
+    for (const SplitVjp& split : splits_) {
+      const int k = split.gradients[i];
+      if (k < 0 && !body_.compiled) continue;
+      if (k < 0 || !split.is_rows(i)) return tf::DT_INVALID;
+      dtype = split.gradient_dtypes[split.indices[i]];
+      if (body_.compiled && !split.gradient_shapes[k].IsFullyDefined()) return tf::DT_INVALID;
+      if (body_.compiled && shape != nullptr && !shape->IsIdenticalTo(split.gradient_shapes[k])) return tf::DT_INVALID;
+      shape = &split.gradient_shapes[k];
+    }
+    return dtype;
+  }
+
   absl::Status BuildPullback(const Slots& slots, SplitVjp* result) {
-    // The inputs that some branch has a gradient for, and those that some pullback, or a branch's zeros, need.
+    // The inputs that some branch has a gradient for, and those that some pullback, or a branch's zeros, or the shape
+    // of rows that are made dense, need.
     const size_t n = input_dtypes_.size();
-    std::vector<tf::DataType> gradient_dtype(n, tf::DT_INVALID);
+    std::vector<tf::DataType> gradient_dtype(n, tf::DT_INVALID), indices_dtype(n, tf::DT_INVALID);
     std::vector<bool> used(n, false);
     for (const SplitVjp& split : splits_) {
       for (const int a : split.args) used[a] = true;
@@ -180,12 +198,17 @@ class BranchSplit {
         if (split.gradients[i] >= 0) gradient_dtype[i] = split.gradient_dtypes[split.gradients[i]];
     }
     result->gradients.assign(n + 1, -1);
+    result->indices.assign(n + 1, -1);
     for (size_t i = 0; i < n; ++i) {
       if (gradient_dtype[i] == tf::DT_INVALID) continue;
       result->gradients[i + 1] = static_cast<int>(result->gradient_dtypes.size());
       result->gradient_dtypes.push_back(gradient_dtype[i]);
+      indices_dtype[i] = IndicesDtype(i);
       for (const SplitVjp& split : splits_)
-        if (split.gradients[i] < 0) used[i] = true;
+        if (split.gradients[i] < 0 || (split.is_rows(i) && indices_dtype[i] == tf::DT_INVALID)) used[i] = true;
+      if (indices_dtype[i] == tf::DT_INVALID) continue;
+      result->indices[i + 1] = static_cast<int>(result->gradient_dtypes.size());
+      result->gradient_dtypes.push_back(indices_dtype[i]);
     }
     if (result->gradient_dtypes.empty()) return absl::OkStatus();
     tf::DataTypeVector arg_dtypes;
@@ -214,8 +237,19 @@ class BranchSplit {
       Values results;
       for (size_t i = 0; i < n; ++i) {
         if (gradient_dtype[i] == tf::DT_INVALID) continue;
-        if (split.gradients[i] >= 0) results.push_back(pullback.out(split.gradients[i]));
-        else results.push_back(ZerosOf(args[i], gradient_dtype[i], flows_[i]));
+        const auto indices = static_cast<DType>(indices_dtype[i]);
+        if (indices != DType::kInvalid && split.gradients[i] >= 0) {
+          results.push_back(pullback.out(split.gradients[i]));
+          results.push_back(cast(pullback.out(split.indices[i]), indices));
+        } else if (indices != DType::kInvalid) {
+          const V row = slice(ShapeOf(args[i]), ints({1}), ints({-1}));
+          results.push_back(zeros(concat({ints({0}), row}, 0), static_cast<DType>(gradient_dtype[i])));
+          results.push_back(constant(ints({}), indices));
+        } else if (split.gradients[i] >= 0) {
+          results.push_back(branch->Dense(split.Gradient(i, pullback, args[i])));
+        } else {
+          results.push_back(ZerosOf(args[i], gradient_dtype[i], flows_[i]));
+        }
       }
       TF_ASSIGN_OR_RETURN(auto written, branch.Finish("branch", results));
       branches.push_back(written);

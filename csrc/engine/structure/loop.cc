@@ -80,6 +80,7 @@ class LoopSplit {
     SplitVjp result;
     result.results = plan_.dtypes;
     result.gradients.assign(n_, -1);
+    result.indices.assign(n_, -1);
     TF_ASSIGN_OR_RETURN(const FunctionAuthor::Function forward, Forward(Sees(), &result));
     FunctionAuthor::Function whole = forward;
     if (split_.whole != split_.forward && !Sees()) {

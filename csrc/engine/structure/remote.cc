@@ -52,6 +52,9 @@ absl::StatusOr<SplitVjp> SplitRemote(Differentiator* differentiator, const Body&
   result.stateful_whole = whole.stateful;
   result.gradients = {-1};
   result.gradients.insert(result.gradients.end(), split->gradients.begin(), split->gradients.end());
+  result.indices = {-1};
+  result.indices.insert(result.indices.end(), split->indices.begin(), split->indices.end());
+  result.gradient_shapes = split->gradient_shapes;
   if (split->gradient_dtypes.empty()) return result;
 
   result.args = {0};

@@ -92,6 +92,11 @@ absl::Status CheckResources(const Functions& functions, const tf::NameAttrList& 
           "Leave them out of the wanted inputs, by attr wrt of the op, a flag for each input of the function"));
 }
 
+void SetShape(Body* body, Port p, const tf::PartialTensorShape& shape) {
+  Shape known;
+  if (body->shapes()->MakeShapeFromPartialTensorShape(shape, &known).ok()) body->output(p).shape = known;
+}
+
 std::vector<Port> ArgPorts(const std::vector<int>& args) {
   std::vector<Port> ports;
   for (const int arg : args) ports.push_back({arg, 0});
@@ -102,21 +107,30 @@ std::vector<Port> ArgPorts(const std::vector<int>& args) {
 
 V ZerosOf(const V& x, tf::DataType dtype, tf::DataType flow) {
   if (flow != tf::DT_INVALID) return EmptyList(flow);
-  return x.dtype() == DType::kResource ? zeros(op("VariableShape", x), static_cast<DType>(dtype)) : zeros_like(x);
+  return x.dtype() == DType::kResource ? zeros(ShapeOf(x), static_cast<DType>(dtype)) : zeros_like(x);
 }
 
-absl::StatusOr<std::string> Differentiator::Gradient(const tf::NameAttrList& f, std::vector<bool> wrt, bool values) {
+V ShapeOf(const V& x) { return x.dtype() == DType::kResource ? op("VariableShape", x) : shape(x); }
+
+V SplitVjp::Gradient(size_t i, const V& results, const V& x) const {
+  const V dx = results.out(i < finished.size() && finished[i] >= 0 ? finished[i] : gradients[i]);
+  return is_rows(i) ? rows(results.out(indices[i]), dx, ShapeOf(x)) : dx;
+}
+
+absl::StatusOr<std::string> Differentiator::Gradient(const tf::NameAttrList& f, std::vector<bool> wrt, bool values,
+                                                     std::vector<int>* indices) {
   if (const tf::OpRegistrationData* op = nullptr; Find(f.name()) == nullptr && LookUp(f.name(), &op).ok()) {
     TF_ASSIGN_OR_RETURN(tf::FunctionDef fdef, FunctionOfOp(op->op_def, f));
     tf::NameAttrList function;
     TF_ASSIGN_OR_RETURN(*function.mutable_name(), AddNamedByContent(f.name(), std::move(fdef)));
     for (const char* told : {kInputShapes, kInputDtypes, kInputValues})
       if (const auto it = f.attr().find(told); it != f.attr().end()) (*function.mutable_attr())[told] = it->second;
-    return Gradient(function, std::move(wrt), values);
+    return Gradient(function, std::move(wrt), values, indices);
   }
-  const std::string key = absl::StrCat("gradient:", MemoKey(f), "|", MaskText(wrt), values ? "+values" : "");
+  const std::string key = absl::StrCat("gradient:", MemoKey(f), "|", MaskText(wrt), values ? "+values" : "",
+                                       indices != nullptr ? "+rows" : "");
   const auto [it, added] = gradients_.try_emplace(key);
-  if (!added && !it->second.empty()) return it->second;
+  if (!added && !it->second.empty() && indices == nullptr) return it->second;
   const Activation activation(&active_, key);
   TF_RETURN_IF_ERROR(activation.Check(f));
   if (!has_arrays_) has_arrays_ = HasArrays(*this, f.name());
@@ -130,6 +144,7 @@ absl::StatusOr<std::string> Differentiator::Gradient(const tf::NameAttrList& f, 
                                                    " flags: give one for each input"));
   if (!GradientDef(f.name()).empty()) {
     TF_ASSIGN_OR_RETURN(const std::string given, GivenGradient(this, f, *body, wrt));
+    if (indices != nullptr) indices->assign(std::count(wrt.begin(), wrt.end(), true), -1);
     return gradients_[key] = given;
   }
   TF_RETURN_IF_ERROR(CheckResources(*this, f, *body, wrt));
@@ -138,9 +153,14 @@ absl::StatusOr<std::string> Differentiator::Gradient(const tf::NameAttrList& f, 
   const std::vector<bool> seeds(body->results.size(), true);
   TF_ASSIGN_OR_RETURN(const std::vector<V> cotangents, ReverseSweep(&builder, this, wrt, seeds, FlowSeeds::kNumbers));
   Signature signature;
+  std::vector<Port> last;
   for (size_t i = 0, k = 0; i < args.size(); ++i) {
     if (!wrt[i]) continue;
-    V dx = builder.Dense(cotangents[k++]);
+    V dx = cotangents[k++];
+    const bool sparse = indices != nullptr && dx.kind() == V::Kind::kRows;
+    if (indices != nullptr) indices->push_back(sparse ? static_cast<int>(last.size()) : -1);
+    if (sparse) last.push_back(ToPort(builder.rows(dx).indices));
+    dx = sparse ? builder.rows(dx).values : builder.Dense(dx);
     if (!dx || body->flow({args[i], 0}) != tf::DT_INVALID) {
       TF_ASSIGN_OR_RETURN(dx, ZerosFor(&builder, args[i]));
     }
@@ -148,6 +168,10 @@ absl::StatusOr<std::string> Differentiator::Gradient(const tf::NameAttrList& f, 
     signature.results.push_back(ToPort(dx));
   }
   if (values) signature.results.insert(signature.results.end(), body->results.begin(), body->results.end());
+  if (indices != nullptr)
+    for (int& k : *indices)
+      if (k >= 0) k += static_cast<int>(signature.results.size());
+  signature.results.insert(signature.results.end(), last.begin(), last.end());
   signature.args = ArgPorts(body->args);
   signature.keeps = values ? Keeps::kEffects : Keeps::kChecks;
   signature.results_wait = true;
@@ -182,8 +206,9 @@ absl::StatusOr<std::vector<InputGradient>> Differentiator::Inputs(const tf::Name
 }
 
 absl::StatusOr<const SplitVjp*> Differentiator::Split(const tf::NameAttrList& f, const std::vector<bool>& wrt,
-                                                      const std::vector<bool>& seeds, const LoopArguments* loop) {
-  std::string mask = absl::StrCat(MaskText(wrt), "|", MaskText(seeds));
+                                                      const std::vector<bool>& seeds, const LoopArguments* loop,
+                                                      bool dense) {
+  std::string mask = absl::StrCat(MaskText(wrt), "|", MaskText(seeds), dense ? "|dense" : "");
   if (loop != nullptr)
     absl::StrAppend(&mask, "|", MaskText(loop->invariant), "|", MaskText(loop->counter), "|", MaskText(loop->written));
   const std::string memo = absl::StrCat(MemoKey(f), "|", mask);
@@ -191,7 +216,7 @@ absl::StatusOr<const SplitVjp*> Differentiator::Split(const tf::NameAttrList& f,
   if (found != splits_.end()) return &found->second;
   const Activation activation(&active_, absl::StrCat("split:", memo));
   TF_RETURN_IF_ERROR(activation.Check(f));
-  TF_ASSIGN_OR_RETURN(SplitVjp split, BuildSplit(f, wrt, seeds, loop));
+  TF_ASSIGN_OR_RETURN(SplitVjp split, BuildSplit(f, wrt, seeds, loop, dense));
   return &splits_.emplace(memo, std::move(split)).first->second;
 }
 
@@ -199,11 +224,12 @@ absl::StatusOr<const SplitVjp*> Differentiator::Split(const tf::NameAttrList& f,
   if (!has_arrays_) has_arrays_ = HasArrays(*this, f.name());
   TF_ASSIGN_OR_RETURN(const std::unique_ptr<Body> body, ImportFunction(this, f));
   TF_RETURN_IF_ERROR(CheckResources(*this, f, *body, wrt));
-  return Split(f, wrt, std::vector<bool>(body->results.size(), true));
+  return Split(f, wrt, std::vector<bool>(body->results.size(), true), nullptr, /*dense=*/true);
 }
 
 absl::StatusOr<SplitVjp> Differentiator::BuildSplit(const tf::NameAttrList& f, const std::vector<bool>& wrt,
-                                                    const std::vector<bool>& seeds, const LoopArguments* loop) {
+                                                    const std::vector<bool>& seeds, const LoopArguments* loop,
+                                                    bool dense) {
   TF_ASSIGN_OR_RETURN(std::unique_ptr<Body> body, ImportFunction(this, f));
   const std::vector<int> args = body->args;
   if (wrt.size() != args.size() || seeds.size() != body->results.size())
@@ -215,13 +241,21 @@ absl::StatusOr<SplitVjp> Differentiator::BuildSplit(const tf::NameAttrList& f, c
   Builder::Scope scope(&builder);
   TF_ASSIGN_OR_RETURN(const std::vector<V> cotangents, ReverseSweep(&builder, this, wrt, seeds, FlowSeeds::kLists));
 
-  std::vector<int> inputs;  // those that have a gradient
-  std::vector<Port> gradients;
+  std::vector<int> inputs;      // those that have a gradient
+  std::vector<Port> gradients;  // of rows the values
+  std::vector<V> indices;       // of rows, else `none`
   for (size_t i = 0, k = 0; i < args.size(); ++i) {
     if (!wrt[i]) continue;
-    const V dx = builder.Dense(cotangents[k++]);
+    V dx = cotangents[k++];
+    // A loop adds up the gradients of its iterations.
+    const bool sparse = !dense && loop == nullptr && dx.kind() == V::Kind::kRows;
+    indices.push_back(sparse ? builder.rows(dx).indices : none);
+    dx = sparse ? builder.rows(dx).values : builder.Dense(dx);
     TF_RETURN_IF_ERROR(builder.TakeStatus());
-    if (!dx) continue;
+    if (!dx) {
+      indices.pop_back();
+      continue;
+    }
     inputs.push_back(static_cast<int>(i));
     gradients.push_back(ToPort(dx));
   }
@@ -230,15 +264,22 @@ absl::StatusOr<SplitVjp> Differentiator::BuildSplit(const tf::NameAttrList& f, c
   Signature forward, pullback, finish;
   split.gradients.assign(args.size(), -1);
   split.finished.assign(args.size(), -1);
+  split.indices.assign(args.size(), -1);
   std::vector<bool> invariant;
   for (const int i : inputs) invariant.push_back(loop != nullptr && loop->invariant[i]);
   const RowSums sums = FindRowSums(*body, gradients, invariant);
   for (size_t k = 0; k < gradients.size(); ++k) {
-    const bool late = sums.transformed[k];
+    const bool sparse = static_cast<bool>(indices[k]), late = sums.transformed[k];
     std::vector<Port>& results = late ? finish.results : pullback.results;
     (late ? split.finished : split.gradients)[inputs[k]] = static_cast<int>(results.size());
-    (late ? split.finished_dtypes : split.gradient_dtypes).push_back(tf::BaseType(body->output(gradients[k]).dtype));
-    results.push_back(gradients[k]);
+    if (sparse) split.indices[inputs[k]] = static_cast<int>(results.size()) + 1;
+    std::vector<Port> returned = {gradients[k]};
+    if (sparse) returned.push_back(ToPort(indices[k]));
+    for (const Port& p : returned) {
+      (late ? split.finished_dtypes : split.gradient_dtypes).push_back(tf::BaseType(body->output(p).dtype));
+      if (!late) split.gradient_shapes.push_back(StaticShape(body->output(p).shape));
+      results.push_back(p);
+    }
   }
   for (const Port& p : sums.operands) {
     pullback.results.push_back(p);
@@ -379,9 +420,7 @@ absl::Status Differentiator::ReplaceByForward(Body* body, int node, const SplitV
   body->ReplaceOutputs(node, outputs);
   for (size_t i = 0; i < split.residuals.size(); ++i) {
     const Port residual{node, static_cast<int>(split.results.size() + i)};
-    Shape shape;
-    if (body->shapes()->MakeShapeFromPartialTensorShape(split.residual_shapes[i], &shape).ok())
-      body->output(residual).shape = shape;
+    SetShape(body, residual, split.residual_shapes[i]);
   }
   return absl::OkStatus();
 }
@@ -409,9 +448,11 @@ absl::StatusOr<Grads> Differentiator::StructureGradient(Builder* builder, const 
     if (dy) inputs.push_back(dy);
   const V pullback = builder->Call(split->pullback, split->stateful_pullback, inputs, split->gradient_dtypes, call.def);
   TF_RETURN_IF_ERROR(builder->TakeStatus());
+  for (size_t k = 0; k < split->gradient_shapes.size(); ++k)
+    SetShape(body, ToPort(pullback.out(static_cast<int>(k))), split->gradient_shapes[k]);
   Grads grads(call.inputs.size());
   for (size_t i = 0; i < grads.size(); ++i)
-    if (split->gradients[i] >= 0) grads[i] = pullback.out(split->gradients[i]);
+    if (split->gradients[i] >= 0) grads[i] = split->Gradient(i, pullback, ToValue(call.inputs[i]));
   return grads;
 }
 

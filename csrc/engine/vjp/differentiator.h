@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -34,6 +35,9 @@ namespace symgrad {
 // operands after its gradients, and a fourth function computes these gradients once, after the loop:
 //
 //   finish: operands, each concatenated over the iterations -> dx (of the `finished` inputs)
+//
+// A gradient may be sparse rows: two results, values and indices; the dense shape is the input's. Those of an invariant
+// are operands, too, so that `finish` returns the rows of all iterations.
 struct SplitVjp {
   std::string forward, whole, pullback;  // whole: the forward half's name if that does all
   bool stateful_forward = false, stateful_whole = false, stateful_pullback = false;
@@ -50,7 +54,13 @@ struct SplitVjp {
   std::vector<tf::PartialTensorShape> operand_shapes;
   std::vector<int> finished;   // for each input of f: which result of `finish`, or -1
   std::vector<int> gradients;  // for each input of f: which output of the pullback, or -1: no dependence
+  std::vector<int> indices;  // for each input of f whose gradient is rows: the output next to it that is their indices
   tf::DataTypeVector gradient_dtypes;
+  std::vector<tf::PartialTensorShape> gradient_shapes;  // of the pullback's outputs, or empty
+
+  bool is_rows(size_t i) const { return i < indices.size() && indices[i] >= 0; }
+  // The gradient of input i, which is x, of the results of the pullback or, where it is finished, of `finish`.
+  V Gradient(size_t i, const V& results, const V& x) const;
 };
 
 // Memoised by function and masks: a function that is called a thousand times is differentiated once.
@@ -60,12 +70,19 @@ class Differentiator final : public Functions {
 
   // Pullback after forward in one function, pruned to the wanted inputs (empty: all): g(x…, dy…) -> dx…; with `values`,
   // dx…, y…, and all that f does.
-  absl::StatusOr<std::string> Gradient(const tf::NameAttrList& f, std::vector<bool> wrt, bool values) override;
+  absl::StatusOr<std::string> Gradient(const tf::NameAttrList& f, std::vector<bool> wrt, bool values) override {
+    return Gradient(f, std::move(wrt), values, nullptr);
+  }
+  // With `indices`, gradients that are sparse rows stay so: the result is their values, and `indices` says for each
+  // wanted input which result, after all others, has their indices, or -1 where the gradient is dense.
+  absl::StatusOr<std::string> Gradient(const tf::NameAttrList& f, std::vector<bool> wrt, bool values,
+                                       std::vector<int>* indices);
   absl::StatusOr<std::vector<InputGradient>> Inputs(const tf::NameAttrList& f);
-  // `loop`, where f is the body of one: what is known of its arguments.
+  // `loop`, where f is the body of one: what is known of its arguments. `dense`: no gradient is rows.
   absl::StatusOr<const SplitVjp*> Split(const tf::NameAttrList& f, const std::vector<bool>& wrt,
-                                        const std::vector<bool>& seeds, const LoopArguments* loop = nullptr);
-  // With cotangents of all outputs.
+                                        const std::vector<bool>& seeds, const LoopArguments* loop = nullptr,
+                                        bool dense = false);
+  // With cotangents of all outputs, and dense gradients.
   absl::StatusOr<const SplitVjp*> Split(const tf::NameAttrList& f, const std::vector<bool>& wrt);
 
   // The cotangents of the inputs of a node that stands for functions: a call, a branch or a loop. The node itself
@@ -88,7 +105,7 @@ class Differentiator final : public Functions {
   absl::Status Lighten(Body* body, const Signature& signature);
   absl::StatusOr<SplitVjp> SplitNode(const Body& body, const Frame& frame);
   absl::StatusOr<SplitVjp> BuildSplit(const tf::NameAttrList& f, const std::vector<bool>& wrt,
-                                      const std::vector<bool>& seeds, const LoopArguments* loop);
+                                      const std::vector<bool>& seeds, const LoopArguments* loop, bool dense);
   absl::Status WriteForward(Body* body, Signature forward, const std::string& f, SplitVjp* split);
 
   absl::flat_hash_map<std::string, SplitVjp> splits_;
@@ -107,5 +124,7 @@ absl::StatusOr<SplitVjp> SplitLoop(Differentiator* differentiator, const Body& b
 
 // Zeros for the cotangent, of this dtype, of a tensor, of a variable, or of a flow.
 V ZerosOf(const V& x, tf::DataType dtype, tf::DataType flow);
+// The shape of a tensor, or of the value of a variable.
+V ShapeOf(const V& x);
 
 }  // namespace symgrad

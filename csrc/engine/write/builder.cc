@@ -263,6 +263,20 @@ V Builder::Call(const std::string& function, bool stateful, const std::vector<V>
 }
 
 V Builder::Rows(RowsValue rows) {
+  rows.values = Dense(rows.values);
+  for (V* v : {&rows.indices, &rows.dense_shape}) *v = Constant(*v, tf::DT_INT32);
+  if (!status_.ok() || !rows.values) return none;
+  // What is known of the dense shape is so of each row.
+  const Port values = ToPort(rows.values);
+  const IntsPtr dense = body_->output(ToPort(rows.dense_shape)).ints;
+  if (body_->rank(values) < 0 && dense != nullptr && !dense->elements.empty()) {
+    std::vector<Dim> dims = {body_->shapes()->UnknownDim()};
+    for (size_t i = 1; i < dense->elements.size(); ++i) {
+      const Ints::Element& e = dense->elements[i];
+      dims.push_back(e.known() ? body_->shapes()->MakeDim(e.value) : body_->shapes()->UnknownDim());
+    }
+    body_->output(values).shape = body_->shapes()->MakeShape(dims);
+  }
   rows_.push_back(std::move(rows));
   return V::Rows(static_cast<int>(rows_.size()) - 1);
 }
