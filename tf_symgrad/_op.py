@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import tensorflow as tf
-from tensorflow.core.framework import attr_value_pb2
+from tensorflow.core.framework import attr_value_pb2, types_pb2
 from tensorflow.python.eager import context, execute, record
 from tensorflow.python.eager.polymorphic_function import atomic_function
 from tensorflow.python.framework import ops
@@ -50,20 +50,26 @@ def run(
 
 
 def _unrecorded(inputs: Sequence[Any], attrs: dict[str, Any]) -> list[Any]:
+    """Runs or adds the op, past the tapes.
+
+    Recording is not stopped in eager mode, as it would be for the Python that may run in f, in this very thread.
+    """
+    if not context.executing_eagerly():
+        with record.stop_recording():
+            return _add(inputs, attrs)
     f = getattr(attrs["f"], "name_attrs", attrs["f"])
-    if context.executing_eagerly() and not (isinstance(f, attr_value_pb2.NameAttrList) and f.attr):
-        # Recording is not stopped, as it would be for the Python that may run in f, in this very thread.
-        tin, tout = ([tf.as_dtype(t).as_datatype_enum for t in x] for x in ([x.dtype for x in inputs], attrs["Tout"]))
-        given = ("Tin", tin, "Tout", tout, "f", attrs["f"], "wrt", attrs["wrt"], "values", attrs["values"])
-        return list(execute.execute(OP, len(tout), inputs, given, context.context(), attrs["name"]))
-    with record.stop_recording():
-        return _add(inputs, attrs)
+    tin, tout = ([tf.as_dtype(t).as_datatype_enum for t in x] for x in ([x.dtype for x in inputs], attrs["Tout"]))
+    # TensorFlow refuses what comes of a Shape op as the result of an eager op, and of a function does not.
+    may_be_shapes = attrs["values"] and types_pb2.DT_INT32 in tout
+    if may_be_shapes or (isinstance(f, attr_value_pb2.NameAttrList) and f.attr):
+        # An eager op keeps the name of a function and drops its attrs, too; a graph keeps both.
+        function = tf.function(lambda *x: _add(x, attrs), autograph=False).get_concrete_function(*inputs)
+        return list(function._inference_function.call_flat(*inputs))
+    given = ("Tin", tin, "Tout", tout, "f", attrs["f"], "wrt", attrs["wrt"], "values", attrs["values"])
+    return list(execute.execute(OP, len(tout), inputs, given, context.context(), attrs["name"]))
 
 
 def _add(inputs: Sequence[Any], attrs: dict[str, Any]) -> list[Any]:
-    if context.executing_eagerly():
-        # An eager op keeps the name of a function and drops its attrs; a graph keeps both.
-        return list(tf.function(lambda *x: _add(x, attrs), autograph=False)(*inputs))
     return list(_library.tf_symgrad_symbolic_gradient(input=inputs, **attrs))
 
 
