@@ -146,6 +146,16 @@ def loop(count: int, body: Fn, *variables: Any) -> Any:
     return tf.while_loop(lambda i, *_: i < count, lambda i, *v: (i + 1, *body(i, *v)), (0, *variables))[1]
 
 
+def override_in_loop(x: Any) -> Any:
+    """Of an op whose own gradient is none."""
+
+    def body(i: Any, total: Any, x: Any) -> Any:
+        with tf.compat.v1.get_default_graph().gradient_override_map({"Round": "SymgradTestHalf"}):
+            return i + 1, total + tf.round(3.0 * x), tf.sin(x)
+
+    return tf.while_loop(lambda i, *_: i < 3, body, (0, tf.ones_like(x), x))[1]
+
+
 def gradient_override(x: Any) -> Any:
     with tf.compat.v1.get_default_graph().gradient_override_map({"Tanh": "SymgradTestHalf"}):
         return tf.tanh(x) * x
@@ -251,6 +261,7 @@ FUNCTIONS: list[tuple[str, Fn, tuple[Any, ...], int]] = [
     ("stop_gradient", lambda x: tf.stop_gradient(tf.sin(x)) * x + tf.stop_gradient(x), (VECTOR,), 2),
     ("grad_pass_through", lambda x: tf.grad_pass_through(tf.round)(x * 3.0) * x, (VECTOR,), 2),
     ("gradient_override_map", lambda x: tf.function(gradient_override)(x) + x, (VECTOR,), 2),
+    ("gradient_override_map in a loop", lambda x: tf.function(override_in_loop)(x), (VECTOR,), 1),
     ("silu", lambda x: tf.nn.silu(x) * x, (VECTOR,), 2),
     ("silus that share a trace", lambda x: silus(x) * x, (VECTOR,), 2),
     ("optional", lambda x: tf.experimental.Optional.from_value(x * x).get_value() * x, (VECTOR,), 2),

@@ -39,6 +39,10 @@ inline constexpr char kInputFlows[] = "_input_flows";
 inline constexpr char kCustomGradient[] = "_symgrad_gradient";
 inline constexpr char kCustomInputs[] = "_symgrad_gradient_inputs";
 inline constexpr char kCustomOutputs[] = "_symgrad_gradient_outputs";
+// Whether a node's gradient is not its op's: handed over, or one that Python has and is still to hand over.
+inline bool HasOwnGradient(const tf::NodeDef& node) {
+  return node.attr().contains(kCustomGradient) || node.attr().contains("_gradient_op_type");
+}
 
 // What a node calls, if it calls a function as it is: by PartitionedCall, or by an op that is a function's name.
 bool IsCall(const tf::NodeDef& node, const tf::OpRegistrationData& op);

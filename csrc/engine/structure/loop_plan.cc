@@ -16,7 +16,7 @@ namespace {
 
 bool HasNoGradient(const Node& n) {
   const Rule* rule = FindRule(n.type());
-  return rule != nullptr && rule->gradient == nullptr && !n.def->attr().contains(kCustomGradient);
+  return rule != nullptr && rule->gradient == nullptr && !HasOwnGradient(*n.def);
 }
 
 // Which results of a body depend on the marked arguments through tensors that carry gradients.

@@ -57,7 +57,7 @@ class Sweep {
       const Node& n = body_->node(id);
       if (n.is_arg()) continue;
       const Rule* rule = FindRule(n.type());
-      if (rule != nullptr && rule->gradient == nullptr && !n.def->attr().contains(kCustomGradient)) continue;
+      if (rule != nullptr && rule->gradient == nullptr && !HasOwnGradient(*n.def)) continue;
       for (const Port& p : n.inputs)
         if (Wanted(p)) depends_[id] = true;
     }
