@@ -356,3 +356,15 @@ def test_docstrings(name: str) -> None:
     assert tests[0].examples
     for test in tests:
         assert runner.run(test).failed == 0
+
+
+@pytest.mark.parametrize("name", ["jvp", "hvp"])
+def test_primals_and_tangents_are_lists(name: str) -> None:
+    product = getattr(tf_symgrad, name)
+    x = tf.constant([1.0, 2.0])
+    with pytest.raises(TypeError, match=rf"{name}: primals must be a list.*{name}\(f, \[x\], \[v\]\)"):
+        product(tf.reduce_sum, x, [x])
+    with pytest.raises(TypeError, match=rf"{name}: tangents must be a list"):
+        product(tf.reduce_sum, [x], x)
+    with pytest.raises(TypeError, match="there are 1 primals, but 2 tangents"):
+        product(tf.reduce_sum, [x], [x, x])

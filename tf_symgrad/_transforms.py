@@ -239,6 +239,7 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
       >>> tf_symgrad.jvp(tf.math.square, [tf.constant(3.0)], [tf.constant(1.0)])
       (<tf.Tensor: shape=(), dtype=float32, numpy=9.0>, <tf.Tensor: shape=(), dtype=float32, numpy=6.0>)
     """
+    _check_lists("jvp", primals, tangents)
     halves = _Halves(f, primals)
     return halves.value, halves.pushforward(*tangents)
 
@@ -309,6 +310,7 @@ def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
       >>> tf_symgrad.hvp(lambda x: tf.reduce_sum(x**3), [tf.constant([1.0, 2.0])], [tf.constant([1.0, 10.0])])
       (<tf.Tensor: shape=(2,), dtype=float32, numpy=array([  6., 120.], dtype=float32)>,)
     """
+    _check_lists("hvp", primals, tangents)
     gradient = grad(f, tuple(range(len(primals))), unconnected_gradients="zero")
     # A Hessian is symmetric, so that the pullback of the gradient will do.
     _, pullback = vjp(gradient, *primals)
@@ -350,3 +352,16 @@ def per_example_grad(f: Callable[..., Any], wrt: Wrt = 0, batched: Sequence[int]
         return tf.nest.map_structure(lambda place: None if place is None else next(rows), structure[0])
 
     return of_arguments
+
+
+def _check_lists(function: str, primals: Any, tangents: Any) -> None:
+    for name, values in (("primals", primals), ("tangents", tangents)):
+        if not isinstance(values, (list, tuple)):
+            raise TypeError(
+                f"{function}: {name} must be a list, of one element for each argument of f, not {values!r}: "
+                f"{function}(f, [x], [v])."
+            )
+    if len(primals) != len(tangents):
+        raise TypeError(
+            f"{function}: there are {len(primals)} primals, but {len(tangents)} tangents: give one for each."
+        )
