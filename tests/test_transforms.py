@@ -366,5 +366,3 @@ def test_primals_and_tangents_are_lists(name: str) -> None:
         product(tf.reduce_sum, x, [x])
     with pytest.raises(TypeError, match=rf"{name}: tangents must be a list"):
         product(tf.reduce_sum, [x], x)
-    with pytest.raises(TypeError, match="there are 1 primals, but 2 tangents"):
-        product(tf.reduce_sum, [x], [x, x])

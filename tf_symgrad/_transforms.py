@@ -361,7 +361,3 @@ def _check_lists(function: str, primals: Any, tangents: Any) -> None:
                 f"{function}: {name} must be a list, of one element for each argument of f, not {values!r}: "
                 f"{function}(f, [x], [v])."
             )
-    if len(primals) != len(tangents):
-        raise TypeError(
-            f"{function}: there are {len(primals)} primals, but {len(tangents)} tangents: give one for each."
-        )
