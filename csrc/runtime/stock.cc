@@ -65,9 +65,7 @@ void Teach(const Rule& rule) {
 
 }  // namespace
 
-void TeachStock() {
-  [[maybe_unused]] static const bool taught = (ObserveRules(Teach), true);
-}
+void TeachStock() { [[maybe_unused]] static const bool taught = (ObserveRules(Teach), true); }
 
 void ReplaceStock(bool on) {
   if (on) RegisterStockKernel();
