@@ -121,7 +121,7 @@ class Writer:
         f.signature.is_stateful = True
         if counter:
             f.signature.input_arg.add(name="i", type=types_pb2.DT_INT32)
-        f.signature.input_arg.add(name="x", type=types_pb2.DT_FLOAT)
+        f.signature.input_arg.add(name="x", type=types_pb2.DT_DOUBLE)
         for k in range(VARIABLES):
             f.signature.input_arg.add(name=f"r{k}", type=types_pb2.DT_RESOURCE)
         _Body(self, f).write(program, counter, waits)
@@ -132,7 +132,7 @@ class Writer:
         name = f.signature.name = f"{self.prefix}_{len(self.functions)}"
         self.functions.append(f)
         f.signature.input_arg.add(name="i", type=types_pb2.DT_INT32)
-        f.signature.input_arg.add(name="x", type=types_pb2.DT_FLOAT)
+        f.signature.input_arg.add(name="x", type=types_pb2.DT_DOUBLE)
         for k in range(VARIABLES):
             f.signature.input_arg.add(name=f"r{k}", type=types_pb2.DT_RESOURCE)
         f.signature.output_arg.add(name="y", type=types_pb2.DT_BOOL)
@@ -159,22 +159,22 @@ class _Body:
                 case "add" | "set":
                     self.assign("AssignAddVariableOp" if s.kind == "add" else "AssignVariableOp", s.variable, a)
                 case "sin":
-                    values.append(self.add("Sin", [a], T=types_pb2.DT_FLOAT) + ":y:0")
+                    values.append(self.add("Sin", [a], T=types_pb2.DT_DOUBLE) + ":y:0")
                 case "mul":
-                    values.append(self.add("Mul", [a, b], T=types_pb2.DT_FLOAT) + ":z:0")
+                    values.append(self.add("Mul", [a, b], T=types_pb2.DT_DOUBLE) + ":z:0")
                 case "print":
                     self.stateful.append(self.add("PrintV2", [self.text() + ":output:0"], output_stream="log(info)"))
                 case _:
                     values.append(self.structure(s, a))
-        last = self.add("AddN", values, T=types_pb2.DT_FLOAT, N=len(values)) + ":sum:0"
+        last = self.add("AddN", values, T=types_pb2.DT_DOUBLE, N=len(values)) + ":sum:0"
         done = [f"^{node}" for node in self.stateful]
         if waits:
-            last = self.add("Identity", [last, *done], T=types_pb2.DT_FLOAT) + ":output:0"
+            last = self.add("Identity", [last, *done], T=types_pb2.DT_DOUBLE) + ":output:0"
         if counter:
-            last = self.add("Sin", [last], T=types_pb2.DT_FLOAT) + ":y:0"
+            last = self.add("Sin", [last], T=types_pb2.DT_DOUBLE) + ":y:0"
             one = self.constant(1, types_pb2.DT_INT32, *done) + ":output:0"
             self.result("i", self.add("AddV2", ["i", one], T=types_pb2.DT_INT32) + ":z:0", types_pb2.DT_INT32)
-        self.result("y", last, types_pb2.DT_FLOAT)
+        self.result("y", last, types_pb2.DT_DOUBLE)
         for k in range(VARIABLES if counter else 0):
             self.result(f"h{k}", f"r{k}", types_pb2.DT_RESOURCE)
         for node in self.stateful:
@@ -186,7 +186,7 @@ class _Body:
         self.f.ret[name] = reference
 
     def read(self, k: int) -> str:
-        node = self.add("ReadVariableOp", [f"r{k}", *self.after(self.written[k])], dtype=types_pb2.DT_FLOAT)
+        node = self.add("ReadVariableOp", [f"r{k}", *self.after(self.written[k])], dtype=types_pb2.DT_DOUBLE)
         self.readers[k].append(node)
         self.stateful.append(node)
         return node + ":value:0"
@@ -199,14 +199,14 @@ class _Body:
                 value = self.value_after(value, node)
             else:
                 controls += self.after(node)
-        self.written[k] = self.add(op, [f"r{k}", value, *controls], dtype=types_pb2.DT_FLOAT)
+        self.written[k] = self.add(op, [f"r{k}", value, *controls], dtype=types_pb2.DT_DOUBLE)
         self.readers[k] = []
         self.stateful.append(self.written[k] or "")
 
     def structure(self, s: Statement, a: str) -> str:
         controls = [c for k in range(VARIABLES) for n in (*self.readers[k], self.written[k]) for c in self.after(n)]
         handles = [f"r{k}" for k in range(VARIABLES)]
-        dtypes = [types_pb2.DT_FLOAT, *[types_pb2.DT_RESOURCE] * VARIABLES]
+        dtypes = [types_pb2.DT_DOUBLE, *[types_pb2.DT_RESOURCE] * VARIABLES]
         if s.kind == "call":
             by_name = self.rng.random() < 0.5
             # Nothing in TensorFlow waits for the control outputs of a call by name, once that is inlined.
@@ -217,8 +217,8 @@ class _Body:
                 node, output = self.add("StatefulPartitionedCall", [a, *handles, *controls], f=f), ":output:0"
                 self.types(node, Tin=dtypes, Tout=dtypes[:1])
         elif s.kind == "if":
-            zero = self.constant(0.0, types_pb2.DT_FLOAT) + ":output:0"
-            condition = self.add("Greater", [a, zero], T=types_pb2.DT_FLOAT) + ":z:0"
+            zero = self.constant(0.0, types_pb2.DT_DOUBLE) + ":output:0"
+            condition = self.add("Greater", [a, zero], T=types_pb2.DT_DOUBLE) + ":z:0"
             then, other = (self.writer.write(p) for p in s.parts)
             node = self.add("If", [condition, a, *handles, *controls], then_branch=then, else_branch=other)
             self.f.node_def[-1].attr["Tcond"].type = types_pb2.DT_BOOL
@@ -246,14 +246,14 @@ class _Body:
                 case 0:
                     node = self.add("NoOp", [f"^{node}"])
                 case 1:
-                    node = self.constant(0.0, types_pb2.DT_FLOAT, f"^{node}")
+                    node = self.constant(0.0, types_pb2.DT_DOUBLE, f"^{node}")
                 case 2:
-                    node = self.add("Identity", ["x", f"^{node}"], T=types_pb2.DT_FLOAT)
+                    node = self.add("Identity", ["x", f"^{node}"], T=types_pb2.DT_DOUBLE)
         return [f"^{node}"]
 
     def value_after(self, value: str, node: str) -> str:
-        zero = self.constant(0.0, types_pb2.DT_FLOAT, *self.after(node)) + ":output:0"
-        return self.add("AddV2", [value, zero], T=types_pb2.DT_FLOAT) + ":z:0"
+        zero = self.constant(0.0, types_pb2.DT_DOUBLE, *self.after(node)) + ":output:0"
+        return self.add("AddV2", [value, zero], T=types_pb2.DT_DOUBLE) + ":z:0"
 
     # Nodes.
     def add(self, op: str, inputs: Sequence[str], **attrs: Any) -> str:

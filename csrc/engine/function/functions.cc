@@ -136,6 +136,12 @@ absl::StatusOr<std::string> Functions::AddNamedByContent(absl::string_view stem,
   return name;
 }
 
+Effects Functions::EffectsOf(const Body& body, int id) const {
+  const auto whole = body.whole.find(id);
+  if (whole == body.whole.end()) return EffectsOf(body.node(id));
+  return EffectsOf(*whole->second.def, *whole->second.op, 0);
+}
+
 Effects Functions::EffectsOf(const tf::NodeDef& node, const tf::OpRegistrationData& op, int depth) const {
   if (!op.is_function_op && !op.op_def.is_stateful() && !CallsFunctions(op.op_def)) return EffectsOfOp(op.op_def);
   const std::vector<std::string> functions = CalledFunctions(node, op.is_function_op);

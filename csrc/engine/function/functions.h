@@ -99,6 +99,8 @@ class Functions {
   // What a node does, of its function where it stands for one; the same of a function.
   Effects EffectsOf(const Node& node) const { return EffectsOf(*node.def, *node.op, 0); }
   Effects EffectsOf(const std::string& function) const { return EffectsOf(function, 0); }
+  // The same of a node that may have been cut down to what its results need: all that can happen (Body::whole).
+  Effects EffectsOf(const Body& body, int id) const;
   bool IsGenerated(const std::string& name) const { return generated_.Contains(name); }
   // `name` and what it calls, of the generated functions.
   tf::FunctionDefLibrary Generated(const std::string& name) const;

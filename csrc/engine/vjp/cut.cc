@@ -107,7 +107,7 @@ class Cutter {
         return body_.output(p).dtype == tf::DT_RESOURCE ? constant[p.node] : invariant_[p.node];
       };
       const bool looks =
-          !n.op->op_def.is_stateful() || functions_.EffectsOf(n) == kReads || n.type() == "VariableShape";
+          !n.op->op_def.is_stateful() || functions_.EffectsOf(body_, id) == kReads || n.type() == "VariableShape";
       const bool settled = n.type() == "Const" || (n.controls.empty() && !n.inputs.empty() && looks);
       invariant_[id] = settled && std::all_of(n.inputs.begin(), n.inputs.end(), same);
     }
@@ -197,7 +197,7 @@ std::vector<bool> WrittenArguments(const Functions& functions, const Body& body)
   bool all = false;
   for (int id = 0; id < body.num_forward; ++id) {
     const Node& n = body.node(id);
-    if (n.is_arg() || !(functions.EffectsOf(n) & kWrites)) continue;
+    if (n.is_arg() || !(functions.EffectsOf(body, id) & kWrites)) continue;
     bool given = false;
     for (const Port& p : n.inputs) {
       if (body.output(p).dtype != tf::DT_RESOURCE) continue;

@@ -119,16 +119,15 @@ class PartFinder {
   }
 
   void Order() {
-    if (std::none_of(effects_.begin(), effects_.end(), [](Effects e) { return e != kNoEffects; }) && !AnyStateful())
-      return;
+    if (!AnyEffect()) return;
     MarkLeads();
     Join();
     OrderEmitted();
     if (signature_.results_wait) GateResults();
   }
-  bool AnyStateful() const {
+  bool AnyEffect() const {
     for (int id = 0; id < num_nodes_; ++id)
-      if (part_.kept[id] && !body_.node(id).is_arg() && body_.node(id).op->op_def.is_stateful()) return true;
+      if (HasEffect(id)) return true;
     return false;
   }
 
