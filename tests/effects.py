@@ -35,8 +35,8 @@ def random_program(rng: random.Random, length: int, depth: int = 2) -> Program:
     statements: list[Statement] = []
     simple = ["read", "read", "add", "set", "sin", "mul", "print"]
     for _ in range(length):
-        kind = rng.choice(simple + (["call", "if", "while"] if depth else []))
-        count = {"call": 1, "if": 2, "while": 1}.get(kind, 0)
+        kind = rng.choice(simple + (["call", "if", "switch", "while", "until"] if depth else []))
+        count = {"call": 1, "if": 2, "switch": 3, "while": 1, "until": 1}.get(kind, 0)
         parts = tuple(random_program(rng, rng.randint(2, 4), depth - 1) for _ in range(count))
         a, b = (rng.choice([-1, -2, 0]) for _ in range(2))
         statements.append(Statement(kind, a, b, rng.randrange(VARIABLES), parts))
@@ -66,12 +66,21 @@ def interpret(program: Program, x: Dual, state: list[float]) -> Dual:
                 values.append(interpret(s.parts[0], a, state))
             case "if":
                 values.append(interpret(s.parts[0 if a[0] > 0 else 1], a, state))
-            case "while":
-                for _ in range(TRIPS):
-                    a = interpret(s.parts[0], a, state)
-                    a = (math.sin(a[0]), math.cos(a[0]) * a[1])
+            case "switch":
+                values.append(interpret(s.parts[branch(a[0])], a, state))
+            case "while" | "until":
+                for trip in range(TRIPS + 1):
+                    if s.kind == "until":  # the condition writes
+                        state[s.variable] += a[0]
+                    if trip < TRIPS:
+                        a = interpret(s.parts[0], a, state)
+                        a = (math.sin(a[0]), math.cos(a[0]) * a[1])
                 values.append(a)
     return sum(v for v, _ in values), sum(d for _, d in values)
+
+
+def branch(x: float) -> int:
+    return min(max(math.trunc(x), -1), 1) % 3  # the last one for what is none
 
 
 def trace(program: Program, x: Any, variables: Sequence[tf.Variable]) -> Any:
@@ -96,12 +105,20 @@ def trace(program: Program, x: Any, variables: Sequence[tf.Variable]) -> Any:
             case "if":
                 then, other = (lambda p=p, a=a: trace(p, a, variables) for p in s.parts)
                 values.append(tf.cond(a > 0, then, other))
-            case "while":
+            case "switch":
+                branches = [lambda p=p, a=a: trace(p, a, variables) for p in s.parts]
+                values.append(tf.switch_case(tf.cast(tf.clip_by_value(a, -1, 1), tf.int32), branches))
+            case "while" | "until":
+
+                def test(i: Any, x: Any, s: Statement = s, v: Any = v) -> Any:
+                    if s.kind == "until":
+                        v.assign_add(x)
+                    return i < TRIPS
 
                 def step(i: Any, x: Any, s: Statement = s) -> Any:
                     return i + 1, tf.sin(trace(s.parts[0], x, variables))
 
-                values.append(tf.while_loop(lambda i, _: i < TRIPS, step, [0, a])[1])
+                values.append(tf.while_loop(test, step, [0, a])[1])
     return tf.add_n(values)
 
 
@@ -127,7 +144,7 @@ class Writer:
         _Body(self, f).write(program, counter, waits)
         return name
 
-    def condition(self) -> str:
+    def condition(self, written: int | None = None) -> str:
         f = function_pb2.FunctionDef()
         name = f.signature.name = f"{self.prefix}_{len(self.functions)}"
         self.functions.append(f)
@@ -137,8 +154,11 @@ class Writer:
             f.signature.input_arg.add(name=f"r{k}", type=types_pb2.DT_RESOURCE)
         f.signature.output_arg.add(name="y", type=types_pb2.DT_BOOL)
         body = _Body(self, f)
-        body.add("Less", ["i", body.constant(TRIPS, types_pb2.DT_INT32) + ":output:0"], T=types_pb2.DT_INT32)
-        f.ret["y"] = f.node_def[-1].name + ":z:0"
+        if written is not None:
+            f.signature.is_stateful = True
+            body.assign("AssignAddVariableOp", written, "x")
+        trips = body.constant(TRIPS, types_pb2.DT_INT32, *(f"^{node}" for node in body.stateful)) + ":output:0"
+        f.ret["y"] = body.add("Less", ["i", trips], T=types_pb2.DT_INT32) + ":z:0"
         return name
 
 
@@ -224,8 +244,15 @@ class _Body:
             self.f.node_def[-1].attr["Tcond"].type = types_pb2.DT_BOOL
             self.types(node, Tin=dtypes, Tout=dtypes[:1])
             output = ":output:0"
+        elif s.kind == "switch":
+            index = self.add("Cast", [self.clipped(a)], SrcT=types_pb2.DT_DOUBLE, DstT=types_pb2.DT_INT32) + ":y:0"
+            branches = [self.writer.write(p) for p in s.parts]
+            node = self.add("Case", [index, a, *handles, *controls], branches=branches)
+            self.types(node, Tin=dtypes, Tout=dtypes[:1])
+            output = ":output:0"
         else:
-            body, condition = self.writer.write(s.parts[0], counter=True, waits=True), self.writer.condition()
+            body = self.writer.write(s.parts[0], counter=True, waits=True)
+            condition = self.writer.condition(s.variable if s.kind == "until" else None)
             zero = self.constant(0, types_pb2.DT_INT32) + ":output:0"
             # So does an iteration only for values of the one before it.
             node = self.add("While", [zero, a, *handles, *controls], body=body, cond=condition)
@@ -251,6 +278,11 @@ class _Body:
                     node = self.add("Identity", ["x", f"^{node}"], T=types_pb2.DT_DOUBLE)
         return [f"^{node}"]
 
+    def clipped(self, a: str) -> str:
+        least, most = (self.constant(bound, types_pb2.DT_DOUBLE) + ":output:0" for bound in (-1.0, 1.0))
+        above = self.add("Maximum", [a, least], T=types_pb2.DT_DOUBLE) + ":z:0"
+        return self.add("Minimum", [above, most], T=types_pb2.DT_DOUBLE) + ":z:0"
+
     def value_after(self, value: str, node: str) -> str:
         zero = self.constant(0.0, types_pb2.DT_DOUBLE, *self.after(node)) + ":output:0"
         return self.add("AddV2", [value, zero], T=types_pb2.DT_DOUBLE) + ":z:0"
@@ -260,7 +292,10 @@ class _Body:
         name = f"n{len(self.f.node_def)}"
         node = self.f.node_def.add(name=name, op=op, input=inputs)
         for key, value in attrs.items():
-            if key in ("f", "then_branch", "else_branch", "body", "cond"):
+            if key == "branches":
+                for f in value:
+                    node.attr[key].list.func.add(name=f)
+            elif key in ("f", "then_branch", "else_branch", "body", "cond"):
                 node.attr[key].func.name = value
             elif isinstance(value, str):
                 node.attr[key].s = value.encode()
