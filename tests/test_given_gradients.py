@@ -216,3 +216,21 @@ def test_where_libraries_hold_none(how: Any, run: Any) -> None:
     with context.eager_mode():
         g = run(lambda x: how(wrong_square())(x))
         np.testing.assert_allclose(g(tf.constant(X)), 100 * X)
+
+
+# -- python_grad_func: a function of the op and the cotangents.
+
+
+@pytest.mark.parametrize("place", [alone, in_a_call, in_two_calls, in_a_branch])
+@pytest.mark.parametrize("eager", [False, True])
+def test_gradient_of_python(place: Any, eager: bool, session: Any) -> None:
+    def wrong(op: Any, dy: Any) -> Any:
+        return 100.0 * op.inputs[0] * dy
+
+    f = defun.Defun(F32, func_name="wrong_square", python_grad_func=wrong)(lambda x: tf.square(x))
+    if eager:
+        with context.eager_mode():
+            got = tf.function(place(f), autograph=False)(tf.constant(X))
+    else:
+        got = session.run(place(f)(tf.constant(X)))
+    np.testing.assert_allclose(got, 100.0 * X)

@@ -216,12 +216,16 @@ def _trace_anew(op: Any, python_gradient: Any) -> Traced | None:
     for g in dense:
         outputs.append(-1 if g is None else place)
         place += g is not None
-    # A name says what the function is: in every process the same.
+    return named_by_content(body), list(body.external_captures), outputs
+
+
+def named_by_content(body: func_graph.FuncGraph) -> Any:
+    """The function of a graph, under a name that says what it is: in every process the same."""
     content = hashlib.sha256(body.as_graph_def().SerializeToString(deterministic=True))
     content.update(repr([x.name for x in [*body.inputs, *body.outputs]]).encode())
     name = f"{body.name}_{content.hexdigest()[:16]}"
-    gradient = _function.traced[name] = atomic_function.from_func_graph(name, body, {})
-    return gradient, list(body.external_captures), outputs
+    function = _function.traced[name] = atomic_function.from_func_graph(name, body, {})
+    return function
 
 
 def _py_function_gradient(op: Any, *dys: Any) -> Any:

@@ -1,7 +1,8 @@
-"""Gradients that are given (GradientDef, a Defun's `grad_func`), where libraries hold none.
+"""Gradients that are given (GradientDef, a Defun's `grad_func` or `python_grad_func`), where libraries hold none.
 
-A TensorFlow 1 graph hands them to the engine with its library. The eager context, and the functions that it runs, have
-no place for them: there the calls of a copy of f name them, as those of `_custom` do.
+A TensorFlow 1 graph hands a `grad_func` to the engine with its library. The eager context, and the functions that it
+runs, have no place for it, and a `python_grad_func` is in no library at all: there the calls of a copy of f name the
+gradient, as those of `_custom` do. That of Python is traced for it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2, function_pb2, node_def_pb2
 from tensorflow.python.eager import context
 from tensorflow.python.framework import func_graph, ops
@@ -22,15 +24,21 @@ _CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
 
 def handed_over(f: Any) -> Any:
     """What the op is to be given for f, here."""
-    if not context.executing_eagerly() and not isinstance(ops.get_default_graph(), func_graph.FuncGraph):
-        return f
     function = _function.from_defun(f) if isinstance(f, defun_lib._DefinedFunction) else f
     if not isinstance(function, Function):
         return f
-    given = {name: g for name, x in function.library.items() if (g := getattr(x, "_grad_func", None)) is not None}
+    known_to_library = not context.executing_eagerly() and not isinstance(ops.get_default_graph(), func_graph.FuncGraph)
+    given: dict[str, Any] = {}
+    library: dict[str, Any] = {}
+    for name, member in function.library.items():
+        if getattr(member, "python_grad_func", None) is not None:
+            given[name] = _traced(member)
+            library.update(_function.reachable(given[name]))
+        elif not known_to_library and getattr(member, "_grad_func", None) is not None:
+            given[name] = member._grad_func
     if not given:
         return f
-    library = {name: _function.atomic(member.cached_definition) for name, member in function.library.items()}
+    library |= {name: _function.atomic(member.cached_definition) for name, member in function.library.items()}
     edited: dict[str, function_pb2.FunctionDef] = {}
     for name, member in function.library.items():
         definition = function_pb2.FunctionDef()
@@ -49,6 +57,24 @@ def handed_over(f: Any) -> Any:
         function = copy.copy(function)
         function.name_attrs = attr_value_pb2.NameAttrList(name=root.signature.name)
     return _custom._renamed(function, library, edited)
+
+
+def _traced(defun: Any) -> Any:
+    """The `python_grad_func` of a Defun, as a function of the inputs, then of the cotangents of the outputs."""
+    body = func_graph.FuncGraph(f"symgrad_gradient_of_{defun.name}")
+    signature = defun.definition.signature
+    with body.as_default():
+        xs = [tf.compat.v1.placeholder(x.type) for x in signature.input_arg]
+        dys = [tf.compat.v1.placeholder(y.type) for y in signature.output_arg]
+        outputs = defun(*xs)
+        call = (outputs[0] if isinstance(outputs, (list, tuple)) else outputs).op
+        gradients = defun.python_grad_func(call, *dys)
+        gradients = list(gradients) if isinstance(gradients, (list, tuple)) else [gradients]
+        body.inputs = [*xs, *dys]
+        body.outputs = [
+            tf.zeros_like(x) if dx is None else tf.identity(dx) for x, dx in zip(xs, gradients, strict=True)
+        ]
+    return _custom.named_by_content(body)
 
 
 def _name_gradient(node: node_def_pb2.NodeDef, gradient: str) -> None:
