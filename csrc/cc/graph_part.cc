@@ -7,7 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "csrc/cc/private_member.h"
-#include "csrc/engine/read/node_check.h"
+#include "csrc/engine/body/node_check.h"
 #include "csrc/engine/vjp/registry.h"
 #include "csrc/engine/vjp/sweep.h"
 #include "tensorflow/cc/framework/scope_internal.h"

@@ -6,9 +6,9 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
-#include "csrc/engine/function/body.h"
-#include "csrc/engine/vjp/differentiator.h"
-#include "csrc/engine/write/builder.h"
+#include "csrc/engine/body/body.h"
+#include "csrc/engine/differentiate/differentiator.h"
+#include "csrc/engine/emit/builder.h"
 #include "tensorflow/cc/framework/scope.h"
 #include "tensorflow/core/common_runtime/shape_refiner.h"
 #include "tensorflow/core/graph/graph.h"

@@ -5,8 +5,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "csrc/engine/cache.h"
-#include "csrc/engine/function/fingerprint.h"
-#include "csrc/engine/vjp/differentiator.h"
+#include "csrc/engine/differentiate/differentiator.h"
+#include "csrc/engine/library/fingerprint.h"
 #include "csrc/engine/vjp/registry.h"
 
 namespace symgrad {

@@ -132,7 +132,7 @@ Grads OptionalFromValueGrad(const Op& o) {
   return Outputs(o, op("OptionalGetValue", o.dy(), Attr("output_types", dtypes), Attr("output_shapes", o.num_in())));
 }
 
-// ---- Arrays of TensorFlow 1: their cotangents are lists, which the flow carries (csrc/engine/read/flows.h) ----
+// ---- Arrays of TensorFlow 1: their cotangents are lists, which the flow carries (engine/tensorflow1/flows.h) ----
 
 // A list is as long as the elements that have a cotangent. The others' are zeros.
 V OfLength(const V& list, const V& length) { return op("TensorListResize", list, length); }

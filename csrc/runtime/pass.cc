@@ -14,8 +14,8 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "csrc/engine/function/fingerprint.h"
-#include "csrc/engine/function/references.h"
+#include "csrc/engine/library/references.h"
+#include "csrc/engine/library/fingerprint.h"
 #include "csrc/runtime/call.h"
 #include "csrc/runtime/stock.h"
 #include "tensorflow/core/common_runtime/optimization_registry.h"

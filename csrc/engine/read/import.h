@@ -4,8 +4,8 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
-#include "csrc/engine/function/body.h"
-#include "csrc/engine/function/functions.h"
+#include "csrc/engine/body/body.h"
+#include "csrc/engine/library/functions.h"
 
 namespace symgrad {
 

@@ -5,7 +5,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "csrc/engine/read/node_check.h"
+#include "csrc/engine/body/node_check.h"
 
 namespace symgrad {
 

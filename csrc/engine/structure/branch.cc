@@ -1,7 +1,7 @@
 // If and Case: each branch becomes a forward and a pullback half, and the node a forward and a pullback node.
 #include <algorithm>
 
-#include "csrc/engine/vjp/differentiator.h"
+#include "csrc/engine/differentiate/differentiator.h"
 #include "csrc/engine/write/author.h"
 
 namespace symgrad {

@@ -9,10 +9,10 @@
 #include <limits>
 #include <utility>
 
-#include "csrc/engine/read/flows.h"
+#include "csrc/engine/differentiate/differentiator.h"
 #include "csrc/engine/structure/loop_plan.h"
 #include "csrc/engine/structure/trip_count.h"
-#include "csrc/engine/vjp/differentiator.h"
+#include "csrc/engine/tensorflow1/flows.h"
 #include "csrc/engine/write/author.h"
 
 namespace symgrad {

@@ -5,11 +5,11 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
+#include "csrc/engine/emit/literal.h"
 #include "csrc/engine/read/import.h"
 #include "csrc/engine/structure/trip_count.h"
 #include "csrc/engine/vjp/registry.h"
 #include "csrc/engine/vjp/sweep.h"
-#include "csrc/engine/write/literal.h"
 
 namespace symgrad {
 namespace {

@@ -6,10 +6,10 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "csrc/engine/function/body.h"
+#include "csrc/engine/body/body.h"
+#include "csrc/engine/differentiate/differentiator.h"
+#include "csrc/engine/emit/builder.h"
 #include "csrc/engine/structure/trip_count.h"
-#include "csrc/engine/vjp/differentiator.h"
-#include "csrc/engine/write/builder.h"
 #include "tensorflow/core/framework/partial_tensor_shape.h"
 
 namespace symgrad {

@@ -1,5 +1,5 @@
 // RemoteCall: both halves of its function run where it runs.
-#include "csrc/engine/vjp/differentiator.h"
+#include "csrc/engine/differentiate/differentiator.h"
 #include "csrc/engine/write/author.h"
 
 namespace symgrad {

@@ -5,7 +5,7 @@
 #include <optional>
 #include <vector>
 
-#include "csrc/engine/function/body.h"
+#include "csrc/engine/body/body.h"
 
 namespace symgrad {
 

@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "csrc/engine/function/functions.h"
+#include "csrc/engine/library/functions.h"
 
 namespace symgrad {
 

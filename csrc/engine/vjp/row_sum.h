@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "csrc/engine/function/body.h"
+#include "csrc/engine/body/body.h"
 
 namespace symgrad {
 

@@ -4,9 +4,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
-#include "csrc/engine/function/errors.h"
-#include "csrc/engine/read/flows.h"
-#include "csrc/engine/read/node_check.h"
+#include "csrc/engine/body/errors.h"
+#include "csrc/engine/body/node_check.h"
+#include "csrc/engine/tensorflow1/flows.h"
 #include "csrc/engine/vjp/registry.h"
 #include "csrc/rules/traits/finite.h"
 #include "tensorflow/core/framework/types.h"

@@ -4,9 +4,9 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "csrc/engine/function/body.h"
-#include "csrc/engine/vjp/differentiator.h"
-#include "csrc/engine/write/builder.h"
+#include "csrc/engine/body/body.h"
+#include "csrc/engine/differentiate/differentiator.h"
+#include "csrc/engine/emit/builder.h"
 
 namespace symgrad {
 

@@ -7,9 +7,9 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "csrc/engine/function/body.h"
-#include "csrc/engine/function/functions.h"
-#include "csrc/engine/write/builder.h"
+#include "csrc/engine/body/body.h"
+#include "csrc/engine/emit/builder.h"
+#include "csrc/engine/library/functions.h"
 #include "csrc/engine/write/export.h"
 
 namespace symgrad {

@@ -8,7 +8,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "csrc/engine/function/functions.h"
+#include "csrc/engine/library/functions.h"
 #include "tensorflow/core/framework/node_def_util.h"
 
 namespace symgrad {

@@ -10,7 +10,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/inlined_vector.h"
-#include "csrc/engine/function/functions.h"
+#include "csrc/engine/library/functions.h"
 
 namespace symgrad {
 

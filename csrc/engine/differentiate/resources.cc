@@ -1,0 +1,94 @@
+#include "csrc/engine/differentiate/resources.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+
+namespace symgrad {
+namespace {
+
+// Whether an op takes a resource that is no variable. Ops of other libraries may do what they like.
+bool TakesOtherResource(absl::string_view op) {
+  for (const char* kind : {"LookupTable", "HashTable", "InitializeTable", "Iterator", "Queue", "TensorArray", "StackP",
+                           "StackClose", "ReaderRead", "BoostedTrees", "Dataset", "SeedGenerator", "Summary", "RpcC",
+                           "RpcServer", "ResourceAccumulator", "MutexLock", "MemoryCache", "StatsAggregator"})
+    if (absl::StrContains(op, kind)) return true;
+  return false;
+}
+
+// Ops whose results are their inputs as they came.
+bool Passes(absl::string_view op) {
+  return op == "Identity" || op == "Enter" || op == "Switch" || op == "Merge" || op == "Exit" || op == "NextIteration";
+}
+
+// How many inputs of a node come before those of the functions in its attrs; -1 where it hands them none as they are.
+int InputsBeforeCallees(absl::string_view op) {
+  if (op == "If" || op == "StatelessIf" || op == "Case" || op == "StatelessCase" || op == "RemoteCall") return 1;
+  return op == "PartitionedCall" || op == "StatefulPartitionedCall" || op == "While" || op == "StatelessWhile" ||
+                 op == kGradientOp
+             ? 0
+             : -1;
+}
+
+using Input = std::pair<std::string, int>;  // of a function
+
+// The inputs of other functions that input `i` of a node becomes.
+std::vector<Input> Callees(const tf::NodeDef& node, int i) {
+  std::vector<Input> callees = {{node.op(), i}};  // where that is a function
+  const int before = InputsBeforeCallees(node.op());
+  if (before < 0 || i < before) return callees;
+  for (const auto& [name, value] : node.attr()) {
+    if (value.has_func()) callees.emplace_back(value.func().name(), i - before);
+    for (const tf::NameAttrList& f : value.list().func()) callees.emplace_back(f.name(), i - before);
+  }
+  return callees;
+}
+
+// The tensor that input `i` of a function is; empty if its inputs are lists, or there is no such input.
+std::string Name(const tf::OpDef& signature, int i) {
+  const auto is_list = [](const auto& arg) { return !arg.number_attr().empty() || !arg.type_list_attr().empty(); };
+  const auto& args = signature.input_arg();
+  return i < args.size() && std::none_of(args.begin(), args.end(), is_list) ? args.Get(i).name() : "";
+}
+
+// Whether each input of a node is one tensor: "argument", "node:output:index".
+bool IsFlat(const tf::NodeDef& node) {
+  return std::all_of(node.input().begin(), node.input().end(),
+                     [](const std::string& x) { return std::count(x.begin(), x.end(), ':') != 1; });
+}
+
+}  // namespace
+
+std::string UseAsOtherResource(const Functions& functions, const std::string& f, int input) {
+  std::vector<Input> pending = {{f, input}};
+  absl::flat_hash_set<Input> seen(pending.begin(), pending.end());
+  while (!pending.empty()) {
+    const auto [function, i] = std::move(pending.back());
+    pending.pop_back();
+    const auto record = functions.Find(function);
+    if (record == nullptr) continue;
+    std::vector<std::string> tensors = {Name(record->fdef().signature(), i)};
+    for (size_t t = 0; t < tensors.size() && !tensors[t].empty(); ++t) {
+      for (const tf::NodeDef& node : record->fdef().node_def()) {
+        for (int k = 0; k < node.input_size(); ++k) {
+          const bool is_it = node.input(k) == tensors[t] || absl::StartsWith(node.input(k), tensors[t] + ":");
+          if (!is_it) continue;
+          if (TakesOtherResource(node.op()))
+            return absl::StrCat("node '", node.name(), "' of function '", function, "' (op ", node.op(), ")");
+          if (Passes(node.op()) && std::find(tensors.begin(), tensors.end(), node.name()) == tensors.end())
+            tensors.push_back(node.name());
+          if (!IsFlat(node)) continue;
+          for (Input& callee : Callees(node, k))
+            if (seen.insert(callee).second) pending.push_back(std::move(callee));
+        }
+      }
+    }
+  }
+  return "";
+}
+
+}  // namespace symgrad

@@ -1,0 +1,93 @@
+// Emits nodes into a Body: what op() and the vocabulary of rule.h are made of.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "csrc/engine/body/body.h"
+#include "csrc/rules/rule.h"
+#include "tensorflow/core/framework/op.h"
+
+namespace symgrad {
+
+// Sparse rows, see rule.h.
+struct RowsValue {
+  V indices, values, dense_shape;
+};
+
+// What the rule that runs now may see of the sweep.
+struct Frame {
+  int node = -1;
+  std::vector<V> cotangents;  // of each output, `none` where nothing came
+  std::vector<bool> wants;    // for each input
+  bool diverges = false;      // Op::diverges
+};
+
+// A builder dedups: an op without state, of the same inputs and attrs on the same device, is emitted once.
+//
+// Rules reach the builder of their thread through Current(); a Scope makes a builder current.
+class Builder {
+ public:
+  explicit Builder(Body* body) : body_(body) {}
+
+  class Scope {
+   public:
+    explicit Scope(Builder* builder);
+    ~Scope();
+    Scope(const Scope&) = delete;
+
+   private:
+    Builder* previous_;
+  };
+  static Builder* Current();
+
+  Body* body() { return body_; }
+  Frame& frame() { return frame_; }
+
+  // Nodes emitted from here on belong to this forward node: they take its device, its name as prefix.
+  void set_origin(int node) { origin_ = node; }
+
+  // Emits a node. An error is kept for TakeStatus and `none` is returned.
+  V Emit(const char* type, const std::vector<Arg>& args, const Node* like = nullptr);
+  // Emits a node whose op and attrs are given, but those with defaults: what op() can't say, such as functions in
+  // attrs.
+  V EmitNode(tf::NodeDef node, const std::vector<V>& inputs, const tf::DataTypeVector& dtypes);
+  // Emits a call of a function; `like`, a forward node, gives its runtime attrs (those that start with '_').
+  V Call(const std::string& function, bool stateful, const std::vector<V>& inputs, const tf::DataTypeVector& dtypes,
+         const tf::NodeDef* like = nullptr);
+  // A literal as a tensor.
+  V Constant(const V& literal, tf::DataType dtype);
+  V Rows(RowsValue rows);
+  const RowsValue& rows(const V& v) const { return rows_[v.node()]; }
+  // The value as one tensor: rows are scattered. `none` stays.
+  V Dense(const V& v);
+  // The sum of cotangents of one tensor; sparse if all are.
+  V Sum(const std::vector<V>& values);
+
+  void Fail(const absl::Status& status);
+  // The first error since the last call.
+  absl::Status TakeStatus();
+
+ private:
+  const tf::OpRegistrationData* Lookup(const char* type);
+  V EmitChecked(const char* type, const std::vector<Arg>& args, const Node* like);
+  V Constant(tf::TensorProto value);
+  // The node that computes `def` of `inputs`, new or emitted before.
+  V AddNode(const tf::OpRegistrationData* op, tf::NodeDef* def, const std::vector<Port>& inputs, std::string key);
+
+  Body* const body_;
+  Frame frame_;
+  int origin_ = -1;
+  absl::Status status_;
+  std::vector<RowsValue> rows_;
+  absl::flat_hash_map<std::string, const tf::OpRegistrationData*> ops_;
+  absl::flat_hash_map<std::string, int> emitted_;  // key -> node
+};
+
+inline Port ToPort(const V& v) { return {v.node(), v.port()}; }
+inline V ToValue(Port p) { return V::Tensor(p.node, p.index); }
+inline tf::DataType ToTf(DType t) { return static_cast<tf::DataType>(t); }
+
+}  // namespace symgrad

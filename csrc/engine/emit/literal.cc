@@ -1,0 +1,83 @@
+#include "csrc/engine/emit/literal.h"
+
+#include <cmath>
+#include <limits>
+
+#include "tensorflow/core/framework/numeric_types.h"
+#include "tensorflow/core/framework/types.h"
+
+namespace symgrad {
+namespace {
+
+bool AddNumber(double number, tf::DataType dtype, tf::TensorProto* out) {
+  switch (dtype) {
+    case tf::DT_FLOAT: out->add_float_val(static_cast<float>(number)); return true;
+    case tf::DT_DOUBLE: out->add_double_val(number); return true;
+    case tf::DT_HALF:
+      out->add_half_val(Eigen::numext::bit_cast<uint16_t>(static_cast<Eigen::half>(static_cast<float>(number))));
+      return true;
+    case tf::DT_BFLOAT16:
+      out->add_half_val(Eigen::numext::bit_cast<uint16_t>(static_cast<tf::bfloat16>(static_cast<float>(number))));
+      return true;
+    case tf::DT_COMPLEX64:
+      out->add_scomplex_val(static_cast<float>(number));
+      out->add_scomplex_val(0);
+      return true;
+    case tf::DT_COMPLEX128:
+      out->add_dcomplex_val(number);
+      out->add_dcomplex_val(0);
+      return true;
+    case tf::DT_INT64: out->add_int64_val(static_cast<int64_t>(number)); return true;
+    case tf::DT_UINT64: out->add_uint64_val(static_cast<uint64_t>(number)); return true;
+    case tf::DT_UINT32: out->add_uint32_val(static_cast<uint32_t>(number)); return true;
+    case tf::DT_BOOL: out->add_bool_val(number != 0); return true;
+    case tf::DT_INT32:
+    case tf::DT_INT16:
+    case tf::DT_INT8:
+    case tf::DT_UINT16:
+    case tf::DT_UINT8: out->add_int_val(static_cast<int>(number)); return true;
+    default: return false;
+  }
+}
+
+void AddInteger(int64_t value, tf::DataType dtype, tf::TensorProto* out) {
+  if (dtype == tf::DT_INT64) out->add_int64_val(value);
+  if (dtype == tf::DT_INT32) out->add_int_val(static_cast<int>(value));
+  if (dtype == tf::DT_BOOL) out->add_bool_val(value != 0);
+}
+
+}  // namespace
+
+bool FillLiteral(const V& literal, tf::DataType dtype, tf::TensorProto* out) {
+  out->set_dtype(dtype);
+  out->mutable_tensor_shape();
+  if (literal.kind() == V::Kind::kNumber) return AddNumber(literal.number(), dtype, out);
+  if (literal.kind() != V::Kind::kInts) return false;
+  out->mutable_tensor_shape()->add_dim()->set_size(static_cast<int64_t>(literal.ints().size()));
+  for (const int64_t i : literal.ints()) {
+    if (IsIntegral(dtype)) AddInteger(i, dtype, out);
+    else if (!AddNumber(static_cast<double>(i), dtype, out)) return false;
+  }
+  return true;
+}
+
+bool FillInts(const Ints& ints, tf::DataType dtype, tf::TensorProto* out) {
+  out->set_dtype(dtype);
+  out->mutable_tensor_shape();
+  for (const int64_t d : ints.dims) out->mutable_tensor_shape()->add_dim()->set_size(d);
+  for (const Ints::Element& e : ints.elements) {
+    if (dtype == tf::DT_INT32 && e.value != static_cast<int32_t>(e.value)) return false;
+    AddInteger(e.value, dtype, out);
+  }
+  return true;
+}
+
+void CopyPlacement(const tf::NodeDef& forward, tf::NodeDef* emitted) {
+  if (!forward.device().empty()) emitted->set_device(forward.device());
+  for (const char* name : {"_class", "_XlaScope", "_XlaCompile", "_XlaSeparateCompiledGradients"}) {
+    const auto it = forward.attr().find(name);
+    if (it != forward.attr().end()) (*emitted->mutable_attr())[name] = it->second;
+  }
+}
+
+}  // namespace symgrad

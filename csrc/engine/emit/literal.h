@@ -1,0 +1,18 @@
+// Constants, and what an emitted node takes over from the forward node it belongs to.
+#pragma once
+
+#include "csrc/engine/emit/builder.h"
+#include "tensorflow/core/framework/tensor.pb.h"
+
+namespace symgrad {
+
+// Writes a number or vector of integers as a tensor of `dtype`; false if that dtype has no such numbers.
+bool FillLiteral(const V& literal, tf::DataType dtype, tf::TensorProto* out);
+
+// The same for known integers; false if one is beyond the dtype.
+bool FillInts(const Ints& ints, tf::DataType dtype, tf::TensorProto* out);
+
+// Device, and the attrs that keep a node with its forward node: colocation class and XLA scope.
+void CopyPlacement(const tf::NodeDef& forward, tf::NodeDef* emitted);
+
+}  // namespace symgrad

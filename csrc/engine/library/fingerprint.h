@@ -1,0 +1,20 @@
+// What tells functions apart.
+#pragma once
+
+#include <string>
+
+#include "absl/strings/string_view.h"
+#include "csrc/engine/library/functions.h"
+#include "google/protobuf/message_lite.h"
+
+namespace symgrad {
+
+// 128 bits of what a text, or a proto, is: 32 hexadecimal digits. The same in every process.
+std::string ContentHash(absl::string_view text);
+std::string ContentHash(const google::protobuf::MessageLite& proto);
+
+// A hash of all that decides what the derivatives of f are: f, all functions that it reaches, and what is asked
+// (`request`). The same in every process.
+std::string Fingerprint(const Functions& functions, const tf::NameAttrList& f, absl::string_view request);
+
+}  // namespace symgrad
