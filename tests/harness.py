@@ -20,13 +20,11 @@ from tests.oracles import (
     Function,
     Tensor,
     analytic_mismatch,
-    epsilon,
-    numeric_gradient,
-    numeric_mismatch,
     python_gradient,
 )
 from tests.spec import DTYPES, Case, Point, Rand, possible_dtypes
 from tests.structure import concrete
+from tf_symgrad._differences import Tolerance, gradient_mismatches, tolerance_of_differences
 
 __all__ = ["Case", "Rand", "case", "check", "failures", "rand"]
 
@@ -155,9 +153,10 @@ class _Check:
         return lambda *inputs: self.gradient(list(inputs), f, self.order)
 
     def _against_finite_differences(self, dx: list[Tensor]) -> None:
-        expected = numeric_gradient(self.f, self.x, self.dy)
-        eps = epsilon([*self.x, *self.dy])
-        mismatches = (numeric_mismatch(a, b, eps, self.case.tol) for a, b in zip(dx, expected, strict=True))
+        def tolerance(eps: float) -> Tolerance:
+            return tolerance_of_differences(eps).times(self.case.tol)
+
+        mismatches = gradient_mismatches(self.f, self.x, self.dy, dx, tolerance)
         self._report("against finite differences", mismatches)
 
     def _against_python(self, dx: list[Tensor], may_fail: tuple[type[Exception], ...]) -> None:

@@ -13,7 +13,7 @@ from tf_symgrad._loader import get_cmake_dir, get_include, get_library_path, get
 from tf_symgrad._version import __version__
 
 if TYPE_CHECKING:
-    from tf_symgrad import raw_ops
+    from tf_symgrad import raw_ops, testing
     from tf_symgrad._api import gradient_function, symbolic_gradient
     from tf_symgrad._cache import cache_info
     from tf_symgrad._concrete import function_gradient
@@ -55,6 +55,7 @@ __all__ = [
     "restore_stock_op",
     "save_with_gradients",
     "symbolic_gradient",
+    "testing",
     "value_and_grad",
     "vjp",
 ]
@@ -84,8 +85,8 @@ _MODULES = {
 def __getattr__(name: str) -> object:
     if name in _MODULES:
         return getattr(importlib.import_module(f"tf_symgrad.{_MODULES[name]}"), name)
-    if name == "raw_ops":
-        return importlib.import_module("tf_symgrad.raw_ops")
+    if name in ("raw_ops", "testing"):
+        return importlib.import_module(f"tf_symgrad.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

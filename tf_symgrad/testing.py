@@ -1,0 +1,199 @@
+"""Checks of gradients for users' own functions and rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.util import nest
+
+from tf_symgrad import _api, _calls, _differences, _transforms
+from tf_symgrad._calls import Call
+from tf_symgrad._differences import EPSILON, Place, Tensor, Tolerance
+
+__all__ = ["check_grads"]
+
+_Flat = Callable[..., list[Tensor]]
+_MODES = ("rev", "fwd")
+
+
+def check_grads(
+    f: Callable[..., Any],
+    args: Sequence[Any],
+    order: int = 2,
+    modes: Iterable[str] = ("rev", "fwd"),
+    *,
+    rtol: float | None = None,
+    atol: float | None = None,
+    elements: int = 64,
+    seed: int = 0,
+) -> None:
+    """Checks the gradients of `f` at a point against finite differences.
+
+    Where a gradient and a finite difference differ, a closer one is made, which knows how far it may be off itself
+    (Ridders' method): noise in `f` is not taken for a wrong gradient, and what can't be told is an error that says so.
+
+    Args:
+      f: any callable, see `value_and_grad`; it must be deterministic. All its results that are floating or complex are
+        looked at. Those of its results that are None, integers or strings are left out.
+      args: its arguments: a list of tensors, numbers, arrays and structures of these, sparse and ragged tensors. The
+        gradient is checked by all that are floating or complex. Double precision sees errors of 1e-5, single precision
+        of 5e-4; half precision sees gross ones only.
+      order: 1; 2: the gradient of the gradient, by its cotangent, too; and so on.
+      modes: `"rev"`, the products of the Jacobian from the left (`vjp`), and `"fwd"`, those from the right (`jvp`). At
+        order 2 each is checked in each mode.
+      rtol: by what part of itself a number may be off; by the dtypes if left out.
+      atol: how far a number may be off in any case; by the dtypes if left out.
+      elements: how many elements of each argument are looked at, which are chosen at random; reverse mode takes two
+        calls of `f` for each.
+      seed: of the random cotangents, tangents and choices.
+
+    Raises:
+      AssertionError: with a line for each argument and mode that is wrong: the worst element, what was expected there
+        and what was got.
+      ValueError: there is nothing to check: no floating argument or result; or `f` is not deterministic, or not finite
+        here.
+
+    Example:
+      >>> tf_symgrad.testing.check_grads(lambda x: tf.sin(x) ** 2, [tf.constant([0.5, 2.0], tf.float64)])
+    """
+    if isinstance(args, (str, bytes, dict)) or not isinstance(args, Iterable) or tf.is_tensor(args):
+        raise TypeError(
+            f"args must be a list, of an element for each argument of f, not {args!r}: check_grads(f, [x])."
+        )
+    modes = tuple(modes)
+    if not modes or not set(modes) <= set(_MODES):
+        raise ValueError(f"modes must be some of {_MODES}, not {modes!r}.")
+    if order < 1:
+        raise ValueError(f"order must be 1 or more, not {order!r}.")
+    check = _Check(modes, rtol, atol, elements, np.random.default_rng(seed))
+    flat, x, names = _flattened(f, args)
+    _check_values(f, flat, x)
+    check.run(flat, x, names, order, [])
+    if check.wrong:
+        raise AssertionError("\n".join([f"Gradients of {_name(f)} against finite differences:", *check.wrong]))
+
+
+class _Check:
+    """Compares the derivatives of functions, and of the functions that compute these.
+
+    Attributes:
+      wrong: what was found, a line for each argument and mode.
+    """
+
+    def __init__(
+        self, modes: Sequence[str], rtol: float | None, atol: float | None, elements: int, random: np.random.Generator
+    ) -> None:
+        self.wrong: list[str] = []
+        self._modes, self._rtol, self._atol = modes, rtol, atol
+        self._elements, self._random = elements, random
+
+    def run(self, f: _Flat, x: Sequence[Tensor], names: Sequence[str], order: int, path: list[str]) -> None:
+        for mode in self._modes:
+            count = len(self.wrong)
+            if mode == "rev":
+                seeds = [self._direction(y) for y in f(*x)]
+                derivative = _concrete(lambda *inputs: _api.symbolic_gradient(list(inputs), None, f), [*x, *seeds])
+                found = derivative(*x, *seeds)
+                places = [self._places(a) for a in x]
+                self._report(
+                    [*path, mode],
+                    [f"by {name}" for name in names],
+                    x,
+                    _differences.gradient_mismatches(f, x, seeds, found, self._tolerance, places),
+                )
+                added = [f"{'d' * (len(path) + 1)}y[{i}]" for i in range(len(seeds))]
+            else:
+                seeds = [self._direction(a) for a in x]
+                n = len(x)
+                derivative = _concrete(
+                    lambda *inputs: _transforms.jvp(f, inputs[:n], inputs[n:])[1],  # noqa: B023 (called at once)
+                    [*x, *seeds],
+                )
+                found = derivative(*x, *seeds)
+                self._report(
+                    [*path, mode],
+                    [f"of result {j}" for j in range(len(found))],
+                    found,
+                    _differences.tangent_mismatches(f, x, seeds, found, self._tolerance),
+                )
+                added = [f"d({name})" for name in names]
+            if order > 1 and len(self.wrong) == count:  # what is wrong has wrong derivatives
+                self.run(derivative, [*x, *seeds], [*names, *added], order - 1, [*path, mode])
+
+    def _report(
+        self, path: Sequence[str], what: Sequence[str], tensors: Sequence[Tensor], mismatches: Iterator[str]
+    ) -> None:
+        for name, tensor, mismatch in zip(what, tensors, mismatches, strict=True):
+            if mismatch:
+                mode = " of ".join(reversed(path))
+                shape = ", ".join(map(str, tensor.shape))
+                self.wrong.append(f"  {mode}, {name}, {tensor.dtype.name}[{shape}]: {mismatch}")
+
+    def _tolerance(self, eps: float) -> Tolerance:
+        default = _differences.tolerance_of_differences(eps)
+        factor = 1.0 if self._rtol is None else self._rtol / default.relative
+        absolute = default.absolute if self._atol is None else self._atol
+        return Tolerance(factor * default.relative, factor * default.scale, absolute)
+
+    def _places(self, x: Tensor) -> list[Place]:
+        size = int(np.prod(x.shape))
+        some = self._random.choice(size, min(size, self._elements), replace=False)
+        return [tuple(int(i) for i in np.unravel_index(k, x.shape)) for k in sorted(some)]
+
+    def _direction(self, x: Tensor) -> Tensor:
+        """A random tensor like another; no element is small, so that no error hides behind it."""
+
+        def real() -> Any:
+            return self._random.uniform(0.5, 1.5, x.shape) * self._random.choice([-1, 1], x.shape)
+
+        return tf.constant(real() + 1j * real() if x.dtype.is_complex else real(), x.dtype)
+
+
+def _flattened(f: Callable[..., Any], args: Sequence[Any]) -> tuple[_Flat, list[Tensor], list[str]]:
+    """f as a function of those tensors of its arguments that can have a gradient; these, and what to call them."""
+    f = _calls.callable_of(f)
+    _, values, _ = _calls.with_tensors(f, list(range(len(args))), args, {})
+    call = Call(f, values, {}, {})
+    smooth = [t.dtype in EPSILON for t in call.tensors]
+    names = [
+        f"args[{path[0]}]" + "".join(f"[{key!r}]" for key in path[1:])
+        for path, value in nest.flatten_with_tuple_paths(values, expand_composites=True)
+        if isinstance(value, (tf.Tensor, np.ndarray, np.generic))
+    ]
+
+    def flat(*x: Tensor) -> list[Tensor]:
+        given = iter(x)
+        tensors = [next(given) if s else t for s, t in zip(smooth, call.tensors, strict=True)]
+        return [y for y in tf.nest.flatten(call.concrete(tensors)) if y.dtype in EPSILON]
+
+    x = [t for s, t in zip(smooth, call.tensors, strict=True) if s]
+    if not x:
+        raise ValueError(f"{_name(f)} is called with no floating or complex tensor: there is no gradient to check.")
+    return _concrete(flat, x), x, [name for s, name in zip(smooth, names, strict=True) if s]
+
+
+def _check_values(f: Any, flat: _Flat, x: Sequence[Tensor]) -> None:
+    once, twice = ([_differences.wide(y) for y in flat(*x)] for _ in range(2))
+    if not once:
+        raise ValueError(f"{_name(f)} returns no floating or complex tensor: there is no gradient to check.")
+    for j, (a, b) in enumerate(zip(once, twice, strict=True)):
+        if not np.array_equal(a, b, equal_nan=True):
+            raise ValueError(
+                f"{_name(f)} is not deterministic: result {j} differs between two calls. Seed its random numbers "
+                "(tf.random.stateless_*), and let it change no variable that it reads."
+            )
+        if not np.isfinite(a).all():
+            raise ValueError(f"Result {j} of {_name(f)} is not finite at this point: {a}. Choose another one.")
+
+
+def _concrete(f: _Flat, x: Sequence[Tensor]) -> _Flat:
+    specs = [tf.TensorSpec(t.shape, t.dtype) for t in x]
+    return tf.function(f, autograph=False).get_concrete_function(*specs)  # type: ignore[no-any-return]
+
+
+def _name(f: Any) -> str:
+    python_function = getattr(f, "python_function", f)
+    return str(getattr(python_function, "__qualname__", None) or getattr(f, "name", None) or f)
