@@ -33,6 +33,7 @@ ENGINE = [
     "csrc/engine/facts/fold.cc",
     "csrc/engine/facts/fold_math.cc",
     "csrc/engine/gradient.cc",
+    "csrc/engine/large_stack.cc",
     "csrc/engine/library/effects.cc",
     "csrc/engine/library/fingerprint.cc",
     "csrc/engine/library/functions.cc",

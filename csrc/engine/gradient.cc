@@ -6,10 +6,38 @@
 #include "absl/strings/str_cat.h"
 #include "csrc/engine/cache.h"
 #include "csrc/engine/differentiate/differentiator.h"
+#include "csrc/engine/large_stack.h"
 #include "csrc/engine/library/fingerprint.h"
 #include "csrc/engine/vjp/registry.h"
 
 namespace symgrad {
+
+namespace {
+
+absl::StatusOr<GradientFunction> Build(Differentiator* differentiator, const GradientRequest& request) {
+  GradientFunction gradient;
+  TF_ASSIGN_OR_RETURN(gradient.name, differentiator->Gradient(request.f, request.wrt, request.values,
+                                                              request.sparse ? &gradient.indices : nullptr));
+  gradient.stateful = differentiator->Find(gradient.name)->fdef().signature().is_stateful();
+  gradient.functions = std::make_shared<tf::FunctionDefLibrary>(differentiator->Generated(gradient.name));
+  return gradient;
+}
+
+absl::StatusOr<VjpFunctions> Build(Differentiator* differentiator, const tf::NameAttrList& f,
+                                   const std::vector<bool>& wrt) {
+  TF_ASSIGN_OR_RETURN(const SplitVjp* split, differentiator->Split(f, wrt));
+  VjpFunctions vjp{split->whole, split->pullback, split->args, split->gradients,
+                   differentiator->Generated(split->whole)};
+  tf::FunctionDefLibrary pullback = differentiator->Generated(split->pullback);
+  for (tf::FunctionDef& fdef : *pullback.mutable_function()) {
+    const auto same = [&](const tf::FunctionDef& other) { return other.signature().name() == fdef.signature().name(); };
+    if (std::none_of(vjp.functions.function().begin(), vjp.functions.function().end(), same))
+      *vjp.functions.add_function() = std::move(fdef);
+  }
+  return vjp;
+}
+
+}  // namespace
 
 absl::StatusOr<GradientFunction> BuildGradient(const tf::FunctionLibraryDefinition& library,
                                                const GradientRequest& request) {
@@ -20,35 +48,29 @@ absl::StatusOr<GradientFunction> BuildGradient(const tf::FunctionLibraryDefiniti
   const std::string key = Fingerprint(differentiator, request.f, asked);
   if (std::optional<GradientFunction> cached = GradientCache::Global().Find(key)) return *std::move(cached);
 
-  GradientFunction gradient;
-  TF_ASSIGN_OR_RETURN(gradient.name, differentiator.Gradient(request.f, request.wrt, request.values,
-                                                             request.sparse ? &gradient.indices : nullptr));
-  gradient.stateful = differentiator.Find(gradient.name)->fdef().signature().is_stateful();
-  gradient.functions = std::make_shared<tf::FunctionDefLibrary>(differentiator.Generated(gradient.name));
-  GradientCache::Global().Insert(key, gradient);
+  absl::StatusOr<GradientFunction> gradient;
+  OnLargeStack([&] { gradient = Build(&differentiator, request); });
+  if (gradient.ok()) GradientCache::Global().Insert(key, *gradient);
   return gradient;
 }
 
 absl::StatusOr<VjpFunctions> BuildVjp(const tf::FunctionLibraryDefinition& library, const tf::NameAttrList& f,
                                       const std::vector<bool>& wrt) {
   TF_RETURN_IF_ERROR(CheckRegistry());
-  Differentiator differentiator(library);
-  TF_ASSIGN_OR_RETURN(const SplitVjp* split, differentiator.Split(f, wrt));
-  VjpFunctions vjp{split->whole, split->pullback, split->args, split->gradients,
-                   differentiator.Generated(split->whole)};
-  tf::FunctionDefLibrary pullback = differentiator.Generated(split->pullback);
-  for (tf::FunctionDef& fdef : *pullback.mutable_function()) {
-    const auto same = [&](const tf::FunctionDef& other) { return other.signature().name() == fdef.signature().name(); };
-    if (std::none_of(vjp.functions.function().begin(), vjp.functions.function().end(), same))
-      *vjp.functions.add_function() = std::move(fdef);
-  }
+  absl::StatusOr<VjpFunctions> vjp;
+  OnLargeStack([&] {
+    Differentiator differentiator(library);
+    vjp = Build(&differentiator, f, wrt);
+  });
   return vjp;
 }
 
 absl::StatusOr<std::vector<InputGradient>> InputGradients(const tf::FunctionLibraryDefinition& library,
                                                           const tf::NameAttrList& f) {
   TF_RETURN_IF_ERROR(CheckRegistry());
-  return Differentiator(library).Inputs(f);
+  absl::StatusOr<std::vector<InputGradient>> inputs;
+  OnLargeStack([&] { inputs = Differentiator(library).Inputs(f); });
+  return inputs;
 }
 
 }  // namespace symgrad

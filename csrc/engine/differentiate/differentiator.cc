@@ -50,8 +50,9 @@ class Activation {
       return absl::UnimplementedError(
           absl::StrCat("function '", f.name(), "' calls itself: recursion can't be unrolled"));
     if (active_->size() > kMaxDepth)
-      return absl::UnimplementedError(
-          absl::StrCat("function '", f.name(), "' is reached through more than ", kMaxDepth, " nested calls"));
+      return absl::ResourceExhaustedError(absl::StrCat("function '", f.name(), "' is reached through more than ",
+                                                       kMaxDepth,
+                                                       " nested calls, branches and loops: inline some of these"));
     return absl::OkStatus();
   }
 

@@ -1,10 +1,12 @@
 #include "csrc/engine/library/functions.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <iterator>
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "csrc/engine/emit/literal.h"
 #include "csrc/engine/library/fingerprint.h"
@@ -17,6 +19,13 @@ bool CallsFunctions(const tf::OpDef& op) {
   return std::any_of(op.attr().begin(), op.attr().end(), [](const tf::OpDef::AttrDef& attr) {
     return attr.type() == "func" || attr.type() == "list(func)";
   });
+}
+
+int64_t MaxNodes() {
+  constexpr int64_t kDefault = 5'000'000;
+  int64_t most = 0;
+  const char* value = std::getenv("TF_SYMGRAD_MAX_NODES");
+  return value != nullptr && absl::SimpleAtoi(value, &most) && most > 0 ? most : kDefault;
 }
 
 }  // namespace
@@ -134,6 +143,15 @@ absl::StatusOr<std::string> Functions::AddNamedByContent(absl::string_view stem,
   }
   TF_RETURN_IF_ERROR(generated_.AddFunctionDef(std::move(fdef)));
   return name;
+}
+
+absl::Status Functions::Spend(int64_t made) {
+  spent_ += made;
+  const int64_t most = MaxNodes();
+  if (spent_ <= most) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "the gradient would have more than ", most, " nodes and tensors: lower the order, or wrap what calls much, many ",
+      "times over, in a loop; or raise the bound by the environment variable TF_SYMGRAD_MAX_NODES"));
 }
 
 Effects Functions::EffectsOf(const Body& body, int id) const {

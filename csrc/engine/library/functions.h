@@ -101,6 +101,9 @@ class Functions {
   Effects EffectsOf(const std::string& function) const { return EffectsOf(function, 0); }
   // The same of a node that may have been cut down to what its results need: all that can happen (Body::whole).
   Effects EffectsOf(const Body& body, int id) const;
+  // Counts what is made, nodes and tensors: it grows exponentially with the order, or where calls in calls keep
+  // residuals. An error once it is more than TF_SYMGRAD_MAX_NODES (5 million).
+  absl::Status Spend(int64_t made);
   bool IsGenerated(const std::string& name) const { return generated_.Contains(name); }
   // `name` and what it calls, of the generated functions.
   tf::FunctionDefLibrary Generated(const std::string& name) const;
@@ -120,6 +123,7 @@ class Functions {
   const tf::FunctionLibraryDefinition& library_;
   tf::FunctionLibraryDefinition generated_;
   mutable absl::flat_hash_map<std::string, Effects> effects_;  // by function
+  int64_t spent_ = 0;
 };
 
 }  // namespace symgrad

@@ -63,6 +63,7 @@ class FunctionReader {
     ReadArgs();
     ReadRanges();
     ReadNodes();
+    TF_RETURN_IF_ERROR(exhausted_);
     ReadEdges();
     std::vector<std::vector<Port>> results = ReadResults();
     if (errors_.empty()) {
@@ -87,8 +88,9 @@ class FunctionReader {
 
  private:
   absl::Status Malformed() const {
-    return errors_.ToStatus(absl::StatusCode::kInvalidArgument,
-                            absl::StrCat("function '", f_.name(), "' is malformed"));
+    const bool misses_rules = code_ == absl::StatusCode::kUnimplemented;
+    return errors_.ToStatus(code_, absl::StrCat("function '", f_.name(), "' ",
+                                                misses_rules ? "has gradients that can't be built" : "is malformed"));
   }
 
   // The attrs that instantiate a polymorphic function.
@@ -265,7 +267,7 @@ class FunctionReader {
   bool ResolveGradient(Item* item) {
     const Asked asked = AskedBy(*item->def, item->in, item->out);
     const absl::StatusOr<std::string> gradient = functions_->Gradient(asked.f, asked.wrt, asked.values);
-    if (!gradient.ok()) return NodeError(*item->def, std::string(gradient.status().message())), false;
+    if (!gradient.ok()) return GradientError(*item->def, gradient.status()), false;
     const auto record = functions_->Find(*gradient);
     tf::NodeDef* call = body_->NewDef();
     *call = *item->def;
@@ -455,7 +457,17 @@ class FunctionReader {
     return item.def == nullptr ? Port{item.id + p.index, 0} : Port{item.id, p.index};
   }
 
+  // What can't be differentiated is no mistake of the function that asks; of what is too large nothing more can be
+  // said.
+  void GradientError(const tf::NodeDef& node, const absl::Status& status) {
+    if (status.code() == absl::StatusCode::kResourceExhausted) return exhausted_.Update(status);
+    const bool first = errors_.empty();
+    NodeError(node, std::string(status.message()));
+    if (first) code_ = status.code();
+  }
+
   void NodeError(const tf::NodeDef& node, const std::string& what) {
+    code_ = absl::StatusCode::kInvalidArgument;
     errors_.Add(absl::StrCat("node '", node.name(), "' (op ", node.op(), "): ", what));
   }
 
@@ -468,6 +480,8 @@ class FunctionReader {
   absl::flat_hash_map<std::string, int> by_name_;
   absl::flat_hash_map<std::string, const tf::OpRegistrationData*> ops_;
   Errors errors_;
+  absl::StatusCode code_ = absl::StatusCode::kInvalidArgument;
+  absl::Status exhausted_;
 };
 
 }  // namespace

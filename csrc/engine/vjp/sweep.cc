@@ -31,8 +31,12 @@ class Sweep {
     MarkDependent();
     MarkDivergent();
     AddSeeds();
-    for (int id = body_->num_forward - 1; id >= 0; --id)
+    int made = 0;
+    for (int id = body_->num_forward - 1; id >= 0; --id) {
       if (depends_[id] && !body_->node(id).is_arg()) Visit(id);
+      TF_RETURN_IF_ERROR(exhausted_);
+      TF_RETURN_IF_ERROR(differentiator_->Spend(body_->num_outputs() - std::exchange(made, body_->num_outputs())));
+    }
     if (!errors_.empty()) {
       const std::string what =
           body_->function.empty() ? std::string("the graph") : absl::StrCat("function '", body_->function, "'");
@@ -189,6 +193,8 @@ class Sweep {
   }
 
   void NodeError(int id, absl::StatusCode code, absl::string_view what) {
+    // What is too large, or nested too deeply, is so for all that called it: nothing more can be said of it.
+    if (code == absl::StatusCode::kResourceExhausted) return exhausted_.Update(absl::Status(code, what));
     // An op that nobody can differentiate is for the caller to mend; anything else comes first.
     if (errors_.empty() || code != absl::StatusCode::kUnimplemented) code_ = code;
     errors_.Add(absl::StrCat("node '", body_->name(id), "' (op ", body_->node(id).type(),
@@ -212,6 +218,7 @@ class Sweep {
   std::vector<bool> divergent_;             // by forward node
   std::vector<std::vector<V>> cotangents_;  // by output: what has flowed into it so far
   Errors errors_;
+  absl::Status exhausted_;
   absl::StatusCode code_ = absl::StatusCode::kUnimplemented;
 };
 

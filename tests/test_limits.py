@@ -1,0 +1,140 @@
+"""Functions that are too large, or nested too deeply: an error, in time that is linear, on a small stack."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tensorflow.core.framework import function_pb2, types_pb2
+
+from tests.test_engine import build, chain
+from tf_symgrad import _loader
+
+FLOAT, BOOL = types_pb2.DT_FLOAT, types_pb2.DT_BOOL
+StatusError = _loader.native().StatusError
+RESOURCE_EXHAUSTED = 8
+
+Definitions = list[function_pb2.FunctionDef]
+
+
+def scalar_function(name: str, result: str, dtype: int = FLOAT) -> function_pb2.FunctionDef:
+    f = function_pb2.FunctionDef()
+    f.signature.name = name
+    f.signature.input_arg.add(name="x", type=FLOAT)
+    f.signature.output_arg.add(name="y", type=dtype)
+    f.ret["y"] = result
+    return f
+
+
+def calls(depth: int, times: int = 1) -> Definitions:
+    """Functions each of which calls the one before it so many times."""
+    definitions = [chain(2, "Tanh", "f0")]
+    for k in range(depth):
+        caller = chain(times, "PartitionedCall", f"f{k + 1}")
+        for node in caller.node_def:
+            node.attr["f"].func.name = f"f{k}"
+        definitions.append(caller)
+    return definitions
+
+
+def branches(depth: int) -> Definitions:
+    definitions = [chain(2, "Tanh", "f0")]
+    for k in range(depth):
+        f = scalar_function(f"f{k + 1}", "if:output:0")
+        yes = f.node_def.add(name="yes", op="Const")
+        yes.attr["dtype"].type = yes.attr["value"].tensor.dtype = BOOL
+        yes.attr["value"].tensor.bool_val.append(True)
+        yes.attr["value"].tensor.tensor_shape.SetInParent()
+        node = f.node_def.add(name="if", op="StatelessIf", input=["yes:output:0", "x"])
+        node.attr["Tcond"].type = BOOL
+        for types in ("Tin", "Tout"):
+            node.attr[types].list.type.append(FLOAT)
+        for branch in ("then_branch", "else_branch"):
+            node.attr[branch].func.name = f"f{k}"
+        definitions.append(f)
+    return definitions
+
+
+def loops(depth: int) -> Definitions:
+    condition = scalar_function("condition", "less:z:0", BOOL)
+    condition.node_def.add(name="less", op="Less", input=["x", "x"]).attr["T"].type = FLOAT
+    definitions = [condition, chain(2, "Tanh", "f0")]
+    for k in range(depth):
+        f = scalar_function(f"f{k + 1}", "loop:output:0")
+        node = f.node_def.add(name="loop", op="StatelessWhile", input=["x"])
+        node.attr["T"].list.type.append(FLOAT)
+        node.attr["cond"].func.name, node.attr["body"].func.name = "condition", f"f{k}"
+        definitions.append(f)
+    return definitions
+
+
+def gradients(order: int) -> Definitions:
+    """Gradients of gradients of tanh(x^2)."""
+    f = scalar_function("f0", "tanh:y:0")
+    f.node_def.add(name="square", op="Square", input=["x"]).attr["T"].type = FLOAT
+    f.node_def.add(name="tanh", op="Tanh", input=["square:y:0"]).attr["T"].type = FLOAT
+    definitions = [f]
+    for k in range(order - 1):
+        g = scalar_function(f"f{k + 1}", "g:output:0")
+        g.node_def.add(name="one", op="OnesLike", input=["x"]).attr["T"].type = FLOAT
+        node = g.node_def.add(name="g", op="SymbolicGradient", input=["x", "one:y:0"])
+        node.attr["Tin"].list.type.extend([FLOAT, FLOAT])
+        node.attr["Tout"].list.type.append(FLOAT)
+        node.attr["f"].func.name = f"f{k}"
+        definitions.append(g)
+    return definitions
+
+
+def on_a_small_stack(f: Callable[[], Any]) -> Any:
+    """The result of f, or what it raises, on a thread with a stack of 1 MB."""
+    outcome: list[Any] = []
+
+    def run() -> None:
+        try:
+            outcome.append(f())
+        except StatusError as error:
+            outcome.append(error)
+
+    before = threading.stack_size(1 << 20)
+    try:
+        thread = threading.Thread(target=run)
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    thread.join()
+    return outcome[0]
+
+
+@pytest.mark.parametrize("nest", [calls, branches, loops])
+def test_deeply_nested(nest: Callable[[int], Definitions]) -> None:
+    depth = 90
+    assert on_a_small_stack(lambda: build(nest(depth), f"f{depth}")).function
+
+
+@pytest.mark.parametrize("nest", [calls, branches, loops])
+def test_too_deeply_nested(nest: Callable[[int], Definitions]) -> None:
+    depth = 10_000
+    error = on_a_small_stack(lambda: build(nest(depth), f"f{depth}"))
+    code, message = error.args
+    assert code == RESOURCE_EXHAUSTED
+    assert "more than 200 nested calls" in message
+    assert len(message) < 300
+
+
+@pytest.mark.parametrize("definitions", [calls(30, times=2), gradients(60)], ids=["calls", "orders"])
+def test_exponential(definitions: Definitions, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TF_SYMGRAD_MAX_NODES", "20000")
+    error = on_a_small_stack(lambda: build(definitions, definitions[-1].signature.name))
+    code, message = error.args
+    assert code == RESOURCE_EXHAUSTED
+    assert "more than 20000 nodes" in message
+    assert "TF_SYMGRAD_MAX_NODES" in message
+    assert len(message) < 400
+
+
+def test_bound_can_be_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TF_SYMGRAD_MAX_NODES", "100")
+    with pytest.raises(StatusError, match="more than 100 nodes"):
+        build([chain(200)], "chain")
+    monkeypatch.setenv("TF_SYMGRAD_MAX_NODES", "10000")
+    assert build([chain(200)], "chain").function
