@@ -14,7 +14,11 @@ RULES = [
     "csrc/rules/random.cc",
     "csrc/rules/signal.cc",
     "csrc/rules/sparse.cc",
+    "csrc/rules/traits/arrays.cc",
+    "csrc/rules/traits/cost.cc",
+    "csrc/rules/traits/effects.cc",
     "csrc/rules/traits/finite.cc",
+    "csrc/rules/traits/trait.cc",
 ]
 
 ENGINE = [
@@ -85,6 +89,8 @@ PUBLIC_HEADERS = [
     "csrc/engine/gradient.h",
     "csrc/engine/gradient_function.h",
     "csrc/rules/rule.h",
+    "csrc/rules/traits/finite.h",
+    "csrc/rules/traits/trait.h",
 ]
 
 # TensorFlow headers that cost seconds a file to parse, precompiled once for ENGINE.

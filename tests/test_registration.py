@@ -68,6 +68,26 @@ MISTAKES = RULES.replace(
 )
 CLASH = RULES.replace("kRules[] = {", "kRules[] = {UNARY(Sin, dy) ")
 
+# Of the trait `cheap`, and of one that asks the node.
+TRAITS = (
+    RULES.replace(
+        '#include "csrc/rules/rule.h"',
+        '#include "csrc/rules/rule.h"\n#include "csrc/rules/traits/finite.h"\n#include "csrc/rules/traits/trait.h"',
+    )
+    .replace(
+        "SYMGRAD_REGISTER(kRules)",
+        """SYMGRAD_REGISTER(kRules)
+constexpr Trait kTraits[] = {
+    cheap("SymgradTest>Power"),
+    diverges("SymgradTest>Power", [](const Op& o) { return o.integer("exponent") < 0 && !Positive(o.in(0)); }),
+};
+SYMGRAD_REGISTER_TRAITS(kTraits)""",
+    )
+    .replace("return {o.dy() * n * op(", "return {times(o.dy(), n * op(")
+    .replace("n - 1))}", "n - 1)))}")
+)
+TRAIT_CLASH = TRAITS.replace("kTraits[] = {", 'kTraits[] = {effects("Print", kNoEffects),')
+
 USE = """
 import sys
 import tensorflow as tf
@@ -109,6 +129,27 @@ near(df(x), once)
 near(tf_symgrad.symbolic_gradient([x, tf.ones_like(x)], f=df)[0], twice)
 near(ddf(x), twice)
 print("right")
+"""
+
+USE_TRAITS = """
+import sys
+import tensorflow as tf
+import tf_symgrad
+from tests import structure
+
+power = tf.load_op_library(sys.argv[1]).symgrad_test_power
+x = tf.constant([2.0, 0.0], tf.float64)
+(dx,) = tf_symgrad.symbolic_gradient([x], f=lambda x: tf.reduce_sum(tf.where(x > 0, power(x, exponent=-1), 0)))
+print(dx.numpy() + 0.0)
+
+
+def f(x):
+    return tf.while_loop(lambda i, s: i < 5, lambda i, s: (i + 1, tf.sin(s) * power(s, exponent=2)), (0, x))[1]
+
+
+forward = structure.concrete(f, [x])
+_, added = structure.build_gradient(structure.library(forward), forward.name)
+print(sum(node.op == "TensorListPushBack" for node in structure.nodes(added)))
 """
 
 MISTAKEN = """
@@ -182,6 +223,24 @@ def test_a_second_rule_for_an_op_is_an_error(ops: str, tmp_path: Path) -> None:
     done = use(link(ops, tmp_path, CLASH), "last")
     assert "more than one rule for: Sin in csrc/rules/math.cc and in " in done.stderr
     assert "/rules.cc" in done.stderr
+
+
+def test_a_library_brings_traits_for_its_ops(ops: str, tmp_path: Path) -> None:
+    """Where x^-1 is infinite and not used, nothing comes of it; a loop computes a power again that it would keep."""
+    stacks = []
+    for rules, unused in (TRAITS, "0."), (RULES, "nan"):
+        (tmp_path / unused).mkdir()
+        done = use(link(ops, tmp_path / unused, rules), "last", USE_TRAITS)
+        assert done.stdout, done.stderr[-2000:]
+        dx, count = done.stdout.splitlines()
+        assert dx.strip("[]").split() == ["-0.25", unused]
+        stacks.append(int(count))
+    assert stacks[0] < stacks[1]
+
+
+def test_a_second_trait_of_a_kind_is_an_error(ops: str, tmp_path: Path) -> None:
+    done = use(link(ops, tmp_path, TRAIT_CLASH), "last")
+    assert "more than one trait of a kind for: Print in csrc/rules/traits/effects.cc and in " in done.stderr
 
 
 def test_a_mistake_of_a_rule_is_named(ops: str, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@
 #include "csrc/engine/vjp/sweep.h"
 #include "csrc/engine/write/author.h"
 #include "csrc/engine/write/export.h"
+#include "csrc/rules/traits/arrays.h"
 #include "xla/tsl/lib/strings/proto_serialization.h"
 
 namespace symgrad {
@@ -107,7 +108,7 @@ std::vector<Port> ArgPorts(const std::vector<int>& args) {
 }  // namespace
 
 V ZerosOf(const V& x, tf::DataType dtype, tf::DataType flow) {
-  if (flow != tf::DT_INVALID) return EmptyList(flow);
+  if (flow != tf::DT_INVALID) return EmptyList(static_cast<DType>(flow));
   return x.dtype() == DType::kResource ? zeros(ShapeOf(x), static_cast<DType>(dtype)) : zeros_like(x);
 }
 
@@ -268,7 +269,7 @@ absl::StatusOr<SplitVjp> Differentiator::BuildSplit(const tf::NameAttrList& f, c
   split.indices.assign(args.size(), -1);
   std::vector<bool> invariant;
   for (const int i : inputs) invariant.push_back(loop != nullptr && loop->invariant[i]);
-  const RowSums sums = FindRowSums(*body, gradients, invariant);
+  const RowSums sums = FindRowSums(body.get(), gradients, invariant);
   for (size_t k = 0; k < gradients.size(); ++k) {
     const bool sparse = static_cast<bool>(indices[k]), late = sums.transformed[k];
     std::vector<Port>& results = late ? finish.results : pullback.results;

@@ -2,48 +2,10 @@
 
 #include <algorithm>
 
-#include "absl/container/flat_hash_map.h"
-#include "absl/strings/match.h"
-#include "absl/strings/string_view.h"
-
 namespace symgrad {
 namespace {
 
 namespace tf = ::tensorflow;
-
-const absl::flat_hash_map<absl::string_view, Effects>& KnownOps() {
-  static const auto* const ops = new absl::flat_hash_map<absl::string_view, Effects>{
-      {"Assert", kChecks},
-      {"CheckNumerics", kChecks},
-      {"CheckNumericsV2", kChecks},
-      {"EnsureShape", kChecks},
-      // What only looks at a variable or a table.
-      {"LookupTableExportV2", kReads},
-      {"LookupTableFindV2", kReads},
-      {"LookupTableSizeV2", kReads},
-      {"ReadVariableOp", kReads},
-      {"ResourceGather", kReads},
-      {"ResourceGatherNd", kReads},
-      {"VarIsInitializedOp", kReads},
-      {"VariableShape", kNoEffects},  // shapes stay
-      // What the world sees.
-      {"AudioSummary", kShows},
-      {"AudioSummaryV2", kShows},
-      {"HistogramSummary", kShows},
-      {"ImageSummary", kShows},
-      {"Print", kShows},
-      {"PrintV2", kShows},
-      {"ScalarSummary", kShows},
-      {"TensorSummary", kShows},
-      {"TensorSummaryV2", kShows},
-  };
-  return *ops;
-}
-
-// Arrays are ordered by their flows; collectives are functions of their inputs, which several processes compute.
-bool IsOrderedByData(absl::string_view op) {
-  return absl::StartsWith(op, "TensorArray") || absl::StartsWith(op, "Collective") || absl::StartsWith(op, "Nccl");
-}
 
 bool TakesResource(const tf::OpDef& op) {
   return std::any_of(op.input_arg().begin(), op.input_arg().end(),
@@ -62,9 +24,9 @@ bool MakesHandle(const tf::OpDef& op) {
 }  // namespace
 
 Effects EffectsOfOp(const tf::OpDef& op) {
-  const auto known = KnownOps().find(op.name());
-  if (known != KnownOps().end()) return known->second;
-  if (!op.is_stateful() || IsOrderedByData(op.name()) || MakesHandle(op)) return kNoEffects;
+  if (const Trait* said = FindTrait(op.name(), Trait::kEffects)) return static_cast<Effects>(said->bits);
+  const bool ordered_by_data = HasTrait(op.name(), Trait::kArray);  // by its flow
+  if (!op.is_stateful() || ordered_by_data || MakesHandle(op)) return kNoEffects;
   return IsRandom(op) && !TakesResource(op) ? kNoEffects : kStateful;
 }
 

@@ -1,25 +1,17 @@
 // What a node does and sees besides what goes over its edges.
 #pragma once
 
-#include <cstdint>
 #include <string>
 #include <vector>
 
+#include "csrc/rules/traits/trait.h"
 #include "tensorflow/core/framework/attr_value.pb.h"
 #include "tensorflow/core/framework/node_def.pb.h"
 #include "tensorflow/core/framework/op.h"
 
 namespace symgrad {
 
-// A set of these.
-enum Effect : uint8_t {
-  kChecks = 1,  // refuses some of its inputs
-  kReads = 2,   // what it computes hangs on state that others may change
-  kWrites = 4,  // changes such state
-  kShows = 8,   // tells the world: prints, summaries
-};
-using Effects = uint8_t;
-inline constexpr Effects kNoEffects = 0, kStateful = kReads | kWrites, kAllEffects = kChecks | kStateful | kShows;
+inline constexpr Effects kStateful = kReads | kWrites, kAllEffects = kChecks | kStateful | kShows;
 inline constexpr Effects kChanges = kWrites | kShows;  // what is not to happen a second time without need
 
 // Of an op that stands for no function. A random op is stateful, but its draws are its own, and nobody's business.

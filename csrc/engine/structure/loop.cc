@@ -14,6 +14,7 @@
 #include "csrc/engine/structure/trip_count.h"
 #include "csrc/engine/tensorflow1/flows.h"
 #include "csrc/engine/write/author.h"
+#include "csrc/rules/traits/arrays.h"
 
 namespace symgrad {
 namespace {
@@ -127,7 +128,9 @@ class LoopSplit {
     return tf::PartialTensorShape({plan_.trips.most}).Concatenate(stack.shape);
   }
 
-  V ZerosLike(size_t i, const V& x) const { return plan_.is_flow(i) ? EmptyList(plan_.flows[i]) : op("ZerosLike", x); }
+  V ZerosLike(size_t i, const V& x) const {
+    return plan_.is_flow(i) ? EmptyList(static_cast<DType>(plan_.flows[i])) : op("ZerosLike", x);
+  }
   V Sum(size_t i, FunctionAuthor* author, const Values& parts) const {
     return plan_.is_flow(i) ? SumOfLists(parts) : (*author)->Sum(parts);
   }

@@ -5,12 +5,12 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
-#include "csrc/rules/rule.h"
+#include "csrc/rules/traits/trait.h"
 
 namespace symgrad {
 namespace {
 
-bool IsArrayOp(const std::string& op) { return absl::StartsWith(op, "TensorArray"); }
+bool IsArrayOp(const std::string& op) { return HasTrait(op, Trait::kArray); }
 
 // Outputs that are one flow, of which some is known to be one: all are.
 class Marks {
@@ -145,24 +145,8 @@ bool UsesGradientArray(const Body& body, const Node& node) {
   if (body.flows.empty()) return false;
   return std::any_of(node.inputs.begin(), node.inputs.end(), [&](Port p) {
     while (!body.node(p.node).is_arg() && body.node(p.node).type() == "Identity") p = body.node(p.node).inputs[0];
-    return p.index == 0 && !body.node(p.node).is_arg() && absl::StartsWith(body.node(p.node).type(), "TensorArrayGrad");
+    return p.index == 0 && !body.node(p.node).is_arg() && HasTrait(body.node(p.node).type(), Trait::kGradientArray);
   });
-}
-
-V EmptyList(tf::DataType element) {
-  return op("TensorListReserve", -1, 0, Attr("element_dtype", static_cast<DType>(element)),
-            Attr("shape_type", DType::kInt32));
-}
-
-V SumOfLists(const Values& lists) {
-  V length;
-  for (const V& l : lists) {
-    const V n = op("TensorListLength", l);
-    length = length ? maximum(length, n) : n;
-  }
-  Values extended;
-  for (const V& l : lists) extended.push_back(op("TensorListResize", l, length));
-  return extended.size() == 1 ? lists[0] : op("AddN", list(extended));
 }
 
 }  // namespace symgrad

@@ -9,7 +9,6 @@
 #pragma once
 
 #include "csrc/engine/library/functions.h"
-#include "csrc/rules/rule.h"
 
 namespace symgrad {
 
@@ -22,9 +21,5 @@ Flows FindFlows(Functions* functions, Body* body);
 // Whether a node takes a gradient array, one that TensorFlow itself made for the gradients of another. Its flow is that
 // of the other array, and a list can't tell the elements of the two.
 bool UsesGradientArray(const Body& body, const Node& node);
-
-// Cotangents of flows: zeros, in a list of no length, and the sum of lists of any lengths.
-V EmptyList(tf::DataType element);
-V SumOfLists(const Values& lists);
 
 }  // namespace symgrad

@@ -6,56 +6,10 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
+#include "csrc/rules/traits/trait.h"
 
 namespace symgrad {
 namespace {
-
-// Ops that cost no more than to read their inputs and write their output.
-bool IsCheap(const std::string& op) {
-  static const auto* const cheap = new absl::flat_hash_set<std::string>{"Add",
-                                                                        "AddV2",
-                                                                        "BroadcastTo",
-                                                                        "Cast",
-                                                                        "ConcatV2",
-                                                                        "Conj",
-                                                                        "Equal",
-                                                                        "ExpandDims",
-                                                                        "Fill",
-                                                                        "GatherV2",
-                                                                        "Greater",
-                                                                        "GreaterEqual",
-                                                                        "Identity",
-                                                                        "Imag",
-                                                                        "Less",
-                                                                        "LessEqual",
-                                                                        "LogicalAnd",
-                                                                        "LogicalNot",
-                                                                        "LogicalOr",
-                                                                        "Mul",
-                                                                        "Neg",
-                                                                        "NotEqual",
-                                                                        "OnesLike",
-                                                                        "Pack",
-                                                                        "Rank",
-                                                                        "Real",
-                                                                        "Relu",
-                                                                        "Reshape",
-                                                                        "Select",
-                                                                        "SelectV2",
-                                                                        "Shape",
-                                                                        "ShapeN",
-                                                                        "Sign",
-                                                                        "Size",
-                                                                        "Slice",
-                                                                        "Square",
-                                                                        "Squeeze",
-                                                                        "StopGradient",
-                                                                        "StridedSlice",
-                                                                        "Sub",
-                                                                        "TensorListGetItem",
-                                                                        "ZerosLike"};
-  return cheap->contains(op);
-}
 
 class Cutter {
  public:
@@ -107,10 +61,18 @@ class Cutter {
         return body_.output(p).dtype == tf::DT_RESOURCE ? constant[p.node] : invariant_[p.node];
       };
       const bool looks =
-          !n.op->op_def.is_stateful() || functions_.EffectsOf(body_, id) == kReads || n.type() == "VariableShape";
+          !n.op->op_def.is_stateful() || functions_.EffectsOf(body_, id) == kReads || MeasuresVariable(n);
       const bool settled = n.type() == "Const" || (n.controls.empty() && !n.inputs.empty() && looks);
       invariant_[id] = settled && std::all_of(n.inputs.begin(), n.inputs.end(), same);
     }
+  }
+
+  // What does nothing with a resource that it is given only tells what stays, such as the shape of a variable.
+  bool MeasuresVariable(const Node& n) const {
+    const Trait* effects = FindTrait(n.type(), Trait::kEffects);
+    return effects != nullptr && effects->bits == kNoEffects &&
+           std::any_of(n.inputs.begin(), n.inputs.end(),
+                       [&](Port p) { return body_.output(p).dtype == tf::DT_RESOURCE; });
   }
 
   // Walks back from the gradients to where the pullback ends.
@@ -158,7 +120,7 @@ class Cutter {
     const Node& n = body_.node(p.node);
     if (n.is_arg()) return taken_[p.node] || free_[p.node];
     if (n.type() == "Const" || kept_.contains(body_.output_index(p))) return true;
-    if (depth >= kMaxDepth || !IsCheap(n.type()) || !n.controls.empty()) return false;
+    if (depth >= kMaxDepth || !HasTrait(n.type(), Trait::kCheap) || !n.controls.empty()) return false;
     const auto [known, added] = follows_.try_emplace({p.node, depth}, false);
     if (!added) return known->second;
     const bool follows = std::all_of(n.inputs.begin(), n.inputs.end(), [&](Port q) { return Follows(q, depth + 1); });

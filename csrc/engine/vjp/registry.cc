@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/synchronization/mutex.h"
+#include "csrc/rules/traits/trait.h"
 
 namespace symgrad {
 namespace {
@@ -64,12 +65,14 @@ std::vector<std::pair<std::string, bool>> RegisteredRules() {
 int NumRules() {
   Registry& all = Rules();
   absl::ReaderMutexLock lock(&all.mutex);
-  return static_cast<int>(all.entries.size());
+  return static_cast<int>(all.entries.size()) + NumTraits();
 }
 
 absl::Status CheckRegistry() {
   Registry& all = Rules();
   absl::ReaderMutexLock lock(&all.mutex);
+  if (const std::string traits = TraitConflicts(); !traits.empty())
+    return absl::InternalError(absl::StrCat("more than one trait of a kind for: ", traits));
   if (all.conflicts.empty()) return absl::OkStatus();
   return absl::InternalError(absl::StrCat("more than one rule for: ", absl::StrJoin(all.conflicts, "; ")));
 }

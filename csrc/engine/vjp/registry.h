@@ -20,10 +20,10 @@ std::vector<std::pair<std::string, bool>> RegisteredRules();
 // Calls `observer` with every rule that there is, and with each that another library brings later. One observer.
 void ObserveRules(void (*observer)(const Rule&));
 
-// How many rules there are: a library that brings more may change what was built before.
+// How many rules and traits there are: a library that brings more may change what was built before.
 int NumRules();
 
-// An error if two tables have a rule for the same op: which one would be used must not depend on the order of loading.
+// An error if two tables have a rule, or a trait of one kind, for the same op: which one would be used must not depend on the order of loading.
 absl::Status CheckRegistry();
 
 }  // namespace symgrad

@@ -6,42 +6,20 @@
 #include <utility>
 
 #include "absl/container/node_hash_map.h"
+#include "csrc/engine/emit/builder.h"
+#include "csrc/rules/traits/trait.h"
 
 namespace symgrad {
 namespace {
 
-bool Flag(const Node& n, const char* attr) {
-  const auto it = n.def->attr().find(attr);
-  return it != n.def->attr().end() && it->second.b();
-}
-
 bool IsConstant(const Body& body, Port p) { return !body.node(p.node).is_arg() && body.node(p.node).type() == "Const"; }
 
-// Whether a reduction is one over dimension 0, and perhaps others.
-bool ReducesRows(const Body& body, const Node& n) {
-  const IntsPtr axes = body.output(n.inputs[1]).ints;
-  if (axes == nullptr || Flag(n, "keep_dims")) return false;
-  const int64_t rank = body.rank(n.inputs[0]);
-  return std::any_of(axes->elements.begin(), axes->elements.end(), [&](const Ints::Element& axis) {
-    return axis.known() && (axis.value == 0 || axis.value + rank == 0);
-  });
+// The inputs whose rows an op sums over, so that op(rows_1) + op(rows_2) = op(rows_1 and rows_2): a set of bits, empty
+// if it does not.
+unsigned RowInputs(int node) {
+  const Trait* sums = FindTrait(Op(node), Trait::kSumsRows);
+  return sums == nullptr ? 0 : sums->bits;
 }
-
-// The inputs whose rows an op sums over, so that op(rows_1) + op(rows_2) = op(rows_1 and rows_2); empty if it does not.
-std::vector<int> RowInputs(const Body& body, const Node& n) {
-  const std::string& op = n.type();
-  if (op == "MatMul")
-    return Flag(n, "transpose_a") && !Flag(n, "transpose_b") ? std::vector<int>{0, 1} : std::vector<int>{};
-  if (op == "Sum") return ReducesRows(body, n) ? std::vector<int>{0} : std::vector<int>{};
-  if (op == "BiasAddGrad") return {0};
-  if (op == "Conv2DBackpropFilter" || op == "Conv3DBackpropFilterV2" || op == "DepthwiseConv2dNativeBackpropFilter")
-    return {0, 2};
-  return {};
-}
-
-bool IsSum(const std::string& op) { return op == "AddV2" || op == "Add" || op == "AddN"; }
-// Of its input 0, where the others are constants.
-bool IsLinear(const std::string& op) { return op == "Identity" || op == "Neg" || op == "Reshape" || op == "Transpose"; }
 
 int64_t Size(const Body& body, Port p) {
   int64_t size = 1;
@@ -80,14 +58,15 @@ class Finder {
     constexpr size_t kMaxOperands = 64;
     const Node& n = body_.node(p.node);
     if (p.node < body_.num_forward || n.is_arg() || depth > kMaxDepth) return std::nullopt;
-    if (const std::vector<int> rows = RowInputs(body_, n); !rows.empty()) return OfTerm(n, rows);
-    const size_t count = IsSum(n.type()) ? n.inputs.size() : IsLinear(n.type()) ? 1 : 0;
+    if (const unsigned rows = RowInputs(p.node)) return OfTerm(n, rows);
+    const bool adds = HasTrait(n.type(), Trait::kAdds);
+    const size_t count = adds ? n.inputs.size() : HasTrait(n.type(), Trait::kLinear) ? 1 : 0;
     std::vector<Port> operands;
     for (size_t i = 0; i < n.inputs.size(); ++i) {
       if (i >= count && !IsConstant(body_, n.inputs[i])) return std::nullopt;
       if (i >= count) continue;
       // A sum of different shapes broadcasts: then it does more than add up.
-      if (IsSum(n.type()) && !body_.SameShape(n.inputs[i], p)) return std::nullopt;
+      if (adds && !body_.SameShape(n.inputs[i], p)) return std::nullopt;
       const Operands& more = Find(n.inputs[i], depth + 1);
       if (!more) return std::nullopt;
       for (const Port& q : *more)
@@ -98,10 +77,10 @@ class Finder {
     return operands;
   }
 
-  Operands OfTerm(const Node& n, const std::vector<int>& rows) const {
+  Operands OfTerm(const Node& n, unsigned rows) const {
     std::vector<Port> operands;
     for (size_t i = 0; i < n.inputs.size(); ++i) {
-      const bool is_operand = std::find(rows.begin(), rows.end(), static_cast<int>(i)) != rows.end();
+      const bool is_operand = rows >> i & 1;
       if (is_operand ? !HasKnownRows(body_, n.inputs[i]) : !IsConstant(body_, n.inputs[i])) return std::nullopt;
       if (is_operand) operands.push_back(n.inputs[i]);
     }
@@ -114,7 +93,10 @@ class Finder {
 
 }  // namespace
 
-RowSums FindRowSums(const Body& body, const std::vector<Port>& gradients, const std::vector<bool>& invariant) {
+RowSums FindRowSums(Body* body_of_loop, const std::vector<Port>& gradients, const std::vector<bool>& invariant) {
+  const Body& body = *body_of_loop;
+  Builder reader(body_of_loop);  // traits ask it
+  const Builder::Scope scope(&reader);
   RowSums sums;
   sums.transformed.assign(gradients.size(), false);
   std::vector<std::optional<std::vector<Port>>> operands(gradients.size());

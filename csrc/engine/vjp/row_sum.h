@@ -17,6 +17,6 @@ struct RowSums {
 
 // Which of `gradients`, tensors of the pullback of a loop's body, are such sums, and worth it: where the operands of
 // one iteration are smaller than the gradient that each iteration would add up.
-RowSums FindRowSums(const Body& body, const std::vector<Port>& gradients, const std::vector<bool>& invariant);
+RowSums FindRowSums(Body* body, const std::vector<Port>& gradients, const std::vector<bool>& invariant);
 
 }  // namespace symgrad

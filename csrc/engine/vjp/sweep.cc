@@ -8,7 +8,8 @@
 #include "csrc/engine/body/node_check.h"
 #include "csrc/engine/tensorflow1/flows.h"
 #include "csrc/engine/vjp/registry.h"
-#include "csrc/rules/traits/finite.h"
+#include "csrc/rules/traits/arrays.h"
+#include "csrc/rules/traits/trait.h"
 #include "tensorflow/core/framework/types.h"
 
 namespace symgrad {
@@ -71,11 +72,11 @@ class Sweep {
   void MarkDivergent() {
     divergent_.assign(body_->num_nodes(), false);
     for (int id = 0; id < body_->num_forward; ++id)
-      if (!body_->node(id).is_arg()) divergent_[id] = MayDiverge(id) && !Mixes(Op(id));
+      if (!body_->node(id).is_arg()) divergent_[id] = MayDiverge(id) && !FindTrait(Op(id), Trait::kMixes);
   }
 
   bool MayDiverge(int id) const {
-    if (Diverges(Op(id))) return true;
+    if (FindTrait(Op(id), Trait::kDiverges)) return true;
     for (const Port& p : body_->node(id).inputs)
       if (divergent_[p.node]) return true;
     return false;

@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <string>
-#include <unordered_map>
 #include <unordered_set>
+
+#include "csrc/rules/traits/trait.h"
 
 namespace symgrad {
 namespace {
@@ -110,60 +111,6 @@ bool IsFlat(const V& x, int depth) {
   return false;
 }
 
-enum class Pole { kAnywhere, kNotPositive, kNotPositiveDivisor };
-
-const std::unordered_map<std::string, Pole>& Poles() {
-  static const auto* const poles = new std::unordered_map<std::string, Pole>{
-      // Where they overflow, or end, or at poles beyond zero.
-      {"Acos", Pole::kAnywhere},
-      {"Acosh", Pole::kAnywhere},
-      {"Asin", Pole::kAnywhere},
-      {"Atanh", Pole::kAnywhere},
-      {"BesselI0", Pole::kAnywhere},
-      {"BesselI1", Pole::kAnywhere},
-      {"Betainc", Pole::kAnywhere},
-      {"Cosh", Pole::kAnywhere},
-      {"Erfinv", Pole::kAnywhere},
-      {"Exp", Pole::kAnywhere},
-      {"Expm1", Pole::kAnywhere},
-      {"Igamma", Pole::kAnywhere},
-      {"Igammac", Pole::kAnywhere},
-      {"InvGrad", Pole::kAnywhere},
-      {"Ndtri", Pole::kAnywhere},
-      {"ReciprocalGrad", Pole::kAnywhere},
-      {"RsqrtGrad", Pole::kAnywhere},
-      {"Sinh", Pole::kAnywhere},
-      // Not where their operand is positive.
-      {"BesselK0", Pole::kNotPositive},
-      {"BesselK0e", Pole::kNotPositive},
-      {"BesselK1", Pole::kNotPositive},
-      {"BesselK1e", Pole::kNotPositive},
-      {"BesselY0", Pole::kNotPositive},
-      {"BesselY1", Pole::kNotPositive},
-      {"Digamma", Pole::kNotPositive},
-      {"Expint", Pole::kNotPositive},
-      {"Inv", Pole::kNotPositive},
-      {"Lgamma", Pole::kNotPositive},
-      {"Log", Pole::kNotPositive},
-      {"Reciprocal", Pole::kNotPositive},
-      {"Rsqrt", Pole::kNotPositive},
-      {"Spence", Pole::kNotPositive},
-      {"Sqrt", Pole::kNotPositive},
-      {"SqrtGrad", Pole::kNotPositive},
-      // Not where their second operand is.
-      {"Div", Pole::kNotPositiveDivisor},
-      {"FloorMod", Pole::kNotPositiveDivisor},
-      {"Mod", Pole::kNotPositiveDivisor},
-      {"Polygamma", Pole::kNotPositiveDivisor},
-      {"RealDiv", Pole::kNotPositiveDivisor},
-      {"TruncateMod", Pole::kNotPositiveDivisor},
-      {"Xdivy", Pole::kNotPositiveDivisor},
-      {"Xlogy", Pole::kNotPositiveDivisor},
-      {"Zeta", Pole::kNotPositiveDivisor},
-  };
-  return *poles;
-}
-
 // A power of whole exponent is a polynomial.
 bool IsWhole(const V& exponent) {
   const auto bounds = exponent.is_tensor() ? Op(exponent.node()).bounds() : std::nullopt;
@@ -175,29 +122,83 @@ bool IsNotZero(const V& x) {
   return bounds ? bounds->first > 0 || bounds->second < 0 : Positive(x);
 }
 
+bool NotPositive(const Op& o) { return !Positive(o.in(0)); }
+bool MayDivideByZero(const Op& o) { return !IsNotZero(o.in(1)); }
+
+constexpr Trait kTraits[] = {
+    // Where they overflow, or end, or at poles beyond zero.
+    diverges("Acos"),
+    diverges("Acosh"),
+    diverges("Asin"),
+    diverges("Atanh"),
+    diverges("BesselI0"),
+    diverges("BesselI1"),
+    diverges("Betainc"),
+    diverges("Cosh"),
+    diverges("Erfinv"),
+    diverges("Exp"),
+    diverges("Expm1"),
+    diverges("Igamma"),
+    diverges("Igammac"),
+    diverges("InvGrad"),
+    diverges("Ndtri"),
+    diverges("ReciprocalGrad"),
+    diverges("RsqrtGrad"),
+    diverges("Sinh"),
+
+    // Not where their operand is positive.
+    diverges("BesselK0", NotPositive),
+    diverges("BesselK0e", NotPositive),
+    diverges("BesselK1", NotPositive),
+    diverges("BesselK1e", NotPositive),
+    diverges("BesselY0", NotPositive),
+    diverges("BesselY1", NotPositive),
+    diverges("Digamma", NotPositive),
+    diverges("Expint", NotPositive),
+    diverges("Inv", NotPositive),
+    diverges("Lgamma", NotPositive),
+    diverges("Log", NotPositive),
+    diverges("Reciprocal", NotPositive),
+    diverges("Rsqrt", NotPositive),
+    diverges("Spence", NotPositive),
+    diverges("Sqrt", NotPositive),
+    diverges("SqrtGrad", NotPositive),
+
+    // Not where their second operand is.
+    diverges("Div", MayDivideByZero),
+    diverges("FloorMod", MayDivideByZero),
+    diverges("Mod", MayDivideByZero),
+    diverges("Polygamma", MayDivideByZero),
+    diverges("RealDiv", MayDivideByZero),
+    diverges("TruncateMod", MayDivideByZero),
+    diverges("Xdivy", MayDivideByZero),
+    diverges("Xlogy", MayDivideByZero),
+    diverges("Zeta", MayDivideByZero),
+
+    diverges("Atan", [](const Op& o) { return IsComplex(o.in(0).dtype()); }),  // at i and -i
+    diverges("Log1p", [](const Op& o) { return !NonNegative(o.in(0)); }),
+    diverges("Pow", [](const Op& o) { return !IsWhole(o.in(1)) && !Positive(o.in(0)); }),
+    diverges("Xlog1py", [](const Op& o) { return !NonNegative(o.in(1)); }),
+
+    mixes("BatchMatMul"),
+    mixes("BatchMatMulV2"),
+    mixes("BatchMatMulV3"),
+    mixes("Conv"),
+    mixes("Conv2D"),
+    mixes("Conv3D"),
+    mixes("DepthwiseConv2dNative"),
+    mixes("Einsum"),
+    mixes("LogSoftmax"),
+    mixes("MatMul"),
+    mixes("Softmax"),
+    mixes("XlaEinsum"),
+};
+SYMGRAD_REGISTER_TRAITS(kTraits)
+
 }  // namespace
 
 bool Positive(const V& x) { return IsPositive(x, kDepth); }
 bool NonNegative(const V& x) { return IsNonNegative(x, kDepth); }
 bool Flat(const V& x) { return IsFlat(x, kDepth); }
-
-bool Diverges(const Op& o) {
-  const std::string& type = o.op_type();
-  if (type == "Pow") return !IsWhole(o.in(1)) && !Positive(o.in(0));
-  if (type == "Log1p") return !NonNegative(o.in(0));
-  if (type == "Xlog1py") return !NonNegative(o.in(1));
-  if (type == "Atan") return IsComplex(o.in(0).dtype());  // at i and -i
-  const auto pole = Poles().find(type);
-  if (pole == Poles().end()) return false;
-  if (pole->second == Pole::kAnywhere) return true;
-  return pole->second == Pole::kNotPositive ? !Positive(o.in(0)) : !IsNotZero(o.in(1));
-}
-
-bool Mixes(const Op& o) {
-  static const auto* const mixing =
-      new Names{"BatchMatMul",           "BatchMatMulV2", "BatchMatMulV3", "Conv",   "Conv2D",  "Conv3D",
-                "DepthwiseConv2dNative", "Einsum",        "LogSoftmax",    "MatMul", "Softmax", "XlaEinsum"};
-  return mixing->count(o.op_type()) > 0;
-}
 
 }  // namespace symgrad

@@ -9,13 +9,6 @@
 
 namespace symgrad {
 
-// Whether the op, of finite values, may give infinite ones or NaN, or have a derivative that is.
-bool Diverges(const Op& o);
-
-// Whether each of the op's results is made of many values, so that a NaN of one is in all and no rule can undo that:
-// products of matrices, convolutions.
-bool Mixes(const Op& o);
-
 // Sure to be > 0, and >= 0, if it is not NaN.
 bool Positive(const V& x);
 bool NonNegative(const V& x);
