@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -308,3 +309,81 @@ def test_the_program(tmp_path: Path) -> None:
     done = tf_symgrad_command("inspect", str(tmp_path / "nowhere"))
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+LOST = """
+import sys
+import tensorflow as tf
+
+
+class Model(tf.Module):
+    def __init__(self):
+        super().__init__()
+        self.v = tf.Variable([1.0, 2.0, 3.0], name="v")
+
+    @tf.function(input_signature=[tf.TensorSpec([3], name="x")])
+    def run(self, x):
+        v = self.v
+
+        @tf.custom_gradient
+        def scaled(x):
+            return x * v, lambda dy, variables: (5.0 * dy * v, [dy])
+
+        @tf.custom_gradient
+        def times_seven(x):
+            return x * 1.0, lambda dy: 7.0 * dy
+
+        return {"y": tf.reduce_sum(times_seven(scaled(x)))}
+
+
+model = Model()
+options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+tf.saved_model.save(model, sys.argv[1], signatures={"serving_default": model.run}, options=options)
+"""
+BY_HAND = """
+import tensorflow as tf
+
+def scaled(op, dy, *rest):
+    y, x, v = op.inputs
+    return [None, 5.0 * dy * v, dy]
+
+def times_seven(op, dy, *rest):
+    return [None, 7.0 * dy]
+"""
+
+
+def test_custom_gradients_that_were_not_saved_are_given_by_hand(tmp_path: Path, capsys: Any) -> None:
+    """In another process than the one that saved the model, as its gradients would be known there."""
+    done = subprocess.run([sys.executable, "-c", LOST, str(tmp_path / "model")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    arguments = ("add-gradient", "--saved-model", tmp_path / "model", "--out", tmp_path / "out")
+    status, _, error = run(capsys, *arguments)
+    assert status == 2
+    names = dict(
+        zip(("times_seven", "scaled"), re.findall(r"its gradient is '(CustomGradient-\d+)'", error), strict=True)
+    )
+    assert "--gradient NAME=FILE.py:FUNCTION" in error
+    (tmp_path / "by_hand.py").write_text(BY_HAND)
+    given = [x for f, name in names.items() for x in ("--gradient", f"{name}={tmp_path}/by_hand.py:{f}")]
+    status, _, error = run(capsys, *arguments, *given)
+    assert status == 0, error
+    got = serve(tmp_path, tmp_path / "out", x=X[0])
+    np.testing.assert_allclose(got["gradient_x"], 35 * np.float32([1, 2, 3]))
+    np.testing.assert_allclose(got["gradient_v"], 7 * np.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("gradient", "message"),
+    [
+        ("CustomGradient-1", "must be NAME=FILE.py:FUNCTION"),
+        ("a=nothing.py:f", "can't be run"),
+        ("a=EMPTY:f", "no func"),
+    ],
+)
+def test_gradients_by_hand_that_are_none(gradient: str, message: str, saved: Any, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "empty.py").write_text("")
+    gradient = gradient.replace("EMPTY", str(tmp_path / "empty.py"))
+    arguments = ("add-gradient", "--saved-model", saved[1], "--out", tmp_path / "out", "--gradient", gradient)
+    status, _, error = run(capsys, *arguments)
+    assert status == 2
+    assert message in error

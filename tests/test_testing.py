@@ -1,4 +1,4 @@
-"""tf_symgrad.testing.check_grads: what is right passes, what is 0.1 % wrong does not, and what can't be told is said so."""
+"""tf_symgrad.testing.check_grads: right passes, 0.1 % wrong does not, and what can't be told is said so."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ RIGHT: dict[str, tuple[Callable[..., Any], list[Any]]] = {
         [X],
     ),
     "numbers": (lambda x, n: x * tf.cast(n, F32), [2.0, 3]),
-    "close to where f ends": (tf.math.log, [tf.constant([1e-3, 1.0], F64)]),
+    "close to where f ends": (tf.math.log, [tf.constant([0.05, 1.0], F64)]),
     "a large constant": (lambda x: 1e5 + x**2, [X]),
     "close to a kink": (tf.abs, [tf.constant([1e-3, -1e-3], F64)]),
     "many elements": (lambda x: tf.math.cumsum(x) ** 2, [tf.linspace(tf.constant(0.0, F64), 1.0, 300)]),

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tf_symgrad._cache import cache_info
     from tf_symgrad._concrete import function_gradient
     from tf_symgrad._explain import explain
+    from tf_symgrad._registry import register_python_gradients
+    from tf_symgrad._rule import rule
     from tf_symgrad._saved_model import save_with_gradients
     from tf_symgrad._stock import replace_stock_op, restore_stock_op
     from tf_symgrad._transforms import (
@@ -51,8 +53,10 @@ __all__ = [
     "load",
     "per_example_grad",
     "raw_ops",
+    "register_python_gradients",
     "replace_stock_op",
     "restore_stock_op",
+    "rule",
     "save_with_gradients",
     "symbolic_gradient",
     "testing",
@@ -73,8 +77,10 @@ _MODULES = {
     "jvp": "_transforms",
     "linearize": "_transforms",
     "per_example_grad": "_transforms",
+    "register_python_gradients": "_registry",
     "replace_stock_op": "_stock",
     "restore_stock_op": "_stock",
+    "rule": "_rule",
     "save_with_gradients": "_saved_model",
     "symbolic_gradient": "_api",
     "value_and_grad": "_transforms",

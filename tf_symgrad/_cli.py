@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import runpy
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -62,6 +63,13 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--name", default="gradients", metavar="NAME", help="the new signature's name")
     add.add_argument("--train", choices=["sgd", "adam"], help="add a signature train_step with this optimizer, too")
     add.add_argument("--learning-rate", type=float, default=0.01, metavar="RATE", help="its learning rate")
+    add.add_argument(
+        "--gradient",
+        action="append",
+        default=[],
+        metavar="NAME=FILE.py:FUNCTION",
+        help="a gradient that was Python's and was not saved with the model: see save_with_gradients",
+    )
     add.set_defaults(run=_add_gradient)
 
     inspect = commands.add_parser("inspect", help="tell which signatures of a SavedModel can be differentiated")
@@ -141,6 +149,7 @@ def _signatures(model: Any, name: str | None) -> dict[str, Any]:
 
 
 def _add_gradient(options: argparse.Namespace) -> int:
+    gradients = dict(_python_function(argument) for argument in options.gradient)
     model = _load(options.saved_model, options.op_library)
     with _working("Differentiating and saving"):
         from tf_symgrad import _saved_model
@@ -154,6 +163,7 @@ def _add_gradient(options: argparse.Namespace) -> int:
             name=options.name,
             train=options.train,
             learning_rate=options.learning_rate,
+            gradients=gradients,
         )
     _out.print(f"{options.out}:", markup=False)
     for name, function in added.items():
@@ -161,6 +171,21 @@ def _add_gradient(options: argparse.Namespace) -> int:
         outputs = ", ".join(map(_described, function.structured_outputs.items()))
         _out.print(f"  {name}({inputs}) -> {outputs}", markup=False)
     return 0
+
+
+def _python_function(argument: str) -> tuple[str, Any]:
+    """The name and the function that NAME=FILE.py:FUNCTION stands for."""
+    name, equals, place = argument.partition("=")
+    file, colon, function = place.rpartition(":")
+    if not (name and equals and colon and function):
+        raise CommandError(f"--gradient must be NAME=FILE.py:FUNCTION, not {argument!r}.")
+    try:
+        found = runpy.run_path(file)
+    except Exception as error:  # whatever the user's file raises
+        raise CommandError(f"--gradient: {file} can't be run: {type(error).__name__}: {error}") from error
+    if not callable(found.get(function)):
+        raise CommandError(f"--gradient: {file} has no function '{function}'.")
+    return name, found[function]
 
 
 def _described(item: tuple[str, Any]) -> str:

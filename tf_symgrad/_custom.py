@@ -20,11 +20,10 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2, function_pb2, node_def_pb2
 from tensorflow.python.eager import backprop_util
-from tensorflow.python.eager.polymorphic_function import atomic_function
-from tensorflow.python.framework import auto_control_deps, func_graph, ops
+from tensorflow.python.framework import ops
 from tensorflow.python.ops import script_ops
 
-from tf_symgrad import _function, _lift, _loader, _registry
+from tf_symgrad import _function, _lift, _loader, _rule
 from tf_symgrad._function import Function
 
 GRADIENT, INPUTS, OUTPUTS = "_symgrad_gradient", "_symgrad_gradient_inputs", "_symgrad_gradient_outputs"
@@ -84,17 +83,18 @@ def resolve(function: Function, wrong: list[str]) -> Function | None:
     variables: list[Any] = []
     for name, member in function.library.items():
         graph = getattr(member, "_cached_graph", None)
-        if graph is None or GRADIENT.encode() in member.cached_definition.SerializeToString():
-            continue
         definition = function_pb2.FunctionDef()
         definition.CopyFrom(member.cached_definition)
         for node in list(_candidates(definition)):
-            traced = _trace(graph.get_operation_by_name(node.name), graph)
-            if traced is None:
+            if (rule := _rule.find(node)) is not None:
+                gradient, references, outputs = rule.traced(node, graph)
+            elif graph is not None and (found := _trace(graph.get_operation_by_name(node.name), graph)) is not None:
+                gradient, tensors, outputs = found
+                references = [lift.reference(name, definition, tensor) for tensor in tensors]
+            else:
                 continue
-            gradient, tensors, outputs = traced
             node.attr[GRADIENT].func.name = gradient.name
-            node.attr[INPUTS].list.s.extend(lift.reference(name, definition, tensor) for tensor in tensors)
+            node.attr[INPUTS].list.s.extend(references)
             node.attr[OUTPUTS].list.i.extend(outputs)
             edited[name] = definition
             library.update(_function.reachable(gradient))
@@ -115,11 +115,12 @@ def _candidates(definition: function_pb2.FunctionDef) -> Iterator[node_def_pb2.N
     rules = _loader.native().rules()
     for node in definition.node_def:
         registered = node.op in rules or node.op.startswith("TfSymgrad>")
-        if "_gradient_op_type" in node.attr or (not registered and _is_registered(node.op)):
+        has = "_gradient_op_type" in node.attr or (not registered and is_registered(node.op))
+        if has and GRADIENT not in node.attr:
             yield node
 
 
-def _is_registered(op: str) -> bool:
+def is_registered(op: str) -> bool:
     """Whether somebody registered a gradient that is not TensorFlow's: of those the engine has its own."""
     if op in _PYTHONS:
         return True
@@ -197,35 +198,14 @@ def _twin(op: Any, python_gradient: Any) -> tuple[Any, list[Any]] | None:
 def _trace_anew(op: Any, python_gradient: Any) -> Traced | None:
     if python_gradient is None:
         return None
-    body = func_graph.FuncGraph(f"symgrad_gradient_of_{op.type}")
-    # Writes and prints of the gradient function happen, and in its order.
-    controls = auto_control_deps.AutomaticControlDependencies()
-    with body.as_default(), tf.name_scope("gradient"), controls, _registry.native_rules():
+
+    def call() -> tuple[list[Any], list[Any], Any]:
         seeds = [tf.compat.v1.placeholder(y.dtype, y.shape) for y in op.outputs]
         # Of what can have no cotangent Python's gradients expect none.
-        gradients = python_gradient(op, *[dy if backprop_util.IsTrainable(dy) else None for dy in seeds])
-        gradients = list(gradients) if isinstance(gradients, (list, tuple)) else [gradients]
-        dense = [None if g is None else tf.convert_to_tensor(g) for g in gradients]
-        # An output that is an input as it came is no node: a function needs one.
-        dense = [None if g is None else controls.mark_as_return(tf.identity(g)) for g in dense]
-    body.control_outputs.extend(controls.ops_which_must_run)
-    body.variables = list(body._watched_variables)
-    body.inputs = [*body.internal_captures, *seeds]
-    body.outputs = [g for g in dense if g is not None]
-    outputs, place = [], 0
-    for g in dense:
-        outputs.append(-1 if g is None else place)
-        place += g is not None
-    return named_by_content(body), list(body.external_captures), outputs
+        return [], seeds, python_gradient(op, *[dy if backprop_util.IsTrainable(dy) else None for dy in seeds])
 
-
-def named_by_content(body: func_graph.FuncGraph) -> Any:
-    """The function of a graph, under a name that says what it is: in every process the same."""
-    content = hashlib.sha256(body.as_graph_def().SerializeToString(deterministic=True))
-    content.update(repr([x.name for x in [*body.inputs, *body.outputs]]).encode())
-    name = f"{body.name}_{content.hexdigest()[:16]}"
-    function = _function.traced[name] = atomic_function.from_func_graph(name, body, {})
-    return function
+    gradient, body, outputs = _rule.as_function(op.type, call)
+    return gradient, list(body.external_captures), outputs
 
 
 def _py_function_gradient(op: Any, *dys: Any) -> Any:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.core.framework import attr_value_pb2, function_pb2, graph_pb2, node_def_pb2
-from tensorflow.python.framework import convert_to_constants, op_def_registry
+from tensorflow.core.framework import function_pb2, graph_pb2, node_def_pb2
+from tensorflow.python.framework import convert_to_constants
 
-from tf_symgrad import _concrete, _function, _loader, _op, _resolve
+from tf_symgrad import _concrete, _custom, _function, _loader, _nodes, _op, _resolve
 from tf_symgrad._function import Function
 
 _CALLS = {"PartitionedCall", "StatefulPartitionedCall", "RemoteCall"}
@@ -239,13 +239,13 @@ class _Paths:
         varying = set(smooth)
         pending: list[tuple[set[str], list[Cut]]] = []  # what a node makes that is cut, and why
         for node in _in_order(definition):
-            data = [x for x in node.input if not x.startswith("^")]
+            data = _nodes.data_inputs(node)
             inputs = {i for i, x in enumerate(data) if x in varying}
             if not inputs:
                 continue
             passed = frozenset(i for i, x in enumerate(data) if x in smooth)
             flows, cuts = self._through(name, node, passed)
-            outputs = _outputs(node)
+            outputs = _nodes.outputs(node)
             varying.update(outputs)
             smooth.update(x for i, x in enumerate(outputs) if i in flows)
             if cuts and passed:
@@ -258,7 +258,7 @@ class _Paths:
 
     def _through(self, function: str, node: node_def_pb2.NodeDef, passed: frozenset[int]) -> tuple[set[int], list[Cut]]:
         """The outputs of a node that vary smoothly with the inputs `passed`, and the cuts that it makes."""
-        dtypes = _output_dtypes(node)
+        dtypes = _nodes.output_dtypes(node)
         every = {i for i, t in enumerate(dtypes) if t.is_floating or t.is_complex or t in (tf.variant, tf.resource)}
 
         def cut(why: str) -> list[Cut]:
@@ -277,6 +277,8 @@ class _Paths:
         if node.op in ("StopGradient", "PreventGradient"):
             return set(), cut("it stops gradients")
         if node.op not in self._rules:
+            if _custom.is_registered(node.op):
+                return every, []
             return every, cut("it has no rule: an error, where its gradient is needed")
         if not self._rules[node.op]:
             return set(), cut("its derivative is zero, or there is none")
@@ -328,35 +330,6 @@ def _ancestors(definition: function_pb2.FunctionDef, results: Iterable[str]) -> 
         if node is not None:
             pending += node.input
     return found
-
-
-def _op_def(node: node_def_pb2.NodeDef) -> Any:
-    return op_def_registry.get(node.op)
-
-
-def _arg_dtypes(node: node_def_pb2.NodeDef, arg: Any) -> list[tf.DType]:
-    def attr(name: str) -> attr_value_pb2.AttrValue:  # to ask a map of protos for what it lacks would add it
-        if name in node.attr:
-            return node.attr[name]
-        return next((a.default_value for a in _op_def(node).attr if a.name == name), attr_value_pb2.AttrValue())
-
-    if arg.type_list_attr:
-        return [tf.as_dtype(t) for t in attr(arg.type_list_attr).list.type]
-    dtype = tf.as_dtype(arg.type or attr(arg.type_attr).type)
-    return [dtype] * (attr(arg.number_attr).i if arg.number_attr else 1)
-
-
-def _output_dtypes(node: node_def_pb2.NodeDef) -> list[tf.DType]:
-    op = _op_def(node)
-    return [] if op is None else [t for arg in op.output_arg for t in _arg_dtypes(node, arg)]
-
-
-def _outputs(node: node_def_pb2.NodeDef) -> list[str]:
-    """The outputs of a node, as other nodes of its function name them."""
-    op = _op_def(node)
-    if op is None:
-        return []
-    return [f"{node.name}:{arg.name}:{i}" for arg in op.output_arg for i in range(len(_arg_dtypes(node, arg)))]
 
 
 def _callees(node: node_def_pb2.NodeDef, library: Mapping[str, Any]) -> tuple[list[str], int]:

@@ -16,7 +16,7 @@ from tensorflow.python.eager import context
 from tensorflow.python.framework import func_graph, ops
 from tensorflow.python.framework import function as defun_lib
 
-from tf_symgrad import _custom, _function
+from tf_symgrad import _custom, _function, _rule
 from tf_symgrad._function import Function
 
 _CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
@@ -61,20 +61,18 @@ def handed_over(f: Any) -> Any:
 
 def _traced(defun: Any) -> Any:
     """The `python_grad_func` of a Defun, as a function of the inputs, then of the cotangents of the outputs."""
-    body = func_graph.FuncGraph(f"symgrad_gradient_of_{defun.name}")
-    signature = defun.definition.signature
-    with body.as_default():
+
+    def call() -> tuple[list[Any], list[Any], list[Any]]:
+        signature = defun.definition.signature
         xs = [tf.compat.v1.placeholder(x.type) for x in signature.input_arg]
         dys = [tf.compat.v1.placeholder(y.type) for y in signature.output_arg]
         outputs = defun(*xs)
-        call = (outputs[0] if isinstance(outputs, (list, tuple)) else outputs).op
-        gradients = defun.python_grad_func(call, *dys)
-        gradients = list(gradients) if isinstance(gradients, (list, tuple)) else [gradients]
-        body.inputs = [*xs, *dys]
-        body.outputs = [
-            tf.zeros_like(x) if dx is None else tf.identity(dx) for x, dx in zip(xs, gradients, strict=True)
-        ]
-    return _custom.named_by_content(body)
+        node = (outputs[0] if isinstance(outputs, (list, tuple)) else outputs).op
+        found = defun.python_grad_func(node, *dys)
+        gradients = list(found) if isinstance(found, (list, tuple)) else [found]
+        return xs, dys, [tf.zeros_like(x) if dx is None else dx for x, dx in zip(xs, gradients, strict=True)]
+
+    return _rule.as_function(defun.name, call)[0]
 
 
 def _name_gradient(node: node_def_pb2.NodeDef, gradient: str) -> None:

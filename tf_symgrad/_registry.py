@@ -1,4 +1,7 @@
-"""The engine's rules for tapes and `tf.gradients`, of ops for which TensorFlow has no gradient."""
+"""The engine's rules for tapes and `tf.gradients`, of ops for which TensorFlow has no gradient.
+
+They are lent while a Python gradient is traced; or, if the user asks, registered for good.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2, function_pb2
-from tensorflow.python.eager import execute, record
-from tensorflow.python.framework import ops
+from tensorflow.python.eager import context, execute, record
+from tensorflow.python.framework import op_def_library, op_def_registry, ops, registry
 
 from tf_symgrad import _function, _loader
 
@@ -37,13 +40,14 @@ def _install() -> None:
 
     The registry alone would not do, as a tape keeps nothing of an op that was declared to have no gradient.
     """
-    registry, record_gradient = ops.gradient_registry, execute.record_gradient
+    rules, record_gradient = ops.gradient_registry, execute.record_gradient
 
-    class WithRules(type(registry)):  # type: ignore[misc]
+    class WithRules(type(rules)):  # type: ignore[misc]
         __slots__ = ()
 
         def lookup(self, name: str) -> Callable[..., Any] | None:
-            return _op_gradient if _is_ours(name) else super().lookup(name)
+            # What an eager op takes a tape keeps only if TensorFlow does not declare the op to have no gradient.
+            return _op_gradient if _is_ours(name) and not context.executing_eagerly() else super().lookup(name)
 
     def record_ours(op: str, inputs: Any, attrs: Any, outputs: Any) -> None:
         node = getattr(outputs[0], "op", None) if outputs and not isinstance(outputs[0], ops.EagerTensor) else None
@@ -52,35 +56,104 @@ def _install() -> None:
         else:
             record_gradient(op, inputs, attrs, outputs)
 
-    registry.__class__ = WithRules
+    rules.__class__ = WithRules
     execute.record_gradient = record_ours
 
 
 def _is_ours(op: str) -> bool:
-    return getattr(_thread, "active", False) and op in _rules_of_our_own()
+    return op in (_rules_of_our_own() if getattr(_thread, "active", False) else _for_good)
 
 
 @functools.cache
 def _rules_of_our_own() -> set[str]:
     """The ops that TensorFlow has no gradient of, not even one that a user registered before this was asked."""
+    return {op for op, flows in _loader.native().rules().items() if flows and _registered(op) in (None, _op_gradient)}
 
-    def has_gradient(op: str) -> bool:
-        try:
-            return ops.gradient_registry.lookup(op) is not None
-        except LookupError:
-            return False
 
-    return {op for op, flows in _loader.native().rules().items() if flows and not has_gradient(op)}
+def _registered(op: str) -> Any:
+    """The gradient in TensorFlow's registry; None, too, where an op was declared to have none."""
+    try:
+        return registry.Registry.lookup(ops.gradient_registry, op)
+    except LookupError:
+        return None
+
+
+_for_good: set[str] = set()
+
+
+def register_python_gradients() -> list[str]:
+    """Gives `tf.GradientTape` and `tf.gradients` the engine's gradients of all ops for which TensorFlow has none.
+
+    Those are ops like `Mod`, `Lu`, `AdjustHue` and `CholeskyGrad`, and those of op libraries that bring rules in C++:
+    load these before, or call this again. It is for the whole process and can't be undone. An op that has a gradient in
+    Python keeps it. Left out are stateful ops, whose gradient would draw again, and ops of variants. An op that
+    TensorFlow declares to have no gradient (`HSVToRGB`, `Range` and a few more) has one in graphs and `tf.function`
+    alone: in eager mode a tape does not keep what it takes.
+
+    Returns:
+      The names of all ops that have a gradient in Python now by this function.
+
+    Example:
+      >>> _ = tf_symgrad.register_python_gradients()
+      >>> x = tf.Variable(5.0)
+      >>> with tf.GradientTape() as tape:
+      ...     y = 3.0 * tf.raw_ops.Mod(x=x, y=2.0)
+      >>> tape.gradient(y, x)
+      <tf.Tensor: shape=(), dtype=float32, numpy=3.0>
+    """
+    _rules_of_our_own.cache_clear()  # there may be more by now
+    _install()
+    for op in _rules_of_our_own():
+        definition = op_def_registry.get(op)
+        if definition is None or definition.is_stateful or _has_variants(definition):
+            continue
+        _for_good.add(op)
+        with contextlib.suppress(KeyError):  # declared to have none: by `_install`, in graphs
+            ops.RegisterGradient(op)(_op_gradient)
+    return sorted(_for_good)
+
+
+def _has_variants(op: Any) -> bool:
+    return any(arg.type == tf.variant.as_datatype_enum for arg in [*op.input_arg, *op.output_arg])
 
 
 def _op_gradient(op: Any, *dys: Any) -> list[Any]:
-    """The gradient of an op of a graph, by the engine."""
+    """The gradient of an op of a graph, or of one that a tape recorded in eager mode, by the engine."""
     from tf_symgrad import _op  # which needs this module
 
-    function = _as_function(op)
+    function = _as_function(op) if isinstance(op, ops.Operation) else _of_eager_op(op)
     inputs = [*op.inputs, *[tf.zeros_like(y) if dy is None else dy for y, dy in zip(op.outputs, dys, strict=True)]]
     dxs = _op.run(inputs, [x.dtype for x in op.inputs], function.specialized(inputs))
     return [dx if dx.dtype.is_floating or dx.dtype.is_complex else None for dx in dxs]
+
+
+def _of_eager_op(op: Any) -> _function.Function:
+    """A function of an op that a tape recorded, which has its type, inputs, and the attrs that it was called with."""
+    key = (op.type, repr(op.attrs), tuple((x.dtype, tuple(x.shape)) for x in op.inputs))
+    if key not in _eager_ops:
+        definition = op_def_registry.get(op.type)
+        arguments = definition.input_arg
+        inferred = {name for a in arguments for name in (a.type_attr, a.number_attr, a.type_list_attr)}
+        names = [tf.compat.as_str(name) for name in op.attrs[::2]]
+        attrs = {name: op.get_attr(name) for name in names if name not in inferred}
+
+        def call(*xs: Any) -> list[Any]:
+            given, named = iter(xs), dict(attrs)
+            for a in arguments:
+                if a.number_attr or a.type_list_attr:
+                    count = op.get_attr(a.number_attr) if a.number_attr else len(op.get_attr(a.type_list_attr))
+                    named[a.name] = [next(given) for _ in range(count)]
+                else:
+                    named[a.name] = next(given)
+            return list(tf.nest.flatten(op_def_library.apply_op(op.type, **named)))
+
+        specs = [tf.TensorSpec(x.shape, x.dtype) for x in op.inputs]
+        concrete = tf.function(call, autograph=False).get_concrete_function(*specs)
+        _eager_ops[key] = _function.from_concrete_function(concrete)
+    return _eager_ops[key]
+
+
+_eager_ops: dict[Any, _function.Function] = {}
 
 
 def _as_function(op: Any) -> _function.Function:

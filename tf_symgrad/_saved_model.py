@@ -12,9 +12,14 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_symgrad import _concrete
+from tf_symgrad import _concrete, _rule
 from tf_symgrad._function import invalid
 
+_LOST = (
+    "A model keeps gradients that were defined in Python if it is saved with tf.saved_model.SaveOptions("
+    "experimental_custom_gradients=True). Or give them by hand: save_with_gradients(..., gradients={name: function}), "
+    "tf-symgrad add-gradient --gradient NAME=FILE.py:FUNCTION."
+)
 _REFERENCE_VARIABLES = {"Variable", "VariableV2", "TemporaryVariable"}
 
 
@@ -108,7 +113,12 @@ class Target:
         handles = {id(v.handle): name for name, v in self.variables.items()}
         captured = [handles.get(id(x)) for x in f.captured_inputs]
         wrt = [name in self.wrt for name in self.inputs] + [name is not None for name in captured]
-        gradient = _concrete.function_gradient(f, wrt, values=True)
+        try:
+            gradient = _concrete.function_gradient(f, wrt, values=True)
+        except tf.errors.UnimplementedError as error:
+            if "which was defined in Python" not in error.message:
+                raise
+            raise tf.errors.UnimplementedError(None, None, f"{error.message}\n{_LOST}") from None
 
         def run(tensors: Mapping[str, Any]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
             xs = [tensors[name] for name in self.inputs]
@@ -246,6 +256,7 @@ def save_with_gradients(
     train: str | None = None,
     learning_rate: float = 0.01,
     signatures: Mapping[str, Any] | None = None,
+    gradients: Mapping[str, Callable[..., Any]] | None = None,
 ) -> dict[str, Any]:
     """Saves a model with signatures that compute its gradients, of stock TensorFlow ops only.
 
@@ -266,6 +277,11 @@ def save_with_gradients(
         saved model.
       learning_rate: for `train`.
       signatures: the signatures of a model that has not been saved before, as `tf.saved_model.save` takes them.
+      gradients: those that the model was saved without (`tf.custom_gradient`, unless
+        `SaveOptions(experimental_custom_gradients=True)`), by the names that the error has that lists them:
+        `{"CustomGradient-16": gradient}`. Each is a function as `tf_symgrad.rule` takes it. Its op is an `IdentityN` of
+        the results of the function that was decorated, then of its arguments, then of the variables that it reads: it
+        is given a cotangent for each, of which the first matter, and returns a gradient for each, None for the results.
 
     Returns:
       The new signatures as ConcreteFunctions, by name.
@@ -275,19 +291,26 @@ def save_with_gradients(
       tf.errors.UnimplementedError: ops of the signature have no gradient: all of them are listed.
       FileExistsError: `directory` exists and is not empty. Nothing is ever half written.
     """
-    if signatures is not None:
+    request = (signature, output, wrt, name, train, learning_rate)
+    with _rule.by_hand(gradients or {}):
+        if signatures is None:
+            return _save(model, directory, *request)
         with tempfile.TemporaryDirectory() as scratch:
             tf.saved_model.save(model, scratch, signatures=signatures)
-            return save_with_gradients(
-                tf.saved_model.load(scratch),
-                directory,
-                signature=signature,
-                output=output,
-                wrt=wrt,
-                name=name,
-                train=train,
-                learning_rate=learning_rate,
-            )
+            return _save(tf.saved_model.load(scratch), directory, *request)
+
+
+def _save(
+    model: Any,
+    directory: str | os.PathLike[str],
+    signature: str,
+    output: str | None,
+    wrt: Iterable[str] | None,
+    name: str,
+    train: str | None,
+    learning_rate: float,
+) -> dict[str, Any]:
+    """`save_with_gradients` of a model that has been loaded."""
     target = Target(model, signature, output, wrt)
     taken = [key for key in (name, *(["train_step"] if train else [])) if key in model.signatures]
     if taken:
