@@ -39,7 +39,7 @@ demo: build $(VENV)/.installed ## trains a network on digits by the op alone (4,
 	$(BIN)/python examples/train_digits.py
 
 test: build $(VENV)/.installed ## the tests (8)
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 10 tests
 
 # Real models against GradientTape: minutes. What they need is kept apart, as it wants an older numpy; all else is that
 # of $(VENV). MODELS='ResNet GPflow' chooses by name.
