@@ -24,5 +24,6 @@ def convert(pfor_input: Any) -> Any:
         all_indices=outer.all_indices,
         all_indices_partitioned=outer.all_indices_partitioned,
         pfor_config=outer.pfor_config,
+        warn=outer._warn,
     )
     return pfor_lib._convert_function_call(g.library[g.name], converter, pfor_input.inputs)

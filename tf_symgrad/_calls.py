@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.checkpoint import graph_view
+from tensorflow.python.trackable import autotrackable
 
 # What a user may name with `wrt`: a position, a parameter's name, a variable, what has trainable variables, or a
 # structure of these.
 Wrt = Any
+TENSORS = (tf.Tensor, np.ndarray, np.generic)
 
 
 class Call:
@@ -35,7 +38,7 @@ class Call:
     ):
         self._arguments = (tuple(args), dict(kwargs))
         self._flat = tf.nest.flatten(self._arguments, expand_composites=True)
-        self._is_input = [isinstance(x, (tf.Tensor, np.ndarray, np.generic)) for x in self._flat]
+        self._is_input = [isinstance(x, TENSORS) for x in self._flat]
         self.tensors = [tf.convert_to_tensor(x) for x, t in zip(self._flat, self._is_input, strict=True) if t]
         key = self._key(kept or f)
         if key is None or key not in memo:
@@ -77,17 +80,22 @@ class Call:
         shell = tf.nest.map_structure(lambda x: tf.type_spec_from_value(x) if _is_composite(x) else 0, self._arguments)
         return repr((shell, parts))
 
-    def output(self, tensors: Sequence[Any]) -> Any:
-        """The structure that f returns, of these tensors (or None in the place of any)."""
+    def output(self, tensors: Sequence[Any], primal: Sequence[Any] | None = None) -> Any:
+        """The structure that f returns, of these tensors, or None in the place of any.
+
+        A sparse or ragged tensor keeps what there is no tensor for: its indices, which are in `primal`.
+        """
         given = iter(tensors)
+        own = iter(tensors if primal is None else primal)
 
         def leaf(spec: Any) -> Any:
             if spec is None:
                 return None
-            if isinstance(spec, tf.TensorSpec):
-                return next(given)
-            components = tf.nest.flatten(spec, expand_composites=True)
-            return tf.nest.pack_sequence_as(spec, [next(given) for _ in components], expand_composites=True)
+            places = [(next(given), next(own)) for _ in tf.nest.flatten(spec, expand_composites=True)]
+            if isinstance(spec, tf.TensorSpec) or all(x is None for x, _ in places):
+                return places[0][0]
+            parts = [y if x is None else x for x, y in places]
+            return tf.nest.pack_sequence_as(spec, parts, expand_composites=True)
 
         return tf.nest.map_structure(leaf, self._output)
 
@@ -102,16 +110,17 @@ class Call:
             start = stop
         raise TypeError(f"wrt names argument {name!r}, but the call has {[key for key, _ in self._named()]}.")
 
-    def argument(self, name: int | str, tensors: Sequence[Any]) -> Any:
+    def argument(self, name: int | str, tensors: Sequence[Any], of_variable: Callable[[Any], Any]) -> Any:
         """The structure that argument `name` is, of tensors or None for those that it is made of.
 
-        A sparse or ragged tensor keeps what there is no tensor for: its indices.
+        A variable in it stands for `of_variable` of it, a module for a list of that. A sparse or ragged tensor keeps
+        what there is no tensor for: its indices.
         """
         given = iter([tensors[i] for i in self.numbers(name)])
 
         def leaf(x: Any) -> Any:
             if not _is_composite(x):
-                return next(given) if isinstance(x, (tf.Tensor, np.ndarray, np.generic)) else None
+                return next(given) if isinstance(x, TENSORS) else _map_variables(of_variable, x)
             own = tf.nest.flatten(x, expand_composites=True)
             new = [next(given) for _ in own]
             if all(x is None for x in new):
@@ -121,6 +130,13 @@ class Call:
             )
 
         return tf.nest.map_structure(leaf, dict(self._named())[name])
+
+    def variables(self, name: int | str) -> list[tf.Variable]:
+        """The variables in argument `name`."""
+        found: list[tf.Variable] = []
+        for x in tf.nest.flatten(dict(self._named())[name]):
+            _map_variables(found.append, x)
+        return found
 
     def _named(self) -> Iterator[tuple[int | str, Any]]:
         args, kwargs = self._arguments
@@ -155,17 +171,17 @@ def with_tensors(
             if not -len(values) <= x < len(values):
                 raise TypeError(f"wrt names argument {x}, but the call has {len(values)} positional arguments.")
             x %= len(values)
-            values[x] = tf.nest.map_structure(_as_tensor, values[x])
+            values[x] = tf.nest.map_structure(as_tensor, values[x])
         elif isinstance(x, str):
             if x not in named:
                 raise TypeError(f"wrt names argument {x!r}, but the call has none of that name.")
-            named[x] = tf.nest.map_structure(_as_tensor, named[x])
+            named[x] = tf.nest.map_structure(as_tensor, named[x])
         return x
 
     return _map(place, wrt), values, named
 
 
-def _as_tensor(x: Any) -> Any:
+def as_tensor(x: Any) -> Any:
     return tf.convert_to_tensor(x) if isinstance(x, (bool, int, float, complex)) else x
 
 
@@ -175,12 +191,30 @@ def _map(f: Callable[[Any], Any], wrt: Wrt) -> Any:
         return {key: _map(f, x) for key, x in wrt.items()}
     if isinstance(wrt, (list, tuple)):
         return type(wrt)([_map(f, x) for x in wrt])  # no named tuple: there is no need of one
-    if _variable(wrt) is None and hasattr(wrt, "trainable_variables"):
-        return [f(v) for v in wrt.trainable_variables]
+    if variable_of(wrt) is None and (variables := _trainable_variables(wrt)) is not None:
+        return [f(v) for v in variables]
     return f(wrt)
 
 
-def _variable(x: Any) -> Any:
+def _map_variables(f: Callable[[Any], Any], x: Any) -> Any:
+    """f of a variable, or a list of f of the trainable variables of a module; None of all else."""
+    if (variable := variable_of(x)) is not None:
+        return f(variable)
+    variables = _trainable_variables(x)
+    return None if variables is None else [f(variable_of(v)) for v in variables]
+
+
+def _trainable_variables(x: Any) -> list[Any] | None:
+    """Those of a module, a model or whatever else has them, such as what `tf.saved_model.load` returns."""
+    if hasattr(x, "trainable_variables"):
+        return list(x.trainable_variables)
+    if not isinstance(x, autotrackable.AutoTrackable):
+        return None
+    members = graph_view.ObjectGraphView(x).breadth_first_traversal()[0]
+    return [v for v in members if isinstance(v, tf.Variable) and v.trainable]
+
+
+def variable_of(x: Any) -> Any:
     """The tf.Variable that x is, or that it has if it is Keras's."""
     if isinstance(x, tf.Variable):
         return x
@@ -188,25 +222,40 @@ def _variable(x: Any) -> Any:
     return value if isinstance(value, tf.Variable) else None
 
 
+def place_of(variable: tf.Variable, inputs: Sequence[Any]) -> int | None:
+    """Which of the inputs of a function is the variable; None if the function does not read it."""
+    return next((i for i, x in enumerate(inputs) if x is variable.handle), None)
+
+
 def select(wrt: Wrt, call: Call, inputs: Sequence[Any]) -> tuple[list[bool], Callable[[Sequence[Any]], Any]]:
     """Which inputs of the call's function are wanted, and what makes the structure that wrt is of their gradients."""
     wanted = [False] * len(inputs)
 
     def place(x: Any) -> Callable[[Sequence[Any]], Any]:
-        variable = _variable(x)
+        variable = variable_of(x)
         if variable is not None:
-            number = next((i for i, captured in enumerate(inputs) if captured is variable.handle), None)
-            if number is None:
-                return lambda gradients: None
-            wanted[number] = True
-            return lambda gradients: gradients[number]
+            number = place_of(variable, inputs)
+            if number is not None:
+                wanted[number] = True
+            return lambda gradients: None if number is None else gradients[number]
         if isinstance(x, bool) or not isinstance(x, (int, str)):
             raise TypeError(
                 f"wrt must be positions or names of arguments, variables, modules, or a structure of these, not {x!r}."
             )
         for i in call.numbers(x):
             wanted[i] = True
-        return lambda gradients: call.argument(x, gradients)
+        for v in call.variables(x):
+            if (number := place_of(v, inputs)) is not None:
+                wanted[number] = True
+
+        def of_argument(gradients: Sequence[Any]) -> Any:
+            def of_variable(v: tf.Variable) -> Any:
+                number = place_of(v, inputs)
+                return None if number is None else gradients[number]
+
+            return call.argument(x, gradients, of_variable)
+
+        return of_argument
 
     chosen = _map(place, wrt)
     return wanted, lambda gradients: _map(lambda pick: pick(gradients), chosen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,8 +29,9 @@ def value_and_grad(
       f: any callable: a Python function, a `tf.function`, a `ConcreteFunction`, a Keras model. It may take and return
         structures, sparse and ragged tensors. A Python function is traced anew at each call; a `tf.function` is traced
         once for each signature.
-      wrt: what the gradients are taken of: the position of an argument, or the name of one; a variable; a `tf.Module`
-        or Keras model, which stands for the list of its trainable variables; or a list, tuple or dict of these.
+      wrt: what the gradients are taken of: the position of an argument, or the name of one; a variable; a `tf.Module`,
+        a Keras model or what `tf.saved_model.load` returns, which stands for the list of its trainable variables; or a
+        list, tuple or dict of these. Variables and modules in an argument are variables, too.
       has_aux: whether `f` returns a pair of the value and of something else, which is returned as it is.
       unconnected_gradients: what is returned where no gradient flows to: `"none"` or `"zero"`. For a variable that `f`
         does not read, None in any case.
@@ -132,7 +134,12 @@ class _Halves:
         function = _function.from_concrete_function(self._call.concrete)
         operands = [*self._call.tensors, *function.captures]
         count = len(operands)
+        variables = [v for i in range(len(xs)) for v in self._call.variables(i)]
+        self._places = {id(v): place for v in variables if (place := _calls.place_of(v, operands)) is not None}
         wanted = [i < len(self._call.tensors) and x.dtype in _CONTINUOUS for i, x in enumerate(operands)]
+        for v in variables:
+            if id(v) in self._places:
+                wanted[self._places[id(v)]] = v.dtype in _CONTINUOUS
         function = _custom.differentiable(function, wanted, lambda f: told(f, f.with_captures(operands, count)))
         operands = function.with_captures(operands, count)
         self._outputs = function.outputs
@@ -149,8 +156,13 @@ class _Halves:
 
     def pullback(self, dy: Any) -> tuple[Any, ...]:
         """The gradient of each argument; None where none flows."""
-        cotangents = _flatten_like(dy, self.value, self.tensors, "cotangent")
-        return tuple(self._call.argument(i, self.pull(cotangents)) for i in range(len(self._xs)))
+        cotangents = _flatten_like(dy, self.value, "cotangent")
+        gradients = self.pull(cotangents)
+
+        def of_variable(v: tf.Variable) -> Any:
+            return gradients[self._places[id(v)]] if id(v) in self._places else None
+
+        return tuple(self._call.argument(i, gradients, of_variable) for i in range(len(self._xs)))
 
     def pull(self, cotangents: Sequence[Any]) -> list[Any]:
         """The gradient of each input of f."""
@@ -159,35 +171,52 @@ class _Halves:
 
     def pushforward(self, *tangents: Any) -> Any:
         """The tangent of the value, of a tangent for each argument: the transpose of the pullback, which is linear."""
-        flat = _flatten_like(list(tangents), self._xs, self._call.tensors, "tangent")
+        places = iter(range(len(self._call.tensors)))
+        seeds: dict[int, Any] = {}  # by output of the pullback
+        flat = zip(_leaves(self._xs), _flatten_like(list(tangents), self._xs, "tangent"), strict=True)
+        for x, t in flat:
+            place = self._places.get(id(x), -1) if isinstance(x, tf.Variable) else next(places)
+            if place >= 0 and (k := self.gradients[place]) >= 0:
+                seeds[k] = seeds[k] + t if k in seeds else t  # a variable may be given twice
         zeros = [tf.zeros_like(y) for y in self.tensors]
         count = len(self._taken)
         wanted = [i >= count and x.dtype in _CONTINUOUS for i, x in enumerate([*self._taken, *zeros])]
-        seeds = {k: t for k, t in zip(self.gradients, flat, strict=False) if k >= 0}  # by output of the pullback
         if not seeds:  # f depends on no argument
-            return self._call.output([z if w else None for z, w in zip(zeros, wanted[count:], strict=True)])
+            none = [z if w else None for z, w in zip(zeros, wanted[count:], strict=True)]
+            return self._call.output(none, self.tensors)
         gradients, _ = differentiate(self._pullback, [*self._taken, *zeros, *[seeds[k] for k in sorted(seeds)]], wanted)
-        return self._call.output(gradients[count:])
+        return self._call.output(gradients[count:], self.tensors)
 
 
-def _flatten_like(given: Any, like: Any, tensors: Sequence[Any], what: str) -> list[Any]:
-    """Tensors of a structure like another's, whose tensors are `tensors`; zeros for None, and for integers."""
+def _leaves(structure: Any) -> list[Any]:
+    """The tensors and variables in a structure; components of sparse and ragged tensors among them."""
+    flat = tf.nest.flatten(structure, expand_composites=True)
+    variables = [_calls.variable_of(x) for x in flat]
+    return [x if v is None else v for x, v in zip(flat, variables, strict=True) if v is not None or _is_tensor(x)]
+
+
+def _is_tensor(x: Any) -> bool:
+    return isinstance(x, _calls.TENSORS)
+
+
+def _flatten_like(given: Any, like: Any, what: str) -> list[Any]:
+    """For each tensor and variable in `like` what `given` has in its place; zeros for None, and for integers."""
     try:
         tf.nest.assert_same_structure(
             tf.nest.map_structure(lambda _: 0, like), tf.nest.map_structure(lambda _: 0, given)
         )
     except (TypeError, ValueError) as error:
         raise ValueError(f"A {what} must have the structure of what it belongs to. {error}") from None
-    leaves: list[Any] = []
+    found: list[Any] = []
     for g, x in zip(tf.nest.flatten(given), tf.nest.flatten(like), strict=True):
-        if x is None:
-            continue
-        parts = tf.nest.flatten(x, expand_composites=True)
-        leaves += [None] * len(parts) if g is None else tf.nest.flatten(g, expand_composites=True)
-    return [
-        tf.zeros_like(x) if g is None or x.dtype not in _CONTINUOUS else tf.convert_to_tensor(g, x.dtype)
-        for g, x in zip(leaves, tensors, strict=True)
-    ]
+        leaves = _leaves(x)
+        parts = [None] * len(leaves) if g is None else _leaves(_calls.as_tensor(g))
+        if len(parts) != len(leaves):
+            raise ValueError(f"A {what} must have the structure of what it belongs to: {g!r} is given for {x!r}.")
+        for part, leaf in zip(parts, leaves, strict=True):
+            absent = part is None or tf.as_dtype(leaf.dtype) not in _CONTINUOUS
+            found.append(tf.zeros_like(leaf) if absent else tf.convert_to_tensor(part, leaf.dtype))
+    return found
 
 
 _CONTINUOUS = {tf.float16, tf.bfloat16, tf.float32, tf.float64, tf.complex64, tf.complex128}
@@ -244,11 +273,17 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     return halves.value, halves.pushforward(*tangents)
 
 
-def jacobian(f: Callable[..., Any], wrt: int = 0) -> Callable[..., Any]:
-    """A function that returns the Jacobian of `f` by one of its arguments, a tensor.
+def jacobian(f: Callable[..., Any], wrt: int | str = 0) -> Callable[..., Any]:
+    """A function that returns the Jacobian of `f` by one of its arguments.
 
-    It is of shape `[*y.shape, *x.shape]` for each tensor y that `f` returns. All rows are computed at once, by the
-    pullback of a batch of cotangents; or all columns, by the pushforward, where x has fewer elements than the y.
+    It is of shape `[*y.shape, *x.shape]` for each tensor y that `f` returns and each tensor x that the argument is made
+    of: the structure of the value, of structures like the argument. All rows are computed at once, by the pullback of a
+    batch of cotangents; or all columns, by the pushforward, where the x have fewer elements than the y.
+
+    Args:
+      f: any callable, see `value_and_grad`. Its results are floating or complex tensors, or structures of these.
+      wrt: the position of an argument, or the name of one: a tensor or a structure of tensors. A variable stands for
+        its value.
 
     Example:
       >>> tf_symgrad.jacobian(lambda x: x**2)(tf.constant([1.0, 2.0]))
@@ -258,29 +293,59 @@ def jacobian(f: Callable[..., Any], wrt: int = 0) -> Callable[..., Any]:
     """
 
     @_op.no_autograph
-    def of_arguments(*xs: Any) -> Any:
-        x = tf.convert_to_tensor(xs[wrt])
-        halves = _Halves(lambda x: f(*xs[:wrt], x, *xs[wrt:][1:]), [x])
-        ys, columns = halves.tensors, x.shape.num_elements()
-        rows = [y.shape.num_elements() for y in ys]
-        if columns is not None and (None in rows or columns < sum(rows)):
-            flat = tf.nest.flatten(tf.vectorized_map(halves.pushforward, _basis(x)), expand_composites=True)
-            columns_last = [tf.transpose(d, [*range(1, d.shape.rank), 0]) for d in flat]
-            parts = [tf.reshape(d, tf.concat([tf.shape(d)[:-1], tf.shape(x)], 0)) for d in columns_last]
-            return tf.nest.pack_sequence_as(halves.value, parts, expand_composites=True)
+    def of_arguments(*args: Any, **kwargs: Any) -> Any:
+        name, values, named = _calls.with_tensors(f, wrt, args, kwargs)
+        argument = values[name] if isinstance(name, int) else named[name]
+        xs = [tf.convert_to_tensor(x) for x in tf.nest.flatten(argument)]
 
-        def of_output(i: int) -> Any:
-            shape = tf.concat([tf.shape(ys[i]), tf.shape(x)], 0)
-            zeros = [tf.zeros_like(y) for y in ys]
-            connected = any(k >= 0 for k in halves.gradients)
-            if not connected:
-                return tf.zeros(shape, x.dtype)
-            pull = lambda dy: halves.pull([*zeros[:i], dy, *zeros[i + 1 :]])[0]  # noqa: E731
-            return tf.reshape(tf.vectorized_map(pull, _basis(ys[i])), shape)
+        def of_tensors(*xs: Any) -> Any:
+            given = tf.nest.pack_sequence_as(argument, xs)
+            if isinstance(name, int):
+                return f(*values[:name], given, *values[name + 1 :], **named)
+            return f(*values, **{**named, name: given})
 
-        return tf.nest.pack_sequence_as(halves.value, [of_output(i) for i in range(len(ys))], expand_composites=True)
+        halves = _Halves(of_tensors, xs)
+        sizes = [x.shape.num_elements() for x in xs]
+        rows = [y.shape.num_elements() for y in halves.tensors]
+        forward = None not in sizes and (None in rows or sum(sizes) < sum(rows))
+        blocks = _by_columns(halves, xs) if forward else _by_rows(halves, xs)
+        matrices = [tf.nest.pack_sequence_as(argument, block) for block in blocks]
+        return tf.nest.pack_sequence_as(halves.value, matrices, expand_composites=True)
 
     return of_arguments
+
+
+def _by_columns(halves: _Halves, xs: Sequence[Any]) -> list[list[Any]]:
+    """For each y and each x the derivatives, by the tangents that are 1 in one place."""
+
+    def push(i: int, tangent: Any) -> list[Any]:
+        tangents = [tangent if j == i else None for j in range(len(xs))]
+        return list(tf.nest.flatten(halves.pushforward(*tangents), expand_composites=True))
+
+    columns = []
+    for i, x in enumerate(xs):
+        found = tf.vectorized_map(functools.partial(push, i), _basis(x))
+        last = [tf.transpose(d, [*range(1, d.shape.rank), 0]) for d in found]
+        columns.append([tf.reshape(d, tf.concat([tf.shape(d)[:-1], tf.shape(x)], 0)) for d in last])
+    return [list(block) for block in zip(*columns, strict=True)]
+
+
+def _by_rows(halves: _Halves, xs: Sequence[Any]) -> list[list[Any]]:
+    """For each y and each x the derivatives, by the cotangents that are 1 in one place."""
+    connected = [k >= 0 for k in halves.gradients[: len(xs)]]
+    zeros = [tf.zeros_like(y) for y in halves.tensors]
+
+    def pull(i: int, cotangent: Any) -> list[Any]:
+        gradients = halves.pull([cotangent if j == i else zero for j, zero in enumerate(zeros)])
+        return [dx for dx, c in zip(gradients, connected, strict=False) if c]
+
+    blocks = []
+    for i, y in enumerate(halves.tensors):
+        found = iter(tf.vectorized_map(functools.partial(pull, i), _basis(y)) if any(connected) else [])
+        shapes = [tf.concat([tf.shape(y), tf.shape(x)], 0) for x in xs]
+        places = zip(connected, shapes, xs, strict=True)
+        blocks.append([tf.reshape(next(found), shape) if c else tf.zeros(shape, x.dtype) for c, shape, x in places])
+    return blocks
 
 
 def _basis(x: Any) -> Any:
@@ -288,10 +353,10 @@ def _basis(x: Any) -> Any:
     return tf.reshape(tf.eye(tf.size(x), dtype=x.dtype), tf.concat([[tf.size(x)], tf.shape(x)], 0))
 
 
-def hessian(f: Callable[..., Any], wrt: int = 0) -> Callable[..., Any]:
-    """A function that returns the Hessian of `f`, a scalar, by one of its arguments, a tensor x.
+def hessian(f: Callable[..., Any], wrt: int | str = 0) -> Callable[..., Any]:
+    """A function that returns the Hessian of `f`, a scalar, by one of its arguments.
 
-    It is of shape `[*x.shape, *x.shape]`.
+    It is of shape `[*x.shape, *x.shape]` for a tensor x; for a structure, a structure of structures, as of `jacobian`.
 
     Example:
       >>> tf_symgrad.hessian(lambda x: x[0] ** 2 * x[1])(tf.constant([1.0, 2.0]))
