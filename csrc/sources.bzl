@@ -37,6 +37,7 @@ ENGINE = [
     "csrc/engine/read/node_check.cc",
     "csrc/engine/read/op_function.cc",
     "csrc/engine/structure/branch.cc",
+    "csrc/engine/structure/list_step.cc",
     "csrc/engine/structure/loop.cc",
     "csrc/engine/structure/loop_plan.cc",
     "csrc/engine/structure/remote.cc",
