@@ -45,6 +45,7 @@ ENGINE = [
     "csrc/engine/read/import.cc",
     "csrc/engine/read/op_function.cc",
     "csrc/engine/structure/branch.cc",
+    "csrc/engine/structure/list_step.cc",
     "csrc/engine/structure/loop.cc",
     "csrc/engine/structure/loop_plan.cc",
     "csrc/engine/structure/remote.cc",

@@ -86,6 +86,29 @@ def unstacked_and_read(x: Any) -> Any:
     return array.read(0) * array.read(1) * tf.sin(array.read(2))
 
 
+def written_in_a_loop(x: Any) -> Any:
+    read, written = tf.TensorArray(tf.float32, 3).unstack(x * x), tf.TensorArray(tf.float32, 3, element_shape=[])
+
+    def body(i: Any, written: Any, y: Any) -> Any:
+        return i + 1, written.write(i, tf.sin(read.read(i)) * y), tf.tanh(y + read.read(i))
+
+    return tf.reduce_sum(tf.while_loop(lambda i, *_: i < 3, body, (0, written, x[0]))[1].stack() ** 3)
+
+
+def map_in_map(x: Any) -> Any:
+    return tf.reduce_sum(tf.map_fn(lambda t: tf.reduce_sum(tf.map_fn(lambda u: tf.sin(u * t) * u, x)), x))
+
+
+def map_in_scan(x: Any) -> Any:
+    rows = tf.reshape(tf.concat([x, x * x], 0), [3, 2])
+    return tf.reduce_sum(tf.scan(lambda a, r: a * 0.5 + tf.map_fn(lambda t: tf.sin(x[0] * t), r), rows) ** 2)
+
+
+def cond_in_a_loop(x: Any) -> Any:
+    body = lambda i, y: (i + 1, tf.cond(i > 1, lambda: tf.sin(y) * x, lambda: y * y))  # noqa: E731
+    return tf.reduce_sum(tf.while_loop(lambda i, _: i < 3, body, (0, x))[1])
+
+
 def scan_of_two(x: Any) -> Any:
     scanned = tf.scan(lambda a, t: (a[0] * t, a[1] + t * a[0]), x, (x[0], x[0]), reverse=True)
     return tf.add_n([tf.reduce_sum(y) for y in scanned])
@@ -107,6 +130,11 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "foldr": lambda x: tf.reduce_sum(tf.foldr(lambda a, t: a * t + tf.sin(t), x)),
     "TensorArray, written and stacked": written_and_stacked,
     "TensorArray, unstacked and read": unstacked_and_read,
+    "map_fn in map_fn": map_in_map,
+    "map_fn in scan": map_in_scan,
+    "TensorArray in a loop": written_in_a_loop,
+    "cond in a loop": cond_in_a_loop,
+    "map_fn in cond": lambda x: tf.cond(x[0] > 0, lambda: tf.reduce_sum(tf.map_fn(tf.sin, x)), lambda: x[1] ** 2),
     "cond": lambda x: tf.cond(x[0] > 0, lambda: power_loop(x), lambda: tf.reduce_sum(x * x)),
     "cond, other branch": lambda x: tf.cond(x[0] > 0, lambda: tf.reduce_sum(x * x), lambda: power_loop(x)),
     "cond, two loops": lambda x: tf.cond(x[0] > 0, lambda: power_loop(x), lambda: maximum_iterations(x)),
@@ -127,31 +155,38 @@ def test_gradient_of_one_element(name: str) -> None:
     check(gradient(FUNCTIONS[name]), tf.constant([0.7]))
 
 
-TWICE = [
-    "while_loop",
-    "maximum_iterations",
-    "ends early",
-    "foldl",
-    "foldr",
-    "TensorArray, written and stacked",
-    "TensorArray, unstacked and read",
-]
-
-
-@pytest.mark.parametrize("name", TWICE)
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_second_derivative(name: str) -> None:
     check(gradient(squared_norm(gradient(FUNCTIONS[name]))))
 
 
-@pytest.mark.parametrize("name", ["foldl", "TensorArray, unstacked and read"])
+BY_TAPE = [
+    "nested",
+    "map_fn",
+    "map_fn in scan",
+    "TensorArray in a loop",
+    "TensorArray, unstacked and read",
+    "switch_case",
+]
+
+
+@pytest.mark.parametrize("name", BY_TAPE)
 def test_second_derivative_by_tape(name: str) -> None:
     check(tape(squared_norm(gradient(FUNCTIONS[name]))))
 
 
-def test_second_derivative_of_a_branch_that_ends_no_process() -> None:
-    """XLA aborts where the branches of a Case differ in rank."""
-    with pytest.raises(tf.errors.OpError):
-        compiled(gradient(squared_norm(gradient(FUNCTIONS["switch_case"]))))(X)
+@pytest.mark.parametrize("name", ["while_loop", "ends early", "nested, to the outer counter", "cond, two loops"])
+def test_third_derivative(name: str) -> None:
+    check(gradient(squared_norm(gradient(squared_norm(gradient(FUNCTIONS[name]))))))
+
+
+@pytest.mark.parametrize("layer", ["GRU", "LSTM"])
+def test_second_derivative_of_keras(layer: str) -> None:
+    """Its loop reads variables, and says of its state that the batch is not known."""
+    tf.keras.utils.set_random_seed(0)
+    cell = getattr(tf.keras.layers, layer)(2)
+    cell.build((1, 3, 1))
+    check(gradient(squared_norm(gradient(lambda x: tf.reduce_sum(cell(tf.reshape(x, [1, 3, 1])))))))
 
 
 def test_loop_of_an_unknown_number_of_iterations() -> None:
@@ -165,11 +200,29 @@ def test_loop_of_an_unknown_number_of_iterations() -> None:
 # ---- A compiled function in one that is not ----
 
 
-@pytest.mark.parametrize("name", ["while_loop", "ends early", "nested", "cond"])
+def check_callee(f: Callable[[Any], Any], g: Callable[[Callable[[Any], Any]], Callable[[Any], Any]]) -> None:
+    """g of a function that calls f, compiled, in a function that is not."""
+    inner = compiled(f)
+    got = tf.function(g(lambda x: 2 * inner(x)), autograph=False)(X)
+    np.testing.assert_allclose(got, tf.function(g(lambda x: 2 * f(x)), autograph=False)(X), rtol=1e-4)
+
+
+CALLEES = ["while_loop", "ends early", "nested", "map_fn", "scan", "foldl", "map_fn in map_fn", "cond", "switch_case"]
+
+
+@pytest.mark.parametrize("name", CALLEES)
 def test_compiled_callee(name: str) -> None:
     """Its halves are compiled each for itself: what crosses are tensors."""
-    f = FUNCTIONS[name]
-    inner = compiled(f)
-    np.testing.assert_allclose(
-        tf.function(gradient(lambda x: 2 * inner(x)), autograph=False)(X), 2 * gradient(f)(X), rtol=1e-5
-    )
+    check_callee(FUNCTIONS[name], gradient)
+
+
+@pytest.mark.parametrize("name", ["ends early", "nested", "map_fn", "cond"])
+def test_second_derivative_of_a_compiled_callee(name: str) -> None:
+    check_callee(FUNCTIONS[name], lambda f: gradient(squared_norm(gradient(f))))
+
+
+@pytest.mark.parametrize("name", ["map_fn", "cond, two loops"])
+def test_compiled_callee_that_differentiates(name: str) -> None:
+    """The op in it is left to XLA."""
+    check_callee(squared_norm(gradient(FUNCTIONS[name])), gradient)
+    check_callee(gradient(squared_norm(gradient(FUNCTIONS[name]))), lambda f: f)

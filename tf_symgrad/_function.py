@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import os
 import re
 import weakref
@@ -165,6 +166,33 @@ class Function:
         if key not in self._gradients:
             name, serialized = self.build_gradient(wrt, values)
             self._gradients[key] = self._import_gradient(name, function_pb2.FunctionDefLibrary.FromString(serialized))
+        return self._gradients[key]
+
+    def gradient_by_op(self, op: str, wrt: Sequence[bool], tout: Sequence[tf.DType], values: bool = False) -> Function:
+        """The function of `gradient`, which holds the op instead, and is the gradient function once that is expanded.
+
+        So whoever differentiates it has that made for what is known of its inputs then, by XLA above all.
+        """
+        key = (*wrt, values, True)
+        if key in self._gradients:
+            return self._gradients[key]
+        definition = function_pb2.FunctionDef()
+        node = definition.node_def.add(name="gradient", op=op)
+        node.attr["f"].func.CopyFrom(self.name_attrs)
+        node.attr["wrt"].list.b.extend(wrt)
+        node.attr["values"].b = values
+        for i, x in enumerate([*self.inputs, *self.outputs]):
+            definition.signature.input_arg.add(name=f"x_{i}", type=x.dtype.as_datatype_enum)
+            node.input.append(f"x_{i}")
+            node.attr["Tin"].list.type.append(x.dtype.as_datatype_enum)
+        for i, dtype in enumerate(tout):
+            definition.signature.output_arg.add(name=f"y_{i}", type=dtype.as_datatype_enum)
+            definition.ret[f"y_{i}"] = f"gradient:output:{i}"
+            node.attr["Tout"].list.type.append(dtype.as_datatype_enum)
+        content = hashlib.sha256(definition.SerializeToString(deterministic=True))
+        definition.signature.name = f"__symgrad_gradient_of_{self.name}_{content.hexdigest()[:16]}"
+        library = function_pb2.FunctionDefLibrary(function=[definition])
+        self._gradients[key] = self._import_gradient(definition.signature.name, library)
         return self._gradients[key]
 
     def sparse_gradient(self, wrt: Sequence[bool]) -> tuple[Function, list[int]]:

@@ -103,7 +103,11 @@ def _gradient(inputs: Sequence[Any], ys: Sequence[Any], attrs: dict[str, Any], *
     if not isinstance(f, _function.Function):
         graph = next((x.graph for x in inputs if not isinstance(x, ops.EagerTensor)), ops.get_default_graph())
         f = _function.from_name(_name_attrs(f), graph)
-    g = f.gradient(given, values)
+    if context.executing_eagerly():
+        g = f.gradient(given, values)
+    else:
+        kept = [dtype for dtype, d in zip(tout[: len(of_gradients)], of_gradients, strict=True) if d is not None]
+        g = f.gradient_by_op(OP, given, [*kept, *([y.dtype for y in f.outputs] if values else [])], values)
     seeds = [tf.convert_to_tensor(d, dtype) for dtype, d in zip(tout, of_gradients, strict=False) if d is not None]
     if values:
         places = zip(ys, of_values, strict=True)

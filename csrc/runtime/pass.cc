@@ -17,6 +17,7 @@
 #include "csrc/engine/library/references.h"
 #include "csrc/engine/library/fingerprint.h"
 #include "csrc/runtime/call.h"
+#include "csrc/runtime/left_to_xla.h"
 #include "csrc/runtime/stock.h"
 #include "tensorflow/core/common_runtime/optimization_registry.h"
 #include "tensorflow/core/graph/graph.h"
@@ -44,6 +45,13 @@ bool Disabled() {
 }
 
 bool IsToExpand(const NodeDef& node) { return IsGradientOp(node.op()) && !node.attr().contains(kLeftToXla); }
+
+// Whether the XLA kernel meets what a node stands for, and what that calls: nothing there is to be expanded before it.
+bool IsLeftToXla(const NodeDef& node) {
+  if (IsGradientOp(node.op())) return node.attr().contains(kLeftToXla);
+  const auto compiled = node.attr().find("_XlaMustCompile");
+  return compiled != node.attr().end() && compiled->second.b() && XlaLaunches();
+}
 
 bool Contains(const FunctionDef& fdef) {
   return std::any_of(fdef.node_def().begin(), fdef.node_def().end(), IsToExpand);
@@ -145,7 +153,7 @@ class Expansion {
   absl::Status ResolveGraph() {
     for (Node* node : graph_->op_nodes()) {
       if (!IsGradientOp(node->type_string())) {
-        VisitReferences(node->def(), [this](const std::string& name) { Visit(name); });
+        if (!IsLeftToXla(node->def())) VisitReferences(node->def(), [this](const std::string& name) { Visit(name); });
         continue;
       }
       NodeDef call = node->def();
@@ -170,7 +178,8 @@ class Expansion {
       if (Contains(*met.fdef)) TF_RETURN_IF_ERROR(ResolveFunction(name, &met));
       const FunctionDef& fdef = met.changed != nullptr ? *met.changed : *met.fdef;
       const auto meet = [&](const std::string& callee) { met.callees.insert(callee); };
-      for (const NodeDef& node : fdef.node_def()) VisitReferences(node, meet);
+      for (const NodeDef& node : fdef.node_def())
+        if (!IsLeftToXla(node)) VisitReferences(node, meet);
       if (const std::string gradient = library_->FindGradient(name); !gradient.empty()) meet(gradient);
       for (const std::string& callee : met.callees) Visit(callee);
       met_.emplace(name, std::move(met));
@@ -260,7 +269,8 @@ class Expansion {
     for (const auto& [name, new_name] : renamed_) {
       const Met& met = met_[name];
       met.changed->mutable_signature()->set_name(new_name);
-      for (NodeDef& node : *met.changed->mutable_node_def()) RenameFunctions(renamed_, &node);
+      for (NodeDef& node : *met.changed->mutable_node_def())
+        if (!IsLeftToXla(node)) RenameFunctions(renamed_, &node);
       TF_RETURN_IF_ERROR(library_->AddFunctionDef(
           *met.changed, met.record != nullptr ? met.record->stack_traces() : tensorflow::StackTracesMap()));
     }
@@ -294,7 +304,7 @@ class Expansion {
     std::vector<std::pair<Node*, NodeDef>> replaced = std::move(calls_);
     for (Node* node : graph_->op_nodes()) {
       NodeDef def = node->def();
-      if (IsGradientOp(node->type_string()) || !RenameFunctions(renamed_, &def)) continue;
+      if (IsGradientOp(node->type_string()) || IsLeftToXla(def) || !RenameFunctions(renamed_, &def)) continue;
       if (def.op() == node->type_string()) {
         for (const auto& [name, value] : def.attr()) node->AddAttr(name, value);
         continue;
@@ -348,4 +358,10 @@ class ExpandSymbolicGradients : public tensorflow::GraphOptimizationPass {
 REGISTER_OPTIMIZATION(tensorflow::OptimizationPassRegistry::PRE_PLACEMENT, 0, ExpandSymbolicGradients);
 
 }  // namespace
+
+std::atomic<bool>& XlaLaunches() {
+  static std::atomic<bool> launches{false};
+  return launches;
+}
+
 }  // namespace symgrad

@@ -78,6 +78,12 @@ absl::StatusOr<TensorShapeProto> StaticShape(XlaOpKernelContext* ctx, int i) {
   return proto;
 }
 
+// The dtype of an input, of a variable that of its value; DT_INVALID if that is not known.
+tensorflow::DataType ValueDtype(const XlaExpression& input) {
+  if (input.kind() != XlaExpression::Kind::kResource) return input.dtype();
+  return input.resource()->initialized() ? input.resource()->type() : tensorflow::DT_INVALID;
+}
+
 // A small integer that XLA knows: a size or a bound, as a rule.
 bool IsKnownInteger(const XlaExpression& input) {
   constexpr int64_t kMaxElements = 64;
@@ -90,12 +96,13 @@ bool IsKnownInteger(const XlaExpression& input) {
 absl::StatusOr<NameAttrList> WithFacts(XlaOpKernelContext* ctx, const Call& call) {
   NameAttrList f = call.f;
   auto& attrs = *f.mutable_attr();
-  attrs.erase(kInputDtypes);
   attrs[kInputShapes].clear_value();
+  attrs[kInputDtypes].clear_value();
   attrs[kInputValues].clear_value();
   attrs[kCompiled].set_b(true);
   for (int i = 0; i < std::min<int>(call.num_inputs(), ctx->num_inputs()); ++i) {
     TF_ASSIGN_OR_RETURN(*attrs[kInputShapes].mutable_list()->add_shape(), StaticShape(ctx, i));
+    attrs[kInputDtypes].mutable_list()->add_type(ValueDtype(ctx->InputExpression(i)));
     tensorflow::TensorProto* value = attrs[kInputValues].mutable_list()->add_tensor();
     if (IsKnownInteger(ctx->InputExpression(i))) ctx->InputExpression(i).constant_value()->AsProtoField(value);
   }

@@ -19,6 +19,7 @@
 #include "absl/strings/str_cat.h"
 #include "csrc/runtime/call.h"
 #include "csrc/runtime/function_kernel.h"
+#include "csrc/runtime/left_to_xla.h"
 #include "tensorflow/compiler/jit/xla_cluster_util.h"
 #include "tensorflow/compiler/jit/xla_kernel_creator.h"
 #include "tensorflow/compiler/tf2xla/const_analysis.h"
@@ -228,6 +229,7 @@ class KernelCreator : public tensorflow::XlaKernelCreator {
   const auto* present = tensorflow::GetDefaultCustomKernelCreator();
   if (dynamic_cast<const tensorflow::XlaKernelCreator*>(present) == nullptr) return false;
   tensorflow::RegisterDefaultCustomKernelCreator(new KernelCreator);
+  XlaLaunches() = true;
   return true;
 }();
 

@@ -497,17 +497,24 @@ absl::StatusOr<Grads> Differentiator::CustomGradient(Builder* builder, const Fra
   return grads;
 }
 
-const std::vector<tf::PartialTensorShape>& Differentiator::ResultShapes(const tf::NameAttrList& f) {
+const std::vector<ResultFacts>& Differentiator::FactsOfResults(const tf::NameAttrList& f) {
   const std::string key = MemoKey(f);
-  const auto [it, added] = result_shapes_.try_emplace(key);
-  static const std::vector<tf::PartialTensorShape> unknown;
+  const auto [it, added] = result_facts_.try_emplace(key);
+  static const std::vector<ResultFacts> unknown;
   if (!added || active_.size() > kMaxDepth) return it->second;  // empty while f itself is being read: recursion
-  const Activation activation(&active_, absl::StrCat("shapes:", key));
+  const Activation activation(&active_, absl::StrCat("facts:", key));
   const absl::StatusOr<std::unique_ptr<Body>> body = ImportFunction(this, f);
   if (!body.ok()) return unknown;  // whoever differentiates the call reports it
-  std::vector<tf::PartialTensorShape> shapes;
-  for (const Port& p : (*body)->results) shapes.push_back(StaticShape((*body)->output(p).shape));
-  return result_shapes_[key] = std::move(shapes);
+  std::vector<ResultFacts> facts;
+  for (const Port& p : (*body)->results) {
+    const Output& result = (*body)->output(p);
+    facts.push_back({StaticShape(result.shape), nullptr});
+    if (result.ints == nullptr || !result.ints->known()) continue;
+    auto ints = std::make_shared<Ints>(*result.ints);
+    for (Ints::Element& e : ints->elements) e.dim = {};  // which dies with the body
+    facts.back().ints = std::move(ints);
+  }
+  return result_facts_[key] = std::move(facts);
 }
 
 const Flows& Differentiator::FlowsOf(const tf::NameAttrList& f) {

@@ -92,7 +92,7 @@ class Differentiator final : public Functions {
   // The cotangents of the inputs of a node that comes with a gradient function of its own.
   absl::StatusOr<Grads> CustomGradient(Builder* builder, const Frame& frame);
 
-  const std::vector<tf::PartialTensorShape>& ResultShapes(const tf::NameAttrList& f) override;
+  const std::vector<ResultFacts>& FactsOfResults(const tf::NameAttrList& f) override;
   // To be told before a function is split that nobody has asked the gradient of.
   void ExpectArrays() { has_arrays_ = true; }
   bool has_arrays() const override { return has_arrays_.value_or(false); }
@@ -110,7 +110,7 @@ class Differentiator final : public Functions {
 
   absl::flat_hash_map<std::string, SplitVjp> splits_;
   absl::flat_hash_map<std::string, std::string> gradients_;
-  absl::flat_hash_map<std::string, std::vector<tf::PartialTensorShape>> result_shapes_;
+  absl::flat_hash_map<std::string, std::vector<ResultFacts>> result_facts_;
   absl::flat_hash_map<std::string, Flows> flows_;
   std::optional<bool> has_arrays_;           // whether anything that is reached has arrays
   absl::flat_hash_set<std::string> active_;  // what is being built now: meeting it again is recursion

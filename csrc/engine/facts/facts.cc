@@ -92,6 +92,13 @@ bool ClaimsTooMuch(const Body& body, const Node& n) {
   return batch_dims != n.def->attr().end() && batch_dims->second.i() < 0 && (axis == nullptr || !axis->known());
 }
 
+// And where one tells less than it is told.
+Shape ToldShape(Body* body, const Node& n, int output, Shape inferred) {
+  if (n.type() != "TensorListPopBack" || output != 1 || InferenceContext::Rank(inferred) >= 0) return inferred;
+  const IntsPtr element = body->output(n.inputs[1]).ints;
+  return element != nullptr && element->dims.size() == 1 ? ToShape(body, *element) : inferred;
+}
+
 const tf::AttrValue* ConstValue(const Body& body, Port p) {
   const Node& n = body.node(p.node);
   if (n.is_arg() || n.type() != "Const") return nullptr;
@@ -162,7 +169,7 @@ absl::Status InferFacts(Body* body, int id) {
 
   for (int i = 0; i < n.num_outputs && i < c.num_outputs(); ++i) {
     Output& out = body->output({id, i});
-    if (!ClaimsTooMuch(*body, n)) out.shape = importer.Import(c.output(i));
+    if (!ClaimsTooMuch(*body, n)) out.shape = ToldShape(body, n, i, importer.Import(c.output(i)));
     const auto* handle = c.output_handle_shapes_and_types(i);
     if (handle == nullptr) continue;
     std::vector<ShapeAndType> imported = *handle;

@@ -40,6 +40,13 @@ bool IsBranch(const tf::NodeDef& node) {
   return node.op() == "If" || node.op() == "StatelessIf" || node.op() == "Case" || node.op() == "StatelessCase";
 }
 
+std::vector<tf::NameAttrList> Branches(const tf::NodeDef& node) {
+  const auto& attrs = node.attr();
+  if (attrs.contains("then_branch")) return {attrs.at("then_branch").func(), attrs.at("else_branch").func()};
+  const auto& list = attrs.at("branches").list().func();
+  return {list.begin(), list.end()};
+}
+
 bool IsStructure(const tf::NodeDef& node, const tf::OpRegistrationData& op) {
   return op.is_function_op ||
          std::find(std::begin(kStructureOps), std::end(kStructureOps), node.op()) != std::end(kStructureOps);
@@ -77,17 +84,20 @@ tf::NameAttrList WithInputs(tf::NameAttrList f, const Body& body, absl::Span<con
     StaticShape(variable ? handle->second[0].shape : in.shape).AsProto(shapes->add_shape());
     dtypes->add_type(variable ? handle->second[0].dtype : in.dtype == tf::DT_RESOURCE ? tf::DT_INVALID : in.dtype);
   }
-  // Of a list, its length and shape: the zeros of its cotangent are a constant then.
-  const auto list = [&](const Port& p) {
+  // Of a list, its length and shape: the zeros of its cotangent are a constant then. XLA must know integers, too.
+  const auto known = [&](const Port& p) {
     const Output& in = body.output(p);
-    return in.dtype == tf::DT_VARIANT && in.ints != nullptr && in.ints->known() ? in.ints.get() : nullptr;
+    const bool told =
+        in.dtype == tf::DT_VARIANT || (body.compiled && (in.dtype == tf::DT_INT32 || in.dtype == tf::DT_INT64));
+    return told && in.ints != nullptr && in.ints->known() ? in.ints.get() : nullptr;
   };
-  if (std::any_of(inputs.begin(), inputs.end(), list)) {
+  if (std::any_of(inputs.begin(), inputs.end(), known)) {
     auto* values = (*f.mutable_attr())[kInputValues].mutable_list();
     values->Clear();
     for (const Port& p : inputs) {
       tf::TensorProto* value = values->add_tensor();
-      if (const Ints* ints = list(p)) FillInts(*ints, tf::DT_INT64, value);
+      const tf::DataType dtype = body.output(p).dtype == tf::DT_VARIANT ? tf::DT_INT64 : body.output(p).dtype;
+      if (const Ints* ints = known(p); ints != nullptr && !FillInts(*ints, dtype, value)) value->Clear();
     }
   }
   if (body.compiled) (*f.mutable_attr())[kCompiled].set_b(true);
@@ -100,13 +110,15 @@ tf::NameAttrList WithInputs(tf::NameAttrList f, const Body& body, absl::Span<con
 
 tf::NameAttrList WithVariableDtypes(tf::NameAttrList f, const tf::DataTypeVector& tin, const tf::DataTypeVector& tout,
                                     const std::vector<bool>& wrt) {
-  if (f.attr().contains(kInputDtypes) || std::find(tin.begin(), tin.end(), tf::DT_RESOURCE) == tin.end()) return f;
+  if (std::find(tin.begin(), tin.end(), tf::DT_RESOURCE) == tin.end()) return f;
   auto* dtypes = (*f.mutable_attr())[kInputDtypes].mutable_list();
   const size_t inputs = std::min(tin.size(), wrt.empty() ? tout.size() : wrt.size());
   for (size_t i = 0, k = 0; i < inputs; ++i) {
     const bool wanted = (wrt.empty() || wrt[i]) && k < tout.size();
     const tf::DataType gradient = wanted ? tout[k++] : tf::DT_INVALID;
-    dtypes->add_type(tin[i] == tf::DT_RESOURCE ? gradient : tin[i]);
+    const tf::DataType dtype = tin[i] == tf::DT_RESOURCE ? gradient : tin[i];
+    if (const int k = static_cast<int>(i); k >= dtypes->type_size()) dtypes->add_type(dtype);
+    else if (dtypes->type(k) == tf::DT_INVALID) dtypes->set_type(k, dtype);
   }
   return f;
 }

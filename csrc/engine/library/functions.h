@@ -48,7 +48,8 @@ inline bool HasOwnGradient(const tf::NodeDef& node) {
 bool IsCall(const tf::NodeDef& node, const tf::OpRegistrationData& op);
 tf::NameAttrList Callee(const tf::NodeDef& node);
 bool IsBranch(const tf::NodeDef& node);  // If, Case
-bool IsLoop(const tf::NodeDef& node);    // While
+std::vector<tf::NameAttrList> Branches(const tf::NodeDef& node);
+bool IsLoop(const tf::NodeDef& node);  // While
 // The ops that stand for functions, besides those that are names of functions.
 inline constexpr const char* kStructureOps[] = {
     "Case",          "If",          "PartitionedCall", "RemoteCall", "StatefulPartitionedCall",
@@ -64,6 +65,12 @@ tf::PartialTensorShape StaticShape(const Shape& shape);
 // which f does not where it does not read them.
 tf::NameAttrList WithVariableDtypes(tf::NameAttrList f, const tf::DataTypeVector& tin, const tf::DataTypeVector& tout,
                                     const std::vector<bool>& wrt);
+
+// What a function tells of a result.
+struct ResultFacts {
+  tf::PartialTensorShape shape;
+  IntsPtr ints;  // null unless all are known
+};
 
 // What a node of the gradient op asks for.
 struct Asked {
@@ -110,8 +117,8 @@ class Functions {
 
   // The name of the generated function that computes the gradients of f with respect to the wanted inputs (empty: all).
   virtual absl::StatusOr<std::string> Gradient(const tf::NameAttrList& f, std::vector<bool> wrt, bool values) = 0;
-  // The static shapes of f's results; empty if f can't be read.
-  virtual const std::vector<tf::PartialTensorShape>& ResultShapes(const tf::NameAttrList& f) = 0;
+  // What is known of f's results; empty if f can't be read.
+  virtual const std::vector<ResultFacts>& FactsOfResults(const tf::NameAttrList& f) = 0;
   // Whether there are arrays at all, and which arguments and results of f are their flows.
   virtual bool has_arrays() const = 0;
   virtual const Flows& FlowsOf(const tf::NameAttrList& f) = 0;

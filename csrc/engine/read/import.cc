@@ -63,13 +63,13 @@ class FunctionReader {
     ReadArgs();
     ReadRanges();
     ReadNodes();
-    TF_RETURN_IF_ERROR(exhausted_);
     ReadEdges();
     std::vector<std::vector<Port>> results = ReadResults();
     if (errors_.empty()) {
       const std::vector<int> order = Sort();
       if (errors_.empty()) Build(order);
     }
+    TF_RETURN_IF_ERROR(exhausted_);
     if (!errors_.empty()) return Malformed();
     for (const auto& ports : results)
       for (const Port& p : ports) body_->results.push_back(BodyPort(p));
@@ -239,7 +239,7 @@ class FunctionReader {
                                      "load the library that registers it, or add the function"));
       } else {
         item.def = Instantiate(node, item.op->op_def);
-        if (!ReadTypes(&item) || (IsGradient(node.op()) && !ResolveGradient(&item))) item.op = nullptr;
+        if (!ReadTypes(&item)) item.op = nullptr;
       }
       if (!AddItem(node.name(), item)) items_.push_back(std::move(item));  // keeps nodes and items in step
     }
@@ -263,11 +263,16 @@ class FunctionReader {
 
   static bool IsGradient(const std::string& op) { return op == kGradientOp || op == kStockGradientOp; }
 
-  // A gradient op is a call of the gradient function of its f.
-  bool ResolveGradient(Item* item) {
-    const Asked asked = AskedBy(*item->def, item->in, item->out);
+  // A gradient op is a call of the gradient function of its f; to XLA one for what is known of these inputs, which then
+  // computes no shapes: they would not be constants any more where a loop has stacked them.
+  void ResolveGradient(Item* item, const std::vector<Port>& inputs) {
+    Asked asked = AskedBy(*item->def, item->in, item->out);
+    if (body_->compiled) {
+      const size_t n = std::min(asked.wrt.empty() ? item->out.size() : asked.wrt.size(), inputs.size());
+      asked.f = WithVariableDtypes(WithInputs(asked.f, *body_, {inputs.data(), n}), item->in, item->out, asked.wrt);
+    }
     const absl::StatusOr<std::string> gradient = functions_->Gradient(asked.f, asked.wrt, asked.values);
-    if (!gradient.ok()) return GradientError(*item->def, gradient.status()), false;
+    if (!gradient.ok()) return GradientError(*item->def, gradient.status());
     const auto record = functions_->Find(*gradient);
     tf::NodeDef* call = body_->NewDef();
     *call = *item->def;
@@ -283,10 +288,9 @@ class FunctionReader {
       if (!same)
         NodeError(*call,
                   absl::StrCat("its ", what, " don't fit its f '", item->def->attr().at("f").func().name(), "'"));
-      return same;
     };
-    return check("inputs (Tin)", item->in, record->fdef().signature().input_arg()) &&
-           check("outputs (Tout)", item->out, record->fdef().signature().output_arg());
+    check("inputs (Tin)", item->in, record->fdef().signature().input_arg());
+    check("outputs (Tout)", item->out, record->fdef().signature().output_arg());
   }
 
   // Finds what "node:output:index", "node:output", "argument" or "argument:index" names.
@@ -430,25 +434,67 @@ class FunctionReader {
     for (const int i : order) {
       Item& item = items_[i];
       if (item.def == nullptr) continue;  // arguments are there already
+      if (!exhausted_.ok()) return;
       std::vector<Port> inputs = item.inputs;
       for (Port& p : inputs) p = BodyPort(p);
+      if (IsGradient(item.def->op())) ResolveGradient(&item, inputs);
       item.id = body_->AddNode(item.op, item.def, inputs, item.out, -1);
       for (const int c : item.controls)
         if (items_[c].def != nullptr) body_->node(item.id).controls.push_back(items_[c].id);
       const absl::Status status = InferFacts(body_.get(), item.id);
       if (!status.ok()) NodeError(*item.def, std::string(status.message()));
       if (IsCall(*item.def, *item.op)) InferCall(item);
+      else if (body_->compiled && IsBranch(*item.def)) InferBranch(item);
+      else if (body_->compiled && IsLoop(*item.def)) InferLoop(item);
     }
   }
 
   void InferCall(const Item& item) {
-    const std::vector<tf::PartialTensorShape>& shapes =
-        functions_->ResultShapes(WithInputs(Callee(*item.def), *body_, body_->node(item.id).inputs));
-    for (size_t i = 0; i < shapes.size() && i < item.out.size(); ++i) {
-      Shape shape;
-      if (body_->shapes()->MakeShapeFromPartialTensorShape(shapes[i], &shape).ok())
-        body_->output({item.id, static_cast<int>(i)}).shape = shape;
+    const std::vector<ResultFacts>& facts =
+        functions_->FactsOfResults(WithInputs(Callee(*item.def), *body_, body_->node(item.id).inputs));
+    for (size_t i = 0; i < facts.size() && i < item.out.size(); ++i)
+      Learn({item.id, static_cast<int>(i)}, facts[i].shape, facts[i].ints);
+  }
+
+  // To XLA a shape must be known, whichever branch is taken.
+  void InferBranch(const Item& item) {
+    const auto& inputs = body_->node(item.id).inputs;
+    std::vector<std::vector<ResultFacts>> facts;
+    for (const tf::NameAttrList& f : Branches(*item.def)) {
+      facts.push_back(functions_->FactsOfResults(WithInputs(f, *body_, absl::MakeSpan(inputs).subspan(1))));
+      if (facts.back().size() != item.out.size()) return;
     }
+    const auto equal = [](const IntsPtr& a, const IntsPtr& b) {
+      const auto same = [](const Ints::Element& x, const Ints::Element& y) { return x.value == y.value; };
+      return a != nullptr && b != nullptr && a->dims == b->dims &&
+             std::equal(a->elements.begin(), a->elements.end(), b->elements.begin(), b->elements.end(), same);
+    };
+    for (size_t i = 0; !facts.empty() && i < item.out.size(); ++i) {
+      const auto shared = [&](const auto& same) {
+        return std::all_of(facts.begin(), facts.end(), [&](const auto& f) { return same(f[i], facts[0][i]); });
+      };
+      const bool same_shape = shared([](const auto& a, const auto& b) { return a.shape.IsIdenticalTo(b.shape); });
+      const bool same_ints = shared([&](const auto& a, const auto& b) { return equal(a.ints, b.ints); });
+      Learn({item.id, static_cast<int>(i)}, same_shape ? facts[0][i].shape : tf::PartialTensorShape(),
+            same_ints ? facts[0][i].ints : nullptr);
+    }
+  }
+
+  // To XLA a variable has the same shape in all iterations.
+  void InferLoop(const Item& item) {
+    const auto& inputs = body_->node(item.id).inputs;
+    for (size_t i = 0; i < inputs.size() && i < item.out.size(); ++i)
+      if (item.out[i] != tf::DT_RESOURCE)
+        Learn({item.id, static_cast<int>(i)}, StaticShape(body_->output(inputs[i]).shape), nullptr);
+  }
+
+  void Learn(Port p, const tf::PartialTensorShape& shape, const IntsPtr& ints) {
+    Shape known;
+    Output& output = body_->output(p);
+    if (!shape.unknown_rank() && body_->shapes()->MakeShapeFromPartialTensorShape(shape, &known).ok())
+      output.shape = known;
+    const bool is_list = ints != nullptr && output.dtype == tf::DT_VARIANT;
+    if (is_list || (ints != nullptr && IsIntegral(output.dtype))) output.ints = ints;
   }
 
   // Each tensor of an argument is a node of the body; all outputs of a node are of one.

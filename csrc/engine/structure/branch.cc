@@ -7,13 +7,6 @@
 namespace symgrad {
 namespace {
 
-std::vector<tf::NameAttrList> Branches(const tf::NodeDef& node) {
-  const auto& attrs = node.attr();
-  if (attrs.contains("then_branch")) return {attrs.at("then_branch").func(), attrs.at("else_branch").func()};
-  const auto& list = attrs.at("branches").list().func();
-  return {list.begin(), list.end()};
-}
-
 void SetBranches(const std::vector<FunctionAuthor::Function>& functions, tf::NodeDef* node) {
   auto& attrs = *node->mutable_attr();
   if (node->op() == "If" || node->op() == "StatelessIf") {

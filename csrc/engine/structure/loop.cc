@@ -97,9 +97,15 @@ class LoopSplit {
   }
 
  private:
-  // A list of fixed length, where the length is known, is what XLA can compile.
-  static V EmptyStack(const Stack& stack, const V& length) {
-    return op("EmptyTensorList", ElementShape(stack), length, ElementType(stack), Attr("shape_type", DType::kInt32));
+  // A list of fixed length, where the length is known, is what XLA can compile. Where it compiles a loop that may end
+  // early, elements are set, not pushed: then the list is as long as the tensor that it leaves the loop as.
+  bool is_set() const { return plan_.compiled && !plan_.trips.exact && (plan_.trips.most >= 0 || plan_.trips.formula); }
+  V EmptyStack(const Stack& stack, const V& length) const {
+    return op(is_set() ? "TensorListReserve" : "EmptyTensorList", ElementShape(stack), length, ElementType(stack),
+              Attr("shape_type", DType::kInt32));
+  }
+  V Push(const V& list, const V& iteration, const V& item) const {
+    return is_set() ? op("TensorListSetItem", list, iteration, item) : op("TensorListPushBack", list, item);
   }
 
   // The length of the stacks, of the variables before the loop; -1 if it is not known.
@@ -113,23 +119,35 @@ class LoopSplit {
     return cast(minimum(maximum(distance, 0), std::numeric_limits<int32_t>::max()), DType::kInt32);
   }
 
-  // A stack that crosses from one loop to the other as one tensor, and back. Where the loop has ended early, what it
-  // has pushed must come last.
+  // A stack that crosses from one loop to the other as one tensor, and back.
   V ToTensor(const Stack& stack, const V& list) const {
     return op("TensorListStack", list, ElementShape(stack), ElementType(stack),
               Attr("num_elements", static_cast<int>(plan_.trips.most)));
   }
-  V FromTensor(const Stack& stack, const V& tensor, const V& total) const {
-    const V length = gather(shape(tensor), 0);
-    const V pushed_last = plan_.trips.exact ? tensor : op("Roll", tensor, length - total, 0);
-    return op("TensorListFromTensor", pushed_last, ElementShape(stack));
+  static V FromTensor(const Stack& stack, const V& tensor) {
+    return op("TensorListFromTensor", tensor, ElementShape(stack));
+  }
+  V Concatenation(const Stack& stack, const V& list) const {
+    if (!plan_.compiled || !stack.shape.IsFullyDefined())
+      return op("TensorListConcatV2", list, ElementShape(stack), constant(ints({}), DType::kInt64), ElementType(stack));
+    std::vector<int64_t> dims = {-1};
+    for (int d = 1; d < stack.shape.dims(); ++d) dims.push_back(stack.shape.dim_size(d));
+    return reshape(ToTensor(stack, list), ints(dims));
   }
   tf::PartialTensorShape TensorShape(const Stack& stack) const {
     return tf::PartialTensorShape({plan_.trips.most}).Concatenate(stack.shape);
   }
 
-  V ZerosLike(size_t i, const V& x) const {
-    return plan_.is_flow(i) ? EmptyList(static_cast<DType>(plan_.flows[i])) : op("ZerosLike", x);
+  // The zeros that the cotangent of a variable begins with, where its value is not needed to make them; else `none`.
+  V Zeros(size_t i) const {
+    if (plan_.is_flow(i)) return EmptyList(static_cast<DType>(plan_.flows[i]));
+    if (plan_.dtypes[i] != tf::DT_VARIANT && plan_.dtypes[i] != tf::DT_RESOURCE && plan_.shapes[i].IsFullyDefined())
+      return zeros(ElementShape({plan_.dtypes[i], plan_.shapes[i]}), static_cast<DType>(plan_.dtypes[i]));
+    const auto& list = plan_.last_lists[i];
+    if (!list) return none;
+    const Stack elements{list->element, list->shape};
+    return op(list->popped ? "EmptyTensorList" : "TensorListReserve", ElementShape(elements),
+              constant(list->length, DType::kInt32), ElementType(elements), Attr("shape_type", DType::kInt32));
   }
   V Sum(size_t i, FunctionAuthor* author, const Values& parts) const {
     return plan_.is_flow(i) ? SumOfLists(parts) : (*author)->Sum(parts);
@@ -185,6 +203,7 @@ class LoopSplit {
       V& stack = results[n_ + 1 + k];
       stack = ToTensor(plan_.stacks[k], stack);
     }
+    if (plan_.trips.exact) results.erase(results.begin() + static_cast<int>(n_));  // the count
     if (!split_.invariants.empty()) {
       Values invariants;
       for (size_t i = 0; i < n_; ++i)
@@ -197,7 +216,7 @@ class LoopSplit {
     for (const int i : plan_.Ahead()) results.push_back(loop.out(i));
     // A carried variable that nobody has a cotangent for starts from zeros like its last value.
     for (size_t i = 0; i < n_; ++i)
-      if (plan_.carried[i] && !plan_.seeded(i)) results.push_back(loop.out(static_cast<int>(i)));
+      if (plan_.carried[i] && !plan_.seeded(i) && !Zeros(i)) results.push_back(loop.out(static_cast<int>(i)));
     for (size_t k = n_; k < results.size(); ++k) {
       result->residuals.push_back(ToTf(results[k].dtype()));
       result->residual_shapes.push_back(author.StaticShapeOf(results[k]));
@@ -221,13 +240,15 @@ class LoopSplit {
                          : author->Call(split_.forward, split_.stateful_forward, variables, outputs);
     Values results, kept;
     for (size_t i = 0; i < n_; ++i)
-      results.push_back(plan_.invariant[i] ? variables[i] : call.out(static_cast<int>(i)));
+      results.push_back(plan_.invariant[i] ? variables[i]
+                        : plan_.counter[i] ? variables[i] + *CounterStep(*plan_.body, static_cast<int>(i))
+                                           : call.out(static_cast<int>(i)));
     results.push_back(all[n_] + 1);
     for (const int a : split_.args)
       if (plan_.stacked(a)) kept.push_back(variables[a]);
     for (size_t r = 0; r < split_.residuals.size(); ++r)
       if (plan_.next[r] < 0) kept.push_back(call.out(static_cast<int>(n_ + r)));
-    for (size_t k = 0; k < kept.size(); ++k) results.push_back(op("TensorListPushBack", all[n_ + 1 + k], kept[k]));
+    for (size_t k = 0; k < kept.size(); ++k) results.push_back(Push(all[n_ + 1 + k], all[n_], kept[k]));
     return author.Finish("body", results);
   }
 
@@ -244,8 +265,7 @@ class LoopSplit {
 
     Values rows, results;
     for (size_t k = 0; k < plan_.operands.size(); ++k)
-      rows.push_back(op("TensorListConcatV2", end.operands[k], ElementShape(plan_.operands[k]),
-                        constant(ints({}), DType::kInt64), ElementType(plan_.operands[k])));
+      rows.push_back(Concatenation(plan_.operands[k], end.operands[k]));
     const V finished =
         rows.empty() ? none : author->Call(split_.finish, /*stateful=*/false, rows, split_.finished_dtypes);
     for (size_t i = 0; i < n_; ++i) {
@@ -279,18 +299,20 @@ class LoopSplit {
       if (from_zeros(i)) start.summed[i] = ZerosOf(arg, split_.gradient_dtypes[split_.gradients[i]], plan_.flows[i]);
     }
     start.done = constant(0, DType::kInt32);
-    start.total = author->Arg(tf::DT_INT32, tf::PartialTensorShape({}));
+    start.total = plan_.trips.exact ? constant(plan_.trips.most, DType::kInt32)
+                                    : author->Arg(tf::DT_INT32, tf::PartialTensorShape({}));
     for (const Stack& stack : plan_.stacks) {
-      if (plan_.compiled)
-        start.stacks.push_back(FromTensor(stack, author->Arg(stack.dtype, TensorShape(stack)), start.total));
+      if (plan_.compiled) start.stacks.push_back(FromTensor(stack, author->Arg(stack.dtype, TensorShape(stack))));
       else start.stacks.push_back(author->Arg(tf::DT_VARIANT, tf::PartialTensorShape({})));
     }
     for (size_t k = 0; k < split_.invariant_dtypes.size(); ++k)
       start.computed.push_back(author->Arg(split_.invariant_dtypes[k], split_.invariant_shapes[k]));
     for (const int i : plan_.Ahead()) start.ahead[i] = author->Arg(plan_.dtypes[i], plan_.shapes[i]);
     for (size_t i = 0; i < n_; ++i)
-      if (plan_.carried[i] && !plan_.seeded(i))
-        start.carried[i] = ZerosLike(i, author->Arg(plan_.dtypes[i], plan_.shapes[i]));
+      if (plan_.carried[i] && !plan_.seeded(i)) {
+        start.carried[i] = Zeros(i);
+        if (!start.carried[i]) start.carried[i] = op("ZerosLike", author->Arg(plan_.dtypes[i], plan_.shapes[i]));
+      }
     for (size_t i = 0; i < n_; ++i) {
       if (!plan_.seeded(i)) continue;
       const bool scalar = plan_.is_flow(i);  // a list
@@ -319,6 +341,9 @@ class LoopSplit {
     size_t top = 0;
     const auto pop = [&] {
       const Stack& stack = plan_.stacks[top];
+      if (is_set())
+        return op("TensorListGetItem", now.stacks[top++], now.total - next.done, ElementShape(stack),
+                  ElementType(stack));
       const V popped = op("TensorListPopBack", now.stacks[top], ElementShape(stack), ElementType(stack));
       next.stacks[top++] = popped;
       return popped.out(1);
@@ -342,7 +367,7 @@ class LoopSplit {
         outputs.empty() ? none : author->Call(split_.pullback, split_.stateful_pullback, inputs, outputs);
     const auto output = [&](size_t k) { return pullback.out(static_cast<int>(k)); };
     for (size_t k = 0; k < plan_.operands.size(); ++k)
-      next.operands[k] = op("TensorListPushBack", now.operands[k], output(split_.gradient_dtypes.size() + k));
+      next.operands[k] = Push(now.operands[k], now.done, output(split_.gradient_dtypes.size() + k));
     for (size_t i = 0; i < n_; ++i) {
       const V dx = split_.gradients[i] >= 0 ? output(split_.gradients[i]) : none;
       if (plan_.carried[i]) next.carried[i] = dx ? dx : op("ZerosLike", now.carried[i]);

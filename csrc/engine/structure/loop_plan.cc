@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "csrc/engine/emit/literal.h"
 #include "csrc/engine/read/import.h"
+#include "csrc/engine/structure/list_step.h"
 #include "csrc/engine/structure/trip_count.h"
 #include "csrc/engine/vjp/registry.h"
 #include "csrc/engine/vjp/sweep.h"
@@ -59,7 +60,8 @@ class Planner {
           absl::StrCat("its condition '", Function("cond").name(), "' must take ", plan_.n, " variables"));
     ReadTrips(*condition);
     TF_RETURN_IF_ERROR(Split(*condition));
-    Stacks();
+    for (size_t i = 0; i < plan_.n; ++i) plan_.last_lists.push_back(Last(i));
+    TF_RETURN_IF_ERROR(Stacks());
     return std::move(plan_);
   }
 
@@ -152,7 +154,22 @@ class Planner {
     }
   }
 
-  void Stacks() {
+  // What becomes of a list, where that can be told.
+  std::optional<LastList> Last(size_t i) const {
+    const IntsPtr before = outer_.output(inputs_[i]).ints;
+    if (!plan_.compiled || plan_.dtypes[i] != tf::DT_VARIANT || before == nullptr || !before->known())
+      return std::nullopt;
+    const auto step = StepOfList(differentiator_, *plan_.body, static_cast<int>(i));
+    if (!step) return std::nullopt;
+    LastList last{step->element, {}, before->elements[0].value, step->by < 0};
+    if (step->by != 0 && (!plan_.trips.exact || last.length + step->by * plan_.trips.most != 0)) return std::nullopt;
+    std::vector<int64_t> dims;
+    for (size_t d = 1; d < before->elements.size(); ++d) dims.push_back(before->elements[d].value);
+    last.shape = tf::PartialTensorShape(dims);
+    return last;
+  }
+
+  absl::Status Stacks() {
     const SplitVjp& split = plan_.split;
     std::vector<bool> stacked(plan_.n, false);
     for (const int a : split.args) {
@@ -167,6 +184,12 @@ class Planner {
     }
     for (size_t k = 0; k < split.operands.size(); ++k)
       plan_.operands.push_back({split.operands[k], split.operand_shapes[k]});
+    for (const Stack& stack : plan_.stacks)
+      if (plan_.compiled && stack.dtype == tf::DT_VARIANT)
+        return absl::UnimplementedError(
+            "XLA can't compile its gradient, as that keeps a list of each iteration, and a list of lists has no size: "
+            "make the inner list a tensor (TensorArray.stack) before the iteration ends");
+    return absl::OkStatus();
   }
 
   // Reads the body with what is known of its variables: of a list, which may change, the length and the shape, if the
@@ -195,7 +218,7 @@ class Planner {
     constexpr int64_t kMaxReserved = 1 << 20;
     std::vector<Range> initial;
     for (const Port& p : inputs_) initial.push_back(RangeOf(outer_, p, outer_.ranges));
-    plan_.trips = CountTrips(condition, *plan_.body, initial);
+    plan_.trips = CountTrips(differentiator_, condition, *plan_.body, initial);
     for (size_t i = 0; i < plan_.n; ++i) {
       Range& range = ranges_.emplace_back();
       if (plan_.invariant[i]) range = initial[i];
@@ -203,14 +226,17 @@ class Planner {
       const int64_t way = *CounterStep(*plan_.body, static_cast<int>(i)) * (plan_.trips.most - 1);
       range = {initial[i].low + std::min<int64_t>(way, 0), initial[i].high + std::max<int64_t>(way, 0)};
     }
-    if (plan_.trips.most > kMaxReserved) plan_.trips.most = -1;
+    if (plan_.trips.most > kMaxReserved || plan_.trips.most < 0) {
+      plan_.trips.most = -1;
+      plan_.trips.exact = false;
+    }
     // XLA compiles a body that never runs, too: there must be room for what it would push.
     if (plan_.trips.most == 0) plan_.trips = {1, /*exact=*/false, std::nullopt};
   }
 
-  // What is known of a variable in all iterations.
+  // What is known of a variable in all iterations. To XLA a variable has one shape.
   tf::PartialTensorShape VariableShape(size_t i) const {
-    if (plan_.invariant[i]) return StaticShape(outer_.output(inputs_[i]).shape);
+    if (plan_.invariant[i] || plan_.compiled) return StaticShape(outer_.output(inputs_[i]).shape);
     const auto shapes = plan_.node->attr().find("output_shapes");
     if (shapes == plan_.node->attr().end() || shapes->second.list().shape_size() != static_cast<int>(plan_.n))
       return tf::PartialTensorShape();

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -20,6 +21,14 @@ struct Stack {
   tf::PartialTensorShape shape;
 };
 
+// A list of elements of this shape after a loop: popped until it is empty, or as long as before it.
+struct LastList {
+  tf::DataType element;
+  tf::PartialTensorShape shape;
+  int64_t length;  // before the loop
+  bool popped;
+};
+
 class LoopPlan {
  public:
   // Of the While node that the frame is of.
@@ -31,13 +40,14 @@ class LoopPlan {
   SplitVjp split;              // of the body
 
   // By loop variable.
-  tf::DataTypeVector dtypes, cotangent_dtypes;  // DT_INVALID where no cotangent comes from behind the loop
-  tf::DataTypeVector flows;                     // of a flow of an array the elements' dtype, for others DT_INVALID
-  std::vector<tf::PartialTensorShape> shapes;   // in all iterations
-  std::vector<bool> invariant;                  // the body returns it as it came
-  std::vector<bool> counter;                    // the body adds a number to it
-  std::vector<bool> carried;                    // its cotangent goes from iteration to iteration
-  std::vector<bool> summed;                     // an invariant whose cotangents add up
+  tf::DataTypeVector dtypes, cotangent_dtypes;      // DT_INVALID where no cotangent comes from behind the loop
+  tf::DataTypeVector flows;                         // of a flow of an array the elements' dtype, for others DT_INVALID
+  std::vector<tf::PartialTensorShape> shapes;       // in all iterations
+  std::vector<bool> invariant;                      // the body returns it as it came
+  std::vector<bool> counter;                        // the body adds a number to it
+  std::vector<bool> carried;                        // its cotangent goes from iteration to iteration
+  std::vector<bool> summed;                         // an invariant whose cotangents add up
+  std::vector<std::optional<LastList>> last_lists;  // of what XLA compiles, where that is known
 
   std::vector<Stack> stacks;    // of the body's arguments, then of its residuals
   std::vector<int> next;        // for each residual: the stacked variable whose next value it is, or -1

@@ -4,6 +4,8 @@
 #include <optional>
 #include <string>
 
+#include "csrc/engine/read/import.h"
+
 namespace symgrad {
 namespace {
 
@@ -49,15 +51,17 @@ Range RangeTo(const Body& body, Port p, const std::vector<Range>& args, int dept
 
 class Reader {
  public:
-  Reader(const Body& condition, const Body& body, const std::vector<Range>& initial)
-      : condition_(condition), body_(body), initial_(initial) {}
+  Reader(Functions* functions, const Body& condition, const Body& body, const std::vector<Range>& initial)
+      : functions_(functions), condition_(condition), body_(body), initial_(initial) {}
 
   // How long `p` of the condition holds.
   Trips Count(Port p, int depth) const {
     p = Origin(condition_, p);
     const Node& n = condition_.node(p.node);
     if (const auto value = Scalar(condition_.output(p).ints)) return *value ? Trips() : Trips{0, true, std::nullopt};
-    if (n.is_arg() || n.inputs.size() != 2 || depth > kMaxDepth) return {};
+    if (n.is_arg() || depth > kMaxDepth) return {};
+    if (IsCall(*n.def, *n.op)) return CountOfCall(p, depth);
+    if (n.inputs.size() != 2) return {};
     const std::string& op = n.type();
     const Port a = n.inputs[0], b = n.inputs[1];
     if (op == "LogicalAnd" || op == "LogicalOr") {
@@ -71,6 +75,16 @@ class Reader {
   }
 
  private:
+  // Where the condition of a loop that was differentiated is that of the loop before, of its first variables.
+  Trips CountOfCall(Port p, int depth) const {
+    const Node& n = condition_.node(p.node);
+    for (size_t i = 0; i < n.inputs.size(); ++i)
+      if (Argument(condition_, n.inputs[i]) != static_cast<int>(i)) return {};
+    const auto callee = ImportFunction(functions_, WithInputs(Callee(*n.def), condition_, n.inputs));
+    if (!callee.ok() || p.index >= static_cast<int>((*callee)->results.size())) return {};
+    return Reader(functions_, **callee, body_, initial_).Count((*callee)->results[p.index], depth + 1);
+  }
+
   static Trips Both(const Trips& a, const Trips& b) {
     Trips both = a.most < 0 || (b.most >= 0 && b.most < a.most) ? b : a;
     both.exact = a.exact && b.exact;
@@ -108,6 +122,7 @@ class Reader {
     return trips;
   }
 
+  Functions* const functions_;
   const Body &condition_, &body_;
   const std::vector<Range>& initial_;
 };
@@ -129,10 +144,10 @@ std::optional<int64_t> CounterStep(const Body& body, int variable) {
   return add && Argument(body, n.inputs[1]) == variable ? left : std::nullopt;
 }
 
-Trips CountTrips(const Body& condition, const Body& body, const std::vector<Range>& initial) {
+Trips CountTrips(Functions* functions, const Body& condition, const Body& body, const std::vector<Range>& initial) {
   if (condition.results.size() != 1 || condition.args.size() != initial.size() || body.results.size() != initial.size())
     return {};
-  return Reader(condition, body, initial).Count(condition.results[0], 0);
+  return Reader(functions, condition, body, initial).Count(condition.results[0], 0);
 }
 
 }  // namespace symgrad

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "csrc/engine/body/body.h"
+#include "csrc/engine/library/functions.h"
 
 namespace symgrad {
 
@@ -34,6 +35,6 @@ struct Trips {
 //
 // What is told: a counter that each iteration adds a known integer to, and that the condition compares with a number,
 // or with a variable that stays as it is, perhaps among other conditions that must hold as well.
-Trips CountTrips(const Body& condition, const Body& body, const std::vector<Range>& initial);
+Trips CountTrips(Functions* functions, const Body& condition, const Body& body, const std::vector<Range>& initial);
 
 }  // namespace symgrad

@@ -11,6 +11,11 @@
 namespace symgrad {
 namespace {
 
+// Ops that make a list of tensors and integers.
+bool MakesList(const std::string& op) {
+  return op == "EmptyTensorList" || op == "TensorListFromTensor" || op == "TensorListReserve";
+}
+
 class Cutter {
  public:
   Cutter(const Functions& functions, const Body& body, const std::vector<Port>& gradients, const LoopArguments* loop)
@@ -82,7 +87,7 @@ class Cutter {
     taken_.assign(body_.num_nodes(), false);
     const auto cross = [&](Port p) {
       const Node& n = body_.node(p.node);
-      if (pullback_[p.node]) needed[p.node] = true;
+      if (pullback_[p.node] || (body_.compiled && !n.is_arg() && MakesList(n.type()))) needed[p.node] = true;
       else if (n.is_arg()) taken_[p.node] = true;
       else if (n.type() != "Const" && seen.insert(body_.output_index(p)).second) residuals_.push_back(p);
     };
