@@ -10,7 +10,7 @@ WHEEL_REQUIRES := $(shell sed -n 's/^wheel = \[\(.*\)\]$$/\1/p' pyproject.toml |
 MODELS_REQUIRE := $(shell sed -n 's/^models = \[\(.*\)\]$$/\1/p' pyproject.toml | sed 's/", "/" "/g')
 CXX_FILES = $(shell find csrc -name '*.cc' -o -name '*.h')
 
-.PHONY: help build demo test wheel test-wheel test-models bench coverage lint format bazel clean
+.PHONY: help build demo test wheel test-wheel test-models fuzz bench coverage lint format bazel clean
 .DEFAULT_GOAL := build
 
 help:
@@ -52,6 +52,10 @@ $(VENV)-models/.installed: pyproject.toml | $(VENV)/.installed
 
 test-models: build $(VENV)-models/.installed ## real models against GradientTape (5)
 	$(VENV)-models/bin/python -m tests.models $(MODELS)
+
+# Random programs against the tape. SEED=1000000 for others than last time.
+fuzz: build $(VENV)/.installed ## random programs against the tape (10)
+	$(BIN)/python -m tests.fuzz.differential --seconds 600 --first $${SEED:-0}
 
 bench: build $(VENV)/.installed ## build time, nodes, steps and memory beside the stock op, tapes and JAX (20)
 	$(BIN)/python -m benchmarks
