@@ -1,0 +1,129 @@
+"""Threads, forks, the end of the process, new contexts, cancelled calls: each in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+X = np.array([0.1, 0.2, 0.3], np.float32)
+GRADIENT = np.sin(2 * X)
+
+
+def loss(x: Any) -> Any:
+    return tf.reduce_sum(tf.sin(x) ** 2)
+
+
+def for_ever(x: Any) -> Any:
+    return tf.while_loop(lambda i, _: i < 10**9, lambda i, y: (i + 1, tf.sin(y)), [0, x], parallel_iterations=1)[1]
+
+
+def gradient_for_ever() -> Any:
+    f = tf.function(for_ever).get_concrete_function(tf.TensorSpec([3]))
+    return tf.function(lambda x: symbolic_gradient([x, tf.ones([3])], f=f)[0])
+
+
+def threads() -> None:
+    """They trace, build and call at once, in eager mode, functions and sessions."""
+    wrong: list[int] = []
+
+    def work(k: int) -> None:
+        for c in (1.0, float(k)):
+            f = tf.function(lambda x, c=c: c * loss(x), autograph=False)
+            g = tf.function(lambda x, f=f: symbolic_gradient([x], f=f)[0], autograph=False)
+            found = [g(tf.constant(X)).numpy(), symbolic_gradient([tf.constant(X)], f=f)[0].numpy()]
+            with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+                x = tf.compat.v1.placeholder(tf.float32, [3])
+                found.append(session.run(symbolic_gradient([x], f=f)[0], {x: X}))
+            if not all(np.allclose(dx, c * GRADIENT, rtol=1e-5) for dx in found):
+                wrong.append(k)
+
+    workers = [threading.Thread(target=work, args=(k,)) for k in range(16)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+def fork() -> None:
+    """The engine builds in a child process; TensorFlow itself runs nothing there."""
+    f = tf.function(loss).get_concrete_function(tf.TensorSpec([3]))
+    tf_symgrad.gradient_function(f)
+    child = os.fork()
+    if child == 0:
+        name = attr_value_pb2.NameAttrList(name=f.function_def.signature.name).SerializeToString()
+        library = function_pb2.FunctionDefLibrary(function=[f.function_def]).SerializeToString()
+        os._exit(0 if _loader.native().build_gradient(library, name, [True])[1] else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def the_end() -> None:
+    """The interpreter ends while a call runs."""
+    g = gradient_for_ever().get_concrete_function(tf.TensorSpec([3]))
+    threading.Thread(target=g, args=(tf.constant(X),), daemon=True).start()
+
+
+def new_context() -> None:
+    for _ in range(2):
+        np.testing.assert_allclose(symbolic_gradient([tf.constant(X)], f=loss)[0], GRADIENT, rtol=1e-5)
+        context._reset_context()
+
+
+def cancelled() -> None:
+    g = gradient_for_ever().get_concrete_function(tf.TensorSpec([3]))
+    manager = cancellation.CancellationManager()
+    threading.Timer(0.5, manager.start_cancel).start()
+    with pytest.raises(tf.errors.CancelledError):
+        manager.get_cancelable_function(g)(tf.constant(X))
+
+
+def session_timeout() -> None:
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        y = gradient_for_ever()(tf.constant(X))
+        with pytest.raises(tf.errors.DeadlineExceededError):
+            session.run(y, options=tf.compat.v1.RunOptions(timeout_in_ms=500))
+        assert session.run(tf.constant(1)) == 1  # nothing is held
+
+
+def failing() -> None:
+    """An error that f raises keeps its class and message in the gradient."""
+
+    def checked(x: Any) -> Any:
+        with tf.control_dependencies([tf.debugging.assert_less(x, 1.0, "too large for this")]):
+            return tf.reduce_sum(x**2)
+
+    f = tf.function(checked).get_concrete_function(tf.TensorSpec([3]))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="too large for this"):
+        symbolic_gradient([tf.constant(10 * X)], f=f)
+
+
+SCENES: list[Callable[[], None]] = [threads, fork, the_end, new_context, cancelled, session_timeout, failing]
+
+
+@pytest.mark.parametrize("environment", [{}, {"TF_SYMGRAD_DISABLE_PASS": "1"}], ids=["pass", "kernel"])
+def test_life(environment: dict[str, str]) -> None:
+    for scene in SCENES:
+        command = [sys.executable, "-m", "tests.test_life", scene.__name__]
+        process = subprocess.run(
+            command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=300
+        )
+        assert process.returncode == 0, f"{scene.__name__}: {process.stderr[-2000:]}"
+
+
+if __name__ == "__main__":
+    import tensorflow as tf
+    from tensorflow.core.framework import attr_value_pb2, function_pb2
+    from tensorflow.python.eager import cancellation, context
+
+    import tf_symgrad
+    from tf_symgrad import _loader, symbolic_gradient
+
+    {scene.__name__: scene for scene in SCENES}[sys.argv[1]]()
