@@ -7,10 +7,11 @@ BIN := $(VENV)/bin
 # The string list of pyproject.toml's build-system.requires, as shell words.
 BUILD_REQUIRES := $(shell sed -n 's/^requires = \[\(.*\)\]$$/\1/p' pyproject.toml | sed 's/", "/" "/g')
 WHEEL_REQUIRES := $(shell sed -n 's/^wheel = \[\(.*\)\]$$/\1/p' pyproject.toml | sed 's/", "/" "/g')
+DOCS_REQUIRE := $(shell sed -n 's/^docs = \[\(.*\)\]$$/\1/p' pyproject.toml | sed 's/", "/" "/g')
 MODELS_REQUIRE := $(shell sed -n 's/^models = \[\(.*\)\]$$/\1/p' pyproject.toml | sed 's/", "/" "/g')
 CXX_FILES = $(shell find csrc -name '*.cc' -o -name '*.h')
 
-.PHONY: help build demo test wheel test-wheel test-models fuzz bench coverage lint format bazel clean
+.PHONY: help build demo test wheel test-wheel test-models fuzz bench coverage docs lint format bazel clean
 .DEFAULT_GOAL := build
 
 help:
@@ -63,6 +64,15 @@ bench: build $(VENV)/.installed ## build time, nodes, steps and memory beside th
 # docs/coverage.md and the table that it is made of, from the rules, the cases and TensorFlow's registries.
 coverage: build $(VENV)/.installed ## docs/coverage.md from the rules and the cases (1)
 	$(BIN)/python -m tests.coverage
+
+# The site needs nothing of the package but its sources.
+$(VENV)-docs/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install --quiet $(DOCS_REQUIRE)
+	@touch $@
+
+docs: $(VENV)-docs/.installed ## the documentation as a site, in build/site (1)
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict
 
 lint: build $(VENV)/.dev ## clang-format, clang-tidy, ruff, mypy (15)
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)

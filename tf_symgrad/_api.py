@@ -67,7 +67,7 @@ def symbolic_gradient(
       tf.errors.NotFoundError: there is no function of that name.
       tf.errors.UnimplementedError: ops of the function have no gradient: all of them are listed.
 
-    Example:
+    Examples:
       >>> x = tf.constant([1.0, 2.0])
       >>> tf_symgrad.symbolic_gradient([x], f=lambda x: tf.reduce_sum(x**3))
       [<tf.Tensor: shape=(2,), dtype=float32, numpy=array([ 3., 12.], dtype=float32)>]
@@ -119,7 +119,7 @@ def gradient_function(f: Any, wrt: Sequence[bool] | None = None) -> tuple[str, f
       TypeError: `f` is nothing that a function can be made of.
       tf.errors.OpError: see `symbolic_gradient`.
 
-    Example:
+    Examples:
       >>> f = tf.function(tf.math.tanh).get_concrete_function(tf.TensorSpec([], tf.float32))
       >>> name, library = tf_symgrad.gradient_function(f)
       >>> [node.op for node in library.function[0].node_def]

@@ -32,7 +32,7 @@ def cache_info() -> CacheInfo:
 
     The op's graph pass and kernel and the Python functions share it, so that a gradient is built once.
 
-    Example:
+    Examples:
       >>> dx = tf_symgrad.symbolic_gradient([tf.constant(1.0)], f=tf.math.tanh)
       >>> tf_symgrad.cache_info().entries > 0
       True

@@ -31,7 +31,7 @@ def function_gradient(f: Any, wrt: Sequence[bool] | None = None, values: bool = 
       TypeError: `f` is nothing that a function can be made of.
       tf.errors.OpError: see `symbolic_gradient`.
 
-    Example:
+    Examples:
       >>> f = tf.function(tf.math.tanh).get_concrete_function(tf.TensorSpec([], tf.float32))
       >>> g = tf_symgrad.function_gradient(f)
       >>> g(tf.constant(0.0), tf.constant(2.0))

@@ -116,7 +116,7 @@ def explain(f: Any, wrt: Sequence[bool] | None = None, unknown: int = 1) -> Expl
     Raises:
       TypeError: `f` is nothing that a function can be made of.
 
-    Example:
+    Examples:
       >>> f = tf.function(lambda x, y: x * tf.floor(y), input_signature=[tf.TensorSpec([], tf.float32)] * 2)
       >>> [(x.name, x.connected) for x in tf_symgrad.explain(f).inputs]
       [('x', True), ('y', False)]

@@ -93,7 +93,7 @@ def register_python_gradients() -> list[str]:
     Returns:
       The names of all ops that have a gradient in Python now by this function.
 
-    Example:
+    Examples:
       >>> _ = tf_symgrad.register_python_gradients()
       >>> x = tf.Variable(5.0)
       >>> with tf.GradientTape() as tape:

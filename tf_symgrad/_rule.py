@@ -182,7 +182,7 @@ def rule(op: str) -> Callable[[F], F]:
     Raises:
       ValueError: there is no such op, or it has a gradient already.
 
-    Example:
+    Examples:
       ```python
       @tf_symgrad.rule("MyPackage>Power")
       def power_gradient(op, dy):

@@ -13,7 +13,7 @@ def replace_stock_op() -> None:
     that has run keeps what it has. Elsewhere than in Python, the environment variable TF_SYMGRAD_REPLACE_STOCK=1 does
     the same when the library is loaded.
 
-    Example:
+    Examples:
       >>> tf_symgrad.replace_stock_op()
       >>> f = tf.function(tf.math.asinh).get_concrete_function(tf.TensorSpec([], tf.float32))
       >>> @tf.function

@@ -45,7 +45,7 @@ def value_and_grad(
       ValueError: the value is no real scalar.
       tf.errors.OpError: `f` can't be differentiated: see `symbolic_gradient`.
 
-    Example:
+    Examples:
       >>> w = tf.Variable([1.0, 2.0])
       >>> def loss(x):
       ...     return tf.reduce_sum((w * x) ** 2)
@@ -69,7 +69,7 @@ def grad(
 
     Where `has_aux`, it returns a pair of the gradients and of what `f` returns after the value.
 
-    Example:
+    Examples:
       >>> tf_symgrad.grad(lambda x: x**3)(tf.constant(2.0))
       <tf.Tensor: shape=(), dtype=float32, numpy=12.0>
       >>> tf_symgrad.grad(tf_symgrad.grad(lambda x: x**3))(tf.constant(2.0))
@@ -234,7 +234,7 @@ def vjp(f: Callable[..., Any], *xs: Any) -> tuple[Any, Callable[[Any], tuple[Any
       `f(*xs)`, and a function of a cotangent, in the structure of that value, that returns a tuple with a gradient for
       each argument, in the structure of that; None where none flows. `f` runs once, however often it is called.
 
-    Example:
+    Examples:
       >>> y, pullback = tf_symgrad.vjp(tf.math.square, tf.constant([1.0, 2.0]))
       >>> pullback(tf.constant([1.0, 10.0]))
       (<tf.Tensor: shape=(2,), dtype=float32, numpy=array([ 2., 40.], dtype=float32)>,)
@@ -251,7 +251,7 @@ def linearize(f: Callable[..., Any], *xs: Any) -> tuple[Any, Callable[..., Any]]
       `f(*xs)`, and a function of a tangent for each argument that returns the tangent of the value: the product of
       `f`'s Jacobian with it. `f` runs once, however often it is called.
 
-    Example:
+    Examples:
       >>> y, pushforward = tf_symgrad.linearize(tf.math.square, tf.constant([1.0, 2.0]))
       >>> pushforward(tf.constant([1.0, 10.0]))
       <tf.Tensor: shape=(2,), dtype=float32, numpy=array([ 2., 40.], dtype=float32)>
@@ -264,7 +264,7 @@ def linearize(f: Callable[..., Any], *xs: Any) -> tuple[Any, Callable[..., Any]]
 def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
     """The value of `f` at `primals`, and the product of its Jacobian there with `tangents`.
 
-    Example:
+    Examples:
       >>> tf_symgrad.jvp(tf.math.square, [tf.constant(3.0)], [tf.constant(1.0)])
       (<tf.Tensor: shape=(), dtype=float32, numpy=9.0>, <tf.Tensor: shape=(), dtype=float32, numpy=6.0>)
     """
@@ -285,7 +285,7 @@ def jacobian(f: Callable[..., Any], wrt: int | str = 0) -> Callable[..., Any]:
       wrt: the position of an argument, or the name of one: a tensor or a structure of tensors. A variable stands for
         its value.
 
-    Example:
+    Examples:
       >>> tf_symgrad.jacobian(lambda x: x**2)(tf.constant([1.0, 2.0]))
       <tf.Tensor: shape=(2, 2), dtype=float32, numpy=
       array([[2., 0.],
@@ -358,7 +358,7 @@ def hessian(f: Callable[..., Any], wrt: int | str = 0) -> Callable[..., Any]:
 
     It is of shape `[*x.shape, *x.shape]` for a tensor x; for a structure, a structure of structures, as of `jacobian`.
 
-    Example:
+    Examples:
       >>> tf_symgrad.hessian(lambda x: x[0] ** 2 * x[1])(tf.constant([1.0, 2.0]))
       <tf.Tensor: shape=(2, 2), dtype=float32, numpy=
       array([[4., 2.],
@@ -371,7 +371,7 @@ def hessian(f: Callable[..., Any], wrt: int | str = 0) -> Callable[..., Any]:
 def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, ...]:
     """The product of the Hessian of `f`, a scalar, at `primals` with `tangents`: one for each argument.
 
-    Example:
+    Examples:
       >>> tf_symgrad.hvp(lambda x: tf.reduce_sum(x**3), [tf.constant([1.0, 2.0])], [tf.constant([1.0, 10.0])])
       (<tf.Tensor: shape=(2,), dtype=float32, numpy=array([  6., 120.], dtype=float32)>,)
     """
@@ -392,7 +392,7 @@ def per_example_grad(f: Callable[..., Any], wrt: Wrt = 0, batched: Sequence[int]
       wrt: as there. The gradients have one more dimension, the first: that of the batch.
       batched: which positional arguments are batches; all that `wrt` does not name if left out.
 
-    Example:
+    Examples:
       >>> loss = lambda w, x: tf.tensordot(w, x, 1) ** 2
       >>> tf_symgrad.per_example_grad(loss)(tf.constant([1.0, 2.0]), tf.constant([[1.0, 0.0], [0.0, 1.0]]))
       <tf.Tensor: shape=(2, 2), dtype=float32, numpy=

@@ -44,7 +44,7 @@ def SymbolicGradient(
     Raises:
       tf.errors.OpError: for a function that can't be differentiated, when the graph runs.
 
-    Example:
+    Examples:
       >>> f = tf.function(tf.math.tanh).get_concrete_function(tf.TensorSpec([], tf.float32))
       >>> tf_symgrad.raw_ops.SymbolicGradient(input=[tf.constant(0.), tf.constant(1.)], Tout=[tf.float32], f=f)
       [<tf.Tensor: shape=(), dtype=float32, numpy=1.0>]

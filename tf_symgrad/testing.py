@@ -56,7 +56,7 @@ def check_grads(
       ValueError: there is nothing to check: no floating argument or result; or `f` is not deterministic, or not finite
         here.
 
-    Example:
+    Examples:
       >>> tf_symgrad.testing.check_grads(lambda x: tf.sin(x) ** 2, [tf.constant([0.5, 2.0], tf.float64)])
     """
     if isinstance(args, (str, bytes, dict)) or not isinstance(args, Iterable) or tf.is_tensor(args):
