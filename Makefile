@@ -74,11 +74,13 @@ $(VENV)-docs/.installed: pyproject.toml
 docs: $(VENV)-docs/.installed ## the documentation as a site, in build/site (1)
 	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict
 
-lint: build $(VENV)/.dev ## clang-format, clang-tidy, ruff, mypy (15)
+lint: build $(VENV)/.dev ## clang-format, clang-tidy, ruff, mypy, pyright (15)
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --strict tests/data/typed_use.py
+	$(BIN)/pyright --pythonpath $(BIN)/python tests/data/typed_use.py
 	find csrc -name '*.cc' | xargs -n 1 -P $${MAX_JOBS:-2} $(BIN)/clang-tidy -p build --quiet
 
 format: $(VENV)/.dev ## formats the code (1)

@@ -22,7 +22,7 @@ import tensorflow as tf
 import tf_symgrad
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PART = re.compile(
     r"^<!-- (?P<what>setup|around|not run:)(?P<comment>.*?)-->$|^```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
@@ -122,7 +122,7 @@ def site() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES[2:], ids=lambda page: page.name)
 def test_the_sites_pages(page: Path) -> None:
     """Sections of the README are found, links lead to what exists, and each page is in the navigation."""
     file = SimpleNamespace(src_uri=page.name)
@@ -134,9 +134,15 @@ def test_the_sites_pages(page: Path) -> None:
     assert page.name not in ("semantics.md", "comparison.md") or len(text.splitlines()) > 20
 
 
-def test_links_of_the_readme() -> None:
-    for target in re.findall(r"\]\((?!http)([^)#\s]+)", (ROOT / "README.md").read_text()):
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links(page: str) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#\s]+)", (ROOT / page).read_text()):
         assert (ROOT / target).exists(), target
+
+
+def test_versions_agree() -> None:
+    assert f"version: {tf_symgrad.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"## {tf_symgrad.__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_the_reference_has_all_that_is_exported() -> None:
