@@ -243,6 +243,29 @@ def test_explain_tells_where_gradients_end() -> None:
     assert "ends at StopGradient" in str(tf_symgrad.explain(f))
 
 
+def test_explain_knows_custom_gradients() -> None:
+    @tf.custom_gradient
+    def half(x: Any, y: Any) -> Any:
+        return x * y, lambda dy: (7.0 * dy, None)
+
+    explanation = tf_symgrad.explain(lambda x, y: tf.reduce_sum(half(tf.sin(x), y)), args=[X, X])
+    x, y = explanation.inputs
+    assert (x.connected, y.connected) == (True, False)
+    (cut,) = y.cuts
+    assert cut.why == "its custom gradient is None here"
+    assert "__custom_" not in str(explanation)
+    assert f"made at {__file__}" in str(cut)
+
+
+def test_pictures_of_gradients(tmp_path: Path) -> None:
+    f = tf.function(lambda x: tf.reduce_sum(tf.tanh(x))).get_concrete_function(tf.TensorSpec([3]))
+    tf_symgrad.function_gradient(f).plot(tmp_path / "gradient.dot")
+    tf_symgrad.explain(f).plot(tmp_path / "explanation.dot")
+    text = (tmp_path / "gradient.dot").read_text()
+    assert "TanhGrad" in text
+    assert text == (tmp_path / "explanation.dot").read_text()
+
+
 def test_explain_counts_what_is_kept() -> None:
     @tf.function(input_signature=[tf.TensorSpec([None, 5])])
     def f(x: Any) -> Any:

@@ -206,9 +206,7 @@ def _inspect(options: argparse.Namespace) -> int:
             explanations[name] = _explain.explain(signature, unknown=options.unknown)
     if options.plot:
         with _working(f"Drawing {options.plot}"):
-            from tf_symgrad import _plot
-
-            _plot.picture(next(iter(explanations.values())), options.plot)
+            next(iter(explanations.values())).plot(options.plot)
     if options.json:
         _out.print_json(json.dumps({name: _as_json(e) for name, e in explanations.items()}))
     else:

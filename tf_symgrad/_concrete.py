@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +27,7 @@ def function_gradient(f: Any, wrt: Sequence[bool] | None = None, values: bool = 
     Returns:
       A `ConcreteFunction` that takes the `N` inputs of `f` that are not captured, then a cotangent for each of its `M`
       outputs, as flat lists of tensors, and returns a list of the wanted gradients, of their inputs' shapes and dtypes.
-      What `f` captures, it captures as well.
+      What `f` captures, it captures as well. Its `plot(path)` draws it: see `Explanation.plot`.
 
     Raises:
       TypeError: `f` is nothing that a function can be made of.
@@ -65,4 +67,12 @@ def function_gradient(f: Any, wrt: Sequence[bool] | None = None, values: bool = 
 
     specs = [spec(x, f"x_{i}") for i, x in enumerate(function.arguments)]
     specs += [spec(y, f"dy_{i}") for i, y in enumerate(function.outputs)]
-    return tf.function(gradients, autograph=False).get_concrete_function(*specs)
+    concrete = tf.function(gradients, autograph=False).get_concrete_function(*specs)
+    concrete.plot = functools.partial(_plot, f, wrt)
+    return concrete
+
+
+def _plot(f: Any, wrt: Sequence[bool] | None, path: str | os.PathLike[str]) -> None:
+    from tf_symgrad import _explain  # which needs this module
+
+    _explain.explain(f, wrt).plot(path)

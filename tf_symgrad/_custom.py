@@ -27,6 +27,7 @@ from tf_symgrad import _function, _lift, _loader, _rule
 from tf_symgrad._function import Function
 
 GRADIENT, INPUTS, OUTPUTS = "_symgrad_gradient", "_symgrad_gradient_inputs", "_symgrad_gradient_outputs"
+SUFFIX = "__custom_"  # in the name of a function in which gradients are handed over
 # Ops of TensorFlow whose gradient is Python's to give.
 _PYTHONS = {"EagerPyFunc"}
 
@@ -254,7 +255,7 @@ def _renamed(function: Function, library: dict[str, Any], edited: dict[str, func
     content = hashlib.sha256()
     for name in sorted(changed):
         content.update(definitions[name].SerializeToString(deterministic=True))
-    suffix = f"__custom_{content.hexdigest()[:16]}"
+    suffix = SUFFIX + content.hexdigest()[:16]
     new_names = {name: name + suffix for name in changed}
     result = {name: member for name, member in library.items() if name not in changed}
     for name in changed:

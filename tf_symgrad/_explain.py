@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from tensorflow.core.framework import function_pb2, graph_pb2, node_def_pb2
 from tensorflow.python.framework import convert_to_constants
 
 from tf_symgrad import _concrete, _custom, _function, _loader, _nodes, _op, _resolve
+from tf_symgrad._calls import Call
 from tf_symgrad._function import Function
 
 _CALLS = {"PartitionedCall", "StatefulPartitionedCall", "RemoteCall"}
@@ -80,6 +82,22 @@ class Explanation:
         """Bytes of all that is kept for the way back, as far as they are known."""
         return sum(size for size in self.kept.values() if size > 0)
 
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draws the gradient function: what is computed of f, what of it the way back takes, and the way back.
+
+        Args:
+          path: where to write; its ending says how: `.svg`, `.png`, `.pdf` and whatever else Graphviz writes, `.dot`
+            for its own language, which needs no `dot` program.
+
+        Raises:
+          ImportError: the Python package `graphviz` is missing.
+          FileNotFoundError: Graphviz' program `dot` is missing.
+          ValueError: there is no gradient function to draw.
+        """
+        from tf_symgrad import _plot  # which needs this module
+
+        _plot.picture(self, path)
+
     def __str__(self) -> str:
         lines = [f"Function '{self.function}'"]
         for x in self.inputs:
@@ -100,14 +118,18 @@ class Explanation:
 
 
 @_op.no_autograph
-def explain(f: Any, wrt: Sequence[bool] | None = None, unknown: int = 1) -> Explanation:
+def explain(
+    f: Any, wrt: Sequence[bool] | None = None, unknown: int = 1, *, args: Sequence[Any] | None = None
+) -> Explanation:
     """Explains the gradient of a function without running it.
 
     Args:
-      f: a `ConcreteFunction`, a `tf.function` with an `input_signature`, or whatever else `gradient_function` takes.
+      f: a `ConcreteFunction`, a `tf.function` with an `input_signature`, or whatever else `gradient_function` takes;
+        with `args`, any callable.
       wrt: for each input, captured ones at the end, whether its gradient is wanted; by default of those that can have
         one.
       unknown: the size that dimensions of unknown size, such as a batch's, are taken to have where bytes are told.
+      args: arguments to trace `f` for, which is not run; the inputs are the tensors in them.
 
     Returns:
       An `Explanation`; printed, it says for each input whether it has a gradient and, if not, at which ops the way ends
@@ -121,8 +143,11 @@ def explain(f: Any, wrt: Sequence[bool] | None = None, unknown: int = 1) -> Expl
       >>> [(x.name, x.connected) for x in tf_symgrad.explain(f).inputs]
       [('x', True), ('y', False)]
     """
+    if args is not None:
+        f = Call(f, args, {}, {}).concrete
     function = _resolve.resolve(f, [])
-    explanation = Explanation(function.name, _Paths(function).inputs())
+    resolved = _custom.resolve(function, []) or function  # with what custom gradients do
+    explanation = Explanation(function.name, _Paths(resolved).inputs()[: len(function.inputs)])
     explanation.forward_nodes = sum(n.op != "Const" for d in function.definitions().function for n in d.node_def)
     try:
         gradient = _concrete.function_gradient(f, wrt)
@@ -262,9 +287,15 @@ class _Paths:
         every = {i for i, t in enumerate(dtypes) if t.is_floating or t.is_complex or t in (tf.variant, tf.resource)}
 
         def cut(why: str) -> list[Cut]:
-            return [Cut(function, node.name, node.op, why, _function.source_line(function, node.name))]
+            name = function.partition(_custom.SUFFIX)[0]
+            return [Cut(name, node.name, node.op, why, _function.source_line(name, node.name))]
 
-        if "_symgrad_gradient" in node.attr or "_gradient_op_type" in node.attr:
+        if _custom.GRADIENT in node.attr:
+            outputs = node.attr[_custom.OUTPUTS].list.i
+            if any(outputs[i] >= 0 for i in passed if i < len(outputs)) or not passed:
+                return every, []
+            return set(), cut("its custom gradient is None here")
+        if "_gradient_op_type" in node.attr:
             return every, []
         if node.op in _LOOPS:
             return self._loop(node, passed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import defaultdict
 from pathlib import Path
@@ -18,21 +19,11 @@ _MOST_NODES = 300  # more than this is drawn by name scope
 _COLORS = {"input": "#f5f5f5", "forward": "#d6e8fa", "kept": "#fff1b8", "backward": "#f9d7d6"}
 
 
-def picture(explanation: Explanation, path: str | Path) -> None:
-    """Draws the gradient function of an `Explanation`.
+def picture(explanation: Explanation, path: str | os.PathLike[str]) -> None:
+    """Draws the gradient function of an `Explanation`, for its `plot`.
 
     Blue: what is computed of `f`; yellow: that of it which the way back takes; red: the way back. Large functions are
     drawn by name scope.
-
-    Args:
-      explanation: of a function that can be differentiated.
-      path: where to write; its ending says how: `.svg`, `.png`, `.pdf` and whatever else Graphviz writes, `.dot` for
-        its own language, which needs no `dot` program.
-
-    Raises:
-      ImportError: the Python package `graphviz` is missing.
-      FileNotFoundError: Graphviz' program `dot` is missing.
-      ValueError: there is no gradient function to draw.
     """
     if explanation.graph is None:
         raise ValueError(f"function '{explanation.function}' has no gradient to draw: {explanation.error}")
