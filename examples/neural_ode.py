@@ -26,7 +26,7 @@ import tf_symgrad
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-TOLERANCE, END, TIMES = 1e-3, 1.0, 10
+TOLERANCE, INTERVAL, COUNT = 1e-3, 0.1, 80
 
 
 def solve(field: Callable[[Any], Any], y: Any, duration: float) -> tuple[Any, Any]:
@@ -76,13 +76,13 @@ def main() -> None:
         return tf.tanh(y**3 @ w1 + b1) @ w2 + b2
 
     truth = [tf.constant([[1.5, 0.0]])]
-    for _ in range(8 * TIMES):
-        truth.append(solve(spiral, truth[-1], END / TIMES)[0])
+    for _ in range(COUNT):
+        truth.append(solve(spiral, truth[-1], INTERVAL)[0])
     points = tf.concat(truth, 0)
     starts, ends = points[:-1], points[1:]
 
     def loss(starts: Any, ends: Any) -> Any:
-        y, tried = solve(field, starts, END / TIMES)
+        y, tried = solve(field, starts, INTERVAL)
         return tf.reduce_mean(tf.reduce_sum((y - ends) ** 2, 1)), tried
 
     optimizer = tf.keras.optimizers.Adam(tf.keras.optimizers.schedules.CosineDecay(2e-2, options.steps))
@@ -102,18 +102,18 @@ def main() -> None:
             attempts.append(int(tried))
             bar.set_postfix(loss=f"{losses[-1]:.1e}", iterations=attempts[-1], refresh=False)
 
-    path = [truth[0]]
-    for _ in range(len(truth) - 1):
-        path.append(solve(field, path[-1], END / TIMES)[0])
+    path, onwards = [truth[0]], tf.function(lambda y: solve(field, y, INTERVAL / 5)[0])
+    for _ in range(5 * COUNT):
+        path.append(onwards(path[-1]))
     found = tf.concat(path, 0).numpy()
     print(f"loss: {losses[0]:.1e} to {losses[-1]:.1e}")
     print(f"iterations of the solver's loop: {min(attempts)} to {max(attempts)}")
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
     left.plot(*points.numpy().T, "o", markersize=3, label="data")
     left.plot(*found.T, label="learnt, from the first point")
     left.set_aspect("equal")
-    left.legend()
+    left.legend(loc="center", fontsize=8)
     right.semilogy(losses)
     right.set(xlabel="step", title="loss")
     options.out.parent.mkdir(parents=True, exist_ok=True)

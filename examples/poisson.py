@@ -94,7 +94,7 @@ def main() -> None:
     error = np.max(np.abs(found - solution(x, y)))
     print(f"largest error against the solution: {error:.1e}")
 
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.4))
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
     for axes, values, title in ((left, found, "u"), (middle, found - solution(x, y), "u, less the solution")):
         figure.colorbar(axes.imshow(values.reshape(60, 60), extent=(0, 1, 0, 1), origin="lower"), ax=axes)
         axes.set_title(title)

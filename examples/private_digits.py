@@ -88,7 +88,7 @@ def main() -> None:
     print(f"test accuracy: {accuracy():.1%}")
     print(f"gradients longer than {CLIP:g} at the end: {np.mean(norms[-1] > CLIP):.0%}")
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     left.plot(10 * np.arange(1, len(accuracies) + 1), accuracies)
     left.set(xlabel="step", title=f"test accuracy, noise {options.noise:g}")
     right.hist([norms[0], norms[-1]], 30, label=["first step", "last step"])

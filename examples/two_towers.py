@@ -98,7 +98,7 @@ def main() -> None:
     print(f"rows in a step's gradient: {rows:,} of {options.items:,}")
     print(f"recall: {recalls[-1]:.1%}, by chance {1 / GROUPS:.1%}")
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     steps = 20 * np.arange(1, len(losses) + 1)
     left.plot(steps, losses)
     left.set(xlabel="step", title="loss")

@@ -244,6 +244,15 @@ def scenario_ops_of_tensorflow():
     near(gradients(lambda x: hue(x) * 2.0, single), 2 * tf.ones_like(single))
 
 
+def scenario_the_docstring():
+    import doctest
+    from tf_symgrad._registry import register_python_gradients
+
+    globs = {"tf": tf, "tf_symgrad": tf_symgrad}
+    (test,) = doctest.DocTestFinder(recurse=False).find(register_python_gradients, "docstring", globs=globs)
+    assert len(test.examples) == 4 and doctest.DocTestRunner().run(test).failed == 0
+
+
 def scenario_second_derivatives():
     mod = lambda x: tf.raw_ops.Mod(x=x, y=tf.constant(5.0, tf.float64))
     near(gradients(lambda x: tf.reduce_sum(mod(x) ** 3), tf.abs(X), 2), 6 * tf.abs(X))

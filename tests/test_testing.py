@@ -46,6 +46,7 @@ RIGHT: dict[str, tuple[Callable[..., Any], list[Any]]] = {
         tf.function(lambda x: tf.while_loop(lambda i, _: i < 3, lambda i, y: (i + 1, tf.sin(y)), (0, x))),
         [X],
     ),
+    "variable": (lambda p: tf.sin(p["v"]) * p["x"], [{"v": tf.Variable(X), "x": X}]),
     "numbers": (lambda x, n: x * tf.cast(n, F32), [2.0, 3]),
     "close to where f ends": (tf.math.log, [tf.constant([0.05, 1.0], F64)]),
     "a large constant": (lambda x: 1e5 + x**2, [X]),

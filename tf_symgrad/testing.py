@@ -38,9 +38,9 @@ def check_grads(
     Args:
       f: any callable, see `value_and_grad`; it must be deterministic. All its results that are floating or complex are
         looked at. Those of its results that are None, integers or strings are left out.
-      args: its arguments: a list of tensors, numbers, arrays and structures of these, sparse and ragged tensors. The
-        gradient is checked by all that are floating or complex. Double precision sees errors of 1e-5, single precision
-        of 5e-4; half precision sees gross ones only.
+      args: its arguments: a list of tensors, numbers, arrays and structures of these, sparse and ragged tensors; a
+        variable stands for its value. The gradient is checked by all that are floating or complex. Double precision
+        sees errors of 1e-5, single precision of 5e-4; half precision sees gross ones only.
       order: 1; 2: the gradient of the gradient, by its cotangent, too; and so on.
       modes: `"rev"`, the products of the Jacobian from the left (`vjp`), and `"fwd"`, those from the right (`jvp`). At
         order 2 each is checked in each mode.
@@ -156,6 +156,7 @@ def _flattened(f: Callable[..., Any], args: Sequence[Any]) -> tuple[_Flat, list[
     """f as a function of those tensors of its arguments that can have a gradient; these, and what to call them."""
     f = _calls.callable_of(f)
     _, values, _ = _calls.with_tensors(f, list(range(len(args))), args, {})
+    values = tf.nest.map_structure(lambda x: x if _calls.variable_of(x) is None else tf.convert_to_tensor(x), values)
     call = Call(f, values, {}, {})
     smooth = [t.dtype in EPSILON for t in call.tensors]
     names = [
