@@ -54,6 +54,7 @@ ENGINE = [
     "csrc/engine/tensorflow1/function_text.cc",
     "csrc/engine/tensorflow1/functionalize.cc",
     "csrc/engine/vjp/cut.cc",
+    "csrc/engine/vjp/forward_pass.cc",
     "csrc/engine/vjp/registry.cc",
     "csrc/engine/vjp/row_sum.cc",
     "csrc/engine/vjp/sweep.cc",
@@ -82,7 +83,10 @@ CC = [
 ]
 
 # tf_symgrad/_native: the Python module.
-MODULE = ["csrc/python/module.cc"]
+MODULE = [
+    "csrc/python/forward_pass.cc",
+    "csrc/python/module.cc",
+]
 
 # Headers for rules of other op libraries, for C and for C++; shipped under tf_symgrad.get_include() at these paths.
 PUBLIC_HEADERS = [
