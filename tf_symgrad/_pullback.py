@@ -13,13 +13,14 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2, function_pb2
 from tensorflow.core.function.polymorphism import function_type as function_type_lib
+from tensorflow.python import pywrap_tfe
 from tensorflow.python.client import pywrap_tf_session
 from tensorflow.python.eager import backprop_util, record
 from tensorflow.python.eager.polymorphic_function import concrete_function
 from tensorflow.python.framework import c_api_util, func_graph, function_def_to_graph, ops
 from tensorflow.python.ops import control_flow_state, default_gradient, gradients_util, handle_data_util
 
-from tf_symgrad import _custom, _function, _loader
+from tf_symgrad import _custom, _function, _likeness, _loader
 
 # Control flow and arrays of TensorFlow 1.
 _FRAMES = {"Enter", "Exit", "NextIteration", "LoopCond", "Merge", "Switch"}
@@ -27,6 +28,9 @@ _STRUCTURE = {
     *("PartitionedCall", "StatefulPartitionedCall", "RemoteCall", "If", "StatelessIf", "Case", "StatelessCase"),
     *("While", "StatelessWhile", "SymbolicGradient", "TfSymgrad>SymbolicGradient"),
 }
+
+
+_HIGHER_ORDER = 2  # of TFE_Py_TapeSetPossibleGradientTypes
 
 
 class NotNativeError(Exception):
@@ -66,7 +70,7 @@ class Backward:
         try:
             self._pass = native.ForwardPass(_serialized(graph))
             asked = list({tensor_name(y) for y in ys}), list(self._xs)
-            stops = [op.name for op in blocked], _inert()
+            stops = [op.name for op in blocked], _inert(), _likeness.DEAF
             passed = self._pass.between(*asked, [], *stops)
             self._off: set[str] = set()
             if off is not None:
@@ -86,9 +90,12 @@ class Backward:
         for name, kind, own_gradient in passed:
             if kind in _FRAMES or kind.startswith(("Ref", "TensorArray", "Stack")):
                 raise NotNativeError(f"op {kind} is of TensorFlow 1")
-            if not own_gradient and kind not in _STRUCTURE and rules.get(kind):
+            known = not own_gradient and kind not in _STRUCTURE and rules.get(kind)
+            if known and not _likeness.is_pythons(kind):
                 continue
             op = self._graph.get_operation_by_name(name)
+            if known and not _likeness.is_python_op(op):
+                continue
             if own_gradient:
                 registered = op.get_attr("_gradient_op_type").decode()
                 if self._tape and not registered.startswith("CustomGradient-"):
@@ -240,6 +247,9 @@ def call(name: str, stateful: bool, functions: Sequence[bytes], inputs: Sequence
     root = next(atom for atom in atoms if tf.compat.as_str(atom.name) == name)
     outputs = [tf.as_dtype(arg.type) for arg in root.cached_definition.signature.output_arg]
     add = tf.raw_ops.StatefulPartitionedCall if stateful else tf.raw_ops.PartitionedCall
+    # A tape that may see the gradient of this gradient must have recorded all that this one will take.
+    if pywrap_tfe.TFE_Py_TapeSetPossibleGradientTypes(list(inputs)) == _HIGHER_ORDER:
+        return list(_concrete(atoms)._call_flat(list(inputs), []))
     gradient = functools.partial(_gradient_of_call, atoms)
     with record.stop_recording():
         results = list(add(args=list(inputs), Tout=outputs, f=_Named(name, root)))
@@ -263,11 +273,11 @@ class _Named:
 
 def _gradient_of_call(atoms: Sequence[Any], op: Any, *dys: Any) -> Any:
     """The gradient of a pullback's call, as TensorFlow differentiates calls: few ask for it."""
-    rewrite = _concrete(tuple(atoms))._delayed_rewrite_functions._rewrite_forward_and_call_backward
+    rewrite = _concrete(atoms)._delayed_rewrite_functions._rewrite_forward_and_call_backward
     return rewrite(op, *dys)
 
 
-def _concrete(atoms: tuple[Any, ...]) -> Any:
+def _concrete(atoms: Sequence[Any]) -> Any:
     root = atoms[0]
     if not hasattr(root, "_symgrad_concrete"):
         definition = root.cached_definition

@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -43,21 +44,23 @@ void AddForwardPass(py::module_& m) {
            py::arg("graph_def"))
       .def(
           "between",
-          [](ForwardPass& pass, Names y, Names x, Names off, Names blocked, Names inert) {
+          [](ForwardPass& pass, Names y, Names x, Names off, Names blocked, Names inert,
+             std::map<std::string, std::vector<int>> deaf) {
             std::vector<ForwardPass::Passed> passed;
             {
               const py::gil_scoped_release release;
-              passed = ValueOrThrow(
-                  pass.Between({std::move(y), std::move(x), std::move(off), std::move(blocked), std::move(inert)}));
+              passed = ValueOrThrow(pass.Between(
+                  {std::move(y), std::move(x), std::move(off), std::move(blocked), std::move(inert), std::move(deaf)}));
             }
             py::list nodes;
             for (const auto& [node, op, own_gradient] : passed) nodes.append(py::make_tuple(node, op, own_gradient));
             return nodes;
           },
-          py::arg("y"), py::arg("x"), py::arg("off"), py::arg("blocked"), py::arg("inert"),
+          py::arg("y"), py::arg("x"), py::arg("off"), py::arg("blocked"), py::arg("inert"), py::arg("deaf"),
           "The nodes that gradients of y by x pass, in topological order: not through tensors of `off`, nodes of "
           "`blocked`\n"
-          "and ops of `inert`. Of each its name, its op, and whether its gradient is another than its op's.")
+          "and ops of `inert`, nor to the inputs of ops that `deaf` names. Of each its name, its op, and whether its "
+          "gradient is another than its op's.")
       .def(
           "set_opaque", [](ForwardPass& pass, const std::string& node) { ThrowIfError(pass.SetOpaque(node)); },
           py::arg("node"), "The caller differentiates that node himself.")

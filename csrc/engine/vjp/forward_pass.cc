@@ -37,6 +37,7 @@ struct ForwardPass::Region {
   std::vector<bool> in, passed;  // by node: it is part of the region; gradients pass it here
   std::vector<Port> args;
   absl::flat_hash_set<std::pair<int, int>> seen;  // arguments
+  std::vector<std::pair<int, int>> severed;       // inputs of nodes that no gradient flows to: arguments of their own
 };
 
 absl::StatusOr<std::unique_ptr<ForwardPass>> ForwardPass::Read(tf::GraphDef graph) {
@@ -120,6 +121,13 @@ bool ForwardPass::Passes(const Item& item) const {
   return rule == nullptr || rule->gradient != nullptr;
 }
 
+bool ForwardPass::Carries(const Item& item, size_t input) const {
+  if (IsOff(item.inputs[input])) return false;
+  const auto deaf = deaf_.find(item.def->op());
+  return deaf == deaf_.end() ||
+         std::find(deaf->second.begin(), deaf->second.end(), static_cast<int>(input)) == deaf->second.end();
+}
+
 absl::StatusOr<std::vector<ForwardPass::Passed>> ForwardPass::Between(const Asked& asked) {
   TF_ASSIGN_OR_RETURN(const std::vector<Port> y, Parse(asked.y));
   TF_ASSIGN_OR_RETURN(const std::vector<Port> x, Parse(asked.x));
@@ -129,6 +137,7 @@ absl::StatusOr<std::vector<ForwardPass::Passed>> ForwardPass::Between(const Aske
   for (const Port& p : off) off_.insert({p.node, p.index});
   for (const Port& p : x) x_.insert({p.node, p.index});
   inert_ = {asked.inert.begin(), asked.inert.end()};
+  deaf_ = asked.deaf;
   const absl::flat_hash_set<std::string> blocked(asked.blocked.begin(), asked.blocked.end());
 
   const int n = static_cast<int>(items_.size());
@@ -140,16 +149,18 @@ absl::StatusOr<std::vector<ForwardPass::Passed>> ForwardPass::Between(const Aske
     item.custom_inputs.clear();
     before_y[id] = before_y[id] && Passes(item) && !blocked.contains(item.def->name());
     if (!before_y[id]) continue;
-    for (const Port& p : item.inputs) before_y[p.node] = before_y[p.node] || !IsOff(p);
+    for (size_t i = 0; i < item.inputs.size(); ++i)
+      if (Carries(item, i)) before_y[item.inputs[i].node] = true;
   }
   std::vector<Passed> passed;
   for (int id = 0; id < n; ++id) {
     if (!before_y[id]) continue;
     Item& item = items_[id];
     TF_RETURN_IF_ERROR(ReadTypes(id));
-    for (const Port& p : item.inputs) {
+    for (size_t i = 0; i < item.inputs.size(); ++i) {
+      const Port p = item.inputs[i];
       TF_RETURN_IF_ERROR(ReadTypes(p.node));
-      const bool carries = IsDifferentiable(items_[p.node].types[p.index]) && !IsOff(p);
+      const bool carries = IsDifferentiable(items_[p.node].types[p.index]) && Carries(item, i);
       item.passed = item.passed || (carries && (IsX(p) || items_[p.node].passed));
     }
     if (item.passed) passed.push_back({item.def->name(), item.def->op(), HasOwnGradient(*item.def)});
@@ -177,8 +188,10 @@ std::vector<std::vector<std::string>> ForwardPass::Stages() {
     if (!item->passed) continue;
     stages.resize(std::max<size_t>(stages.size(), item->stage + 1));
     if (item->opaque) stages[item->stage].push_back(item->def->name());
-    for (const Port& p : item->inputs)
-      if (!IsOff(p)) items_[p.node].stage = std::max(items_[p.node].stage, item->stage + (item->opaque ? 1 : 0));
+    for (size_t i = 0; i < item->inputs.size(); ++i) {
+      int& stage = items_[item->inputs[i].node].stage;
+      if (Carries(*item, i)) stage = std::max(stage, item->stage + (item->opaque ? 1 : 0));
+    }
   }
   return stages;
 }
@@ -248,42 +261,61 @@ absl::StatusOr<std::vector<std::string>> ForwardPass::Begin(int stage, const std
   while (!pending.empty()) {
     const Item& item = items_[pending.back()];
     pending.pop_back();
-    for (const Port& p : item.inputs) pass(p);
+    for (size_t i = 0; i < item.inputs.size(); ++i)
+      if (Carries(item, i)) pass(item.inputs[i]);
   }
   for (size_t id = 0; id < items_.size(); ++id) {
     if (!region.passed[id]) continue;
-    for (const Port& p : items_[id].inputs) TF_RETURN_IF_ERROR(AddInput(p, 0, &region));
+    const Item& item = items_[id];
+    for (size_t i = 0; i < item.inputs.size(); ++i) {
+      if (Carries(item, i) || IsOff(item.inputs[i])) TF_RETURN_IF_ERROR(AddInput(item.inputs[i], 0, &region));
+      else region.severed.emplace_back(static_cast<int>(id), static_cast<int>(i));
+    }
     for (const Port& p : items_[id].custom_inputs) TF_RETURN_IF_ERROR(AddInput(p, kMaxDepth, &region));
   }
   std::vector<std::string> names;
   for (const Port& p : region.args) names.push_back(Name(p));
+  for (const auto& [id, i] : region.severed) {
+    TF_RETURN_IF_ERROR(ReadTypes(items_[id].inputs[i].node));
+    names.push_back(Name(items_[id].inputs[i]));
+  }
   return names;
 }
 
-absl::Status ForwardPass::Build(const Region& region, const std::vector<Facts>& facts, Body* body, Ports* ports) const {
-  for (size_t i = 0; i < region.args.size(); ++i) {
-    const Port p = region.args[i];
+absl::Status ForwardPass::Build(const Region& region, const std::vector<Facts>& facts, Body* body, Ports* ports,
+                                Tensors* tensors) const {
+  absl::flat_hash_map<std::pair<int, int>, Port> severed;
+  for (size_t i = 0; i < facts.size(); ++i) {
+    const bool own = i >= region.args.size();
+    const std::pair<int, int> edge = own ? region.severed[i - region.args.size()] : std::pair<int, int>();
+    const Port p = own ? items_[edge.first].inputs[edge.second] : region.args[i];
     const tf::DataType dtype = tf::BaseType(items_[p.node].types[p.index]);
     const Port arg{body->AddArg(absl::StrCat("x_", i), dtype), 0};
-    (*ports)[{p.node, p.index}] = arg;
+    (own ? severed[edge] : (*ports)[{p.node, p.index}]) = arg;
+    (*tensors)[body->output_index(arg)] = p;
     Shape shape;
     TF_RETURN_IF_ERROR(body->shapes()->MakeShapeFromPartialTensorShape(facts[i].shape, &shape));
     if (dtype != tf::DT_RESOURCE) body->output(arg).shape = shape;
     else if (facts[i].value != tf::DT_INVALID) body->handles[body->output_index(arg)] = {{shape, facts[i].value}};
   }
-  for (size_t id = 0; id < items_.size(); ++id) {
+  for (int id = 0; id < static_cast<int>(items_.size()); ++id) {
     if (!region.in[id]) continue;
     const Item& item = items_[id];
     std::vector<Port> inputs;
-    for (const Port& p : item.inputs) inputs.push_back(ports->at({p.node, p.index}));
+    for (int i = 0; i < static_cast<int>(item.inputs.size()); ++i) {
+      const auto own = severed.find({id, i});
+      inputs.push_back(own != severed.end() ? own->second : ports->at({item.inputs[i].node, item.inputs[i].index}));
+    }
     const int node = body->AddNode(item.op, item.def, inputs, item.types, -1);
     TF_RETURN_IF_ERROR(InferFacts(body, node));
-    for (size_t i = 0; i < item.types.size(); ++i)
-      (*ports)[{static_cast<int>(id), static_cast<int>(i)}] = {node, static_cast<int>(i)};
+    for (int i = 0; i < static_cast<int>(item.types.size()); ++i) {
+      (*ports)[{id, i}] = {node, i};
+      (*tensors)[body->output_index({node, i})] = {id, i};
+    }
   }
-  for (size_t id = 0; id < items_.size(); ++id)
+  for (int id = 0; id < static_cast<int>(items_.size()); ++id)
     if (region.passed[id] && items_[id].def->attr().contains(kCustomGradient)) {
-      std::vector<Port>& taken = body->custom_inputs[ports->at({static_cast<int>(id), 0}).node];
+      std::vector<Port>& taken = body->custom_inputs[ports->at({id, 0}).node];
       for (const Port& p : items_[id].custom_inputs) taken.push_back(ports->at({p.node, p.index}));
     }
   for (const Port& p : region.y) body->results.push_back(ports->at({p.node, p.index}));
@@ -293,13 +325,14 @@ absl::Status ForwardPass::Build(const Region& region, const std::vector<Facts>& 
 
 absl::StatusOr<ForwardPass::Pullback> ForwardPass::Finish(const std::vector<Facts>& facts) {
   TF_RETURN_IF_ERROR(CheckRegistry());
-  if (region_ == nullptr || facts.size() != region_->args.size())
+  if (region_ == nullptr || facts.size() != region_->args.size() + region_->severed.size())
     return absl::InvalidArgumentError("Finish comes after Begin, with what is known of each tensor that it returned");
   const std::shared_ptr<Region> region = std::exchange(region_, nullptr);
   Differentiator differentiator(library_);
   Body body;
   Ports ports;
-  TF_RETURN_IF_ERROR(Build(*region, facts, &body, &ports));
+  Tensors tensors;
+  TF_RETURN_IF_ERROR(Build(*region, facts, &body, &ports, &tensors));
 
   // The wanted tensors: arguments first, then inner ones, each as the graph has them.
   std::vector<Port> wanted, inner, inner_ports;
@@ -308,6 +341,7 @@ absl::StatusOr<ForwardPass::Pullback> ForwardPass::Finish(const std::vector<Fact
     wrt.push_back(IsWanted(p, *region));
     if (wrt.back()) wanted.push_back(p);
   }
+  wrt.resize(facts.size(), false);
   for (size_t id = 0; id < items_.size(); ++id)
     for (int i = 0; region->in[id] && i < static_cast<int>(items_[id].types.size()); ++i)
       if (const Port p{static_cast<int>(id), i}; IsWanted(p, *region)) {
@@ -339,19 +373,17 @@ absl::StatusOr<ForwardPass::Pullback> ForwardPass::Finish(const std::vector<Fact
   TF_RETURN_IF_ERROR(builder.TakeStatus());
   TF_RETURN_IF_ERROR(CheckUnconnected(*region, connected));
   if (gradients.empty()) return Pullback();
-  TF_ASSIGN_OR_RETURN(Pullback pullback, Write(body, ports, num_args, results, &differentiator));
+  TF_ASSIGN_OR_RETURN(Pullback pullback, Write(body, tensors, num_args, results, &differentiator));
   pullback.gradients = std::move(gradients);
   return pullback;
 }
 
 // What of the forward pass the pullback takes is all that it meets of it but constants, which it copies.
-absl::StatusOr<ForwardPass::Pullback> ForwardPass::Write(const Body& body, const Ports& ports, int num_args,
+absl::StatusOr<ForwardPass::Pullback> ForwardPass::Write(const Body& body, const Tensors& tensors, int num_args,
                                                          const std::vector<Port>& results,
                                                          Differentiator* differentiator) const {
   Pullback pullback;
   Signature signature{{}, results};
-  absl::flat_hash_map<int, Port> tensors;  // by output of the body
-  for (const auto& [tensor, p] : ports) tensors[body.output_index(p)] = {tensor.first, tensor.second};
   std::vector<bool> needed(body.num_nodes(), false);
   absl::flat_hash_set<int> seen;
   bool all_known = true;
@@ -389,9 +421,11 @@ absl::Status ForwardPass::CheckUnconnected(const Region& region,
     const Item& item = items_[id];
     for (int i = 0; i < static_cast<int>(item.types.size()); ++i)
       if (IsDifferentiable(item.types[i]) && !used.contains({id, i}) && item.inputs.size() > 1) partial[id] = true;
-    for (const Port& p : item.inputs) {
+    for (size_t i = 0; i < item.inputs.size(); ++i) {
+      const Port p = item.inputs[i];
+      if (!Carries(item, i)) continue;
       used.insert({p.node, p.index});
-      if (!partial[id] || IsOff(p) || !IsDifferentiable(items_[p.node].types[p.index])) continue;
+      if (!partial[id] || !IsDifferentiable(items_[p.node].types[p.index])) continue;
       partial[p.node] = true;
       if (IsWanted(p, region) && !connected.contains({p.node, p.index}))
         return absl::UnimplementedError(absl::StrCat("whether '", Name(p), "' has a gradient hangs on outputs of '",

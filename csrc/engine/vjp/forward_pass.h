@@ -5,6 +5,7 @@
 // these are tensors of the graph: nothing is computed twice, no random number drawn again, no variable read again.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -47,9 +48,10 @@ class ForwardPass {
   // Which gradients are asked for. Tensors are named "node:output", as in a GraphDef.
   struct Asked {
     std::vector<std::string> y, x;
-    std::vector<std::string> off;      // tensors that carry no gradient
-    std::vector<std::string> blocked;  // nodes that gradients do not pass
-    std::vector<std::string> inert;    // ops that gradients do not pass
+    std::vector<std::string> off;                  // tensors that carry no gradient
+    std::vector<std::string> blocked;              // nodes that gradients do not pass
+    std::vector<std::string> inert;                // ops that gradients do not pass
+    std::map<std::string, std::vector<int>> deaf;  // of ops: inputs that no gradient flows to
   };
   // A node that the gradients pass.
   struct Passed {
@@ -97,6 +99,8 @@ class ForwardPass {
   std::string Name(Port p) const;
   bool Passes(const Item& item) const;
   bool IsX(Port p) const { return x_.contains({p.node, p.index}); }
+  // Whether a gradient may flow over an edge.
+  bool Carries(const Item& item, size_t input) const;
   bool IsOff(Port p) const { return off_.contains({p.node, p.index}); }
 
   // The part of the graph that a pullback is of.
@@ -104,9 +108,11 @@ class ForwardPass {
   bool IsWanted(Port p, const Region& region) const;
   absl::Status AddInput(Port p, int depth, Region* region);
   using Ports = absl::flat_hash_map<std::pair<int, int>, Port>;  // of the body, by tensor of the graph
-  absl::Status Build(const Region& region, const std::vector<Facts>& facts, Body* body, Ports* ports) const;
-  absl::StatusOr<Pullback> Write(const Body& body, const Ports& ports, int num_args, const std::vector<Port>& results,
-                                 Differentiator* differentiator) const;
+  using Tensors = absl::flat_hash_map<int, Port>;                // of the graph, by output of the body
+  absl::Status Build(const Region& region, const std::vector<Facts>& facts, Body* body, Ports* ports,
+                     Tensors* tensors) const;
+  absl::StatusOr<Pullback> Write(const Body& body, const Tensors& tensors, int num_args,
+                                 const std::vector<Port>& results, Differentiator* differentiator) const;
   // Whether Python would find zeros where the sweep finds nothing: it gives a node the cotangents of all its outputs.
   absl::Status CheckUnconnected(const Region& region, const absl::flat_hash_set<std::pair<int, int>>& connected) const;
 
@@ -116,6 +122,7 @@ class ForwardPass {
   absl::flat_hash_map<std::string, int> by_name_;
   absl::flat_hash_set<std::pair<int, int>> off_, x_;
   absl::flat_hash_set<std::string> inert_;
+  std::map<std::string, std::vector<int>> deaf_;
   std::shared_ptr<Region> region_;
 };
 
