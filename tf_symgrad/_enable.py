@@ -16,11 +16,12 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.python import pywrap_tfe
-from tensorflow.python.eager import backprop_util, context, imperative_grad, tape as tape_lib
+from tensorflow.python.eager import backprop_util, context, imperative_grad
+from tensorflow.python.eager import tape as tape_lib
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import gradients_util, resource_variable_ops
 
-from tf_symgrad import _loader, _pullback, _recorded
+from tf_symgrad import _loader, _recorded
 from tf_symgrad._pullback import Backward, NotNativeError, tensor_name
 
 logger = logging.getLogger("tf_symgrad")
@@ -98,7 +99,7 @@ def _install() -> None:
     if _active():
         return
     _loader.load()
-    places = [
+    places: list[tuple[Any, str, Callable[..., Any], list[str]]] = [
         (gradients_util, "_GradientsHelper", _gradients, _GRADIENTS),
         (imperative_grad, "imperative_grad", _tape_gradients, _TAPE_GRADIENTS),
         (tape_lib, "watch", _watch, ["tape", "tensor"]),
@@ -168,11 +169,11 @@ def _gradients(stock: Callable[[], Any], **given: Any) -> list[Any]:
     """In place of `_GradientsHelper`."""
     if context.executing_eagerly():
         return list(stock())  # an error
+    zero = _wants_zeros(given)
     _check_surroundings()
     default = ops.get_default_graph()
     graph = given["src_graph"] or default
     ys, xs, stops = (_tensors(given[name], graph) for name in ("ys", "xs", "stop_gradients"))
-    zero = tf.UnconnectedGradients(given["unconnected_gradients"]) == tf.UnconnectedGradients.ZERO
     if any(t is None for t in [*ys, *stops]) or (zero and any(x is None for x in xs)):
         raise NotNativeError("tf.gradients is given tensors that the graph has nothing to do with")
     dys = given["grad_ys"]
@@ -182,7 +183,7 @@ def _gradients(stock: Callable[[], Any], **given: Any) -> list[Any]:
     backward = Backward(graph, ys, [x for x in xs if x is not None], {t.op for t in stops})
     with tf.name_scope(given["name"] or "gradients") as scope:
         uid = default.unique_name("uid")
-        dys = gradients_util._DefaultGradYs(dys, ys, given["colocate_gradients_with_ops"], uid)
+        dys = gradients_util._DefaultGradYs(dys, ys, False, uid)
         gradients = backward.add(list(zip(ys, dys, strict=True)), scope)
         results = [None if x is None else gradients.get(tensor_name(x)) for x in xs]
         return [gradients_util._ZerosLike(x) if dx is None and zero else dx for x, dx in zip(xs, results, strict=True)]
@@ -220,6 +221,7 @@ def _tape_gradients(stock: Callable[[], Any], **given: Any) -> list[Any]:
     """In place of `imperative_grad`."""
     if context.executing_eagerly():
         return stock()  # type: ignore[no-any-return]
+    zero = _wants_zeros(given)
     _check_surroundings()
     graph, tape = ops.get_default_graph(), given["tape"]
     if getattr(graph, "_symgrad_began_before", False):
@@ -253,7 +255,6 @@ def _tape_gradients(stock: Callable[[], Any], **given: Any) -> list[Any]:
 
     backward = Backward(graph, ys, xs, off=off, tape=True)
     dys = given["output_gradients"] or [None] * len(targets)
-    zero = tf.UnconnectedGradients(given["unconnected_gradients"]) == tf.UnconnectedGradients.ZERO
     with tf.name_scope("gradient_tape"):
         seeds = [
             (y, tf.ones_like(y) if dy is None else dy)
@@ -266,6 +267,13 @@ def _tape_gradients(stock: Callable[[], Any], **given: Any) -> list[Any]:
             raw = given["sources_raw"] or sources
             results = [tf.zeros_like(x) if dx is None else dx for x, dx in zip(raw, results, strict=True)]
     return results
+
+
+def _wants_zeros(given: dict[str, Any]) -> bool:
+    try:
+        return bool(tf.UnconnectedGradients(given["unconnected_gradients"]) == tf.UnconnectedGradients.ZERO)
+    except ValueError:
+        raise NotNativeError("unconnected_gradients says neither none nor zero") from None
 
 
 def _check_surroundings() -> None:

@@ -6,6 +6,7 @@ out, of all cases of all rules, that these tables are complete.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -34,7 +35,7 @@ DEAF = {
 _PYTHONS = {
     *("MaxPoolGrad", "MaxPoolGradV2", "MaxPoolGradGrad", "MaxPoolGradGradV2", "NextAfter", "Sign"),
     *("LeakyReluGrad", "Relu6Grad", "ReluGrad"),
-    *("GatherNd", "MatrixSolveLs", "RaggedTensorToTensor"),
+    *("GatherNd", "IdentityN", "MatrixSolveLs", "RaggedTensorToTensor"),
 }
 
 
@@ -45,7 +46,7 @@ def is_pythons(kind: str) -> bool:
 
 def is_python_op(op: Any) -> bool:
     """The same of one op."""
-    return op.type in _PYTHONS or _SOME[op.type](op)
+    return op.type in _PYTHONS or bool(_SOME[op.type](op))
 
 
 def _counts_from_the_end(op: Any) -> bool:
@@ -53,7 +54,8 @@ def _counts_from_the_end(op: Any) -> bool:
     return axis is not None and bool(axis < 0)
 
 
-_SOME = {
-    "GatherV2": _counts_from_the_end,
-    "ResizeBicubic": lambda op: op.inputs[0].dtype not in (tf.float32, tf.float64),
-}
+def _is_half(op: Any) -> bool:
+    return op.inputs[0].dtype not in (tf.float32, tf.float64)
+
+
+_SOME: dict[str, Callable[[Any], bool]] = {"GatherV2": _counts_from_the_end, "ResizeBicubic": _is_half}

@@ -99,7 +99,9 @@ class Backward:
             if own_gradient:
                 registered = op.get_attr("_gradient_op_type").decode()
                 if self._tape and not registered.startswith("CustomGradient-"):
-                    raise NotNativeError(f"a tape knows nothing of gradient_override_map, under which a {kind} was made")
+                    raise NotNativeError(
+                        f"a tape knows nothing of gradient_override_map, under which a {kind} was made"
+                    )
                 if self._hand_over(op):
                     continue
             elif _python_gradient(op) is None:
@@ -126,9 +128,7 @@ class Backward:
         library = function_pb2.FunctionDefLibrary()
         library.function.extend(f.cached_definition for f in _function.reachable(function).values())
         names = [tensor_name(t) for t in tensors]
-        self._pass.set_gradient(
-            op.name, tf.compat.as_str(function.name), names, outputs, library.SerializeToString()
-        )
+        self._pass.set_gradient(op.name, tf.compat.as_str(function.name), names, outputs, library.SerializeToString())
         return True
 
     def _tensor(self, name: str) -> Any:
