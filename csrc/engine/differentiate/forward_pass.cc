@@ -1,12 +1,12 @@
-#include "csrc/engine/vjp/forward_pass.h"
+#include "csrc/engine/differentiate/forward_pass.h"
 
 #include <algorithm>
 #include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "csrc/engine/function/order.h"
-#include "csrc/engine/read/node_check.h"
+#include "csrc/engine/body/node_check.h"
+#include "csrc/engine/body/topological_order.h"
 #include "csrc/engine/vjp/registry.h"
 #include "csrc/engine/vjp/sweep.h"
 #include "csrc/engine/write/export.h"

@@ -15,8 +15,8 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "csrc/engine/function/body.h"
-#include "csrc/engine/vjp/differentiator.h"
+#include "csrc/engine/body/body.h"
+#include "csrc/engine/differentiate/differentiator.h"
 #include "tensorflow/core/framework/function.h"
 #include "tensorflow/core/framework/graph.pb.h"
 
