@@ -244,15 +244,11 @@ def _tape_gradients(stock: Callable[[], Any], **given: Any) -> list[Any]:
         raise NotNativeError("a ForwardAccumulator watches")
     xs = [x for x, recorded in zip(known, on[len(targets) :], strict=False) if recorded and x is not None]
 
-    def off(passed: list[Any]) -> list[Any]:
-        if any(_recorded.may_be_watched(tape, op) for op in passed):
-            raise NotNativeError("a tape watches what it has not recorded")
-        tensors = {id(t): t for op in passed for t in (*op.outputs, *op.inputs)}
-        for x in xs:
-            tensors.pop(id(x), None)
-        answers = _recorded.recorded(tape, list(tensors.values()))
-        return [t for t, recorded in zip(tensors.values(), answers, strict=True) if not recorded]
-
+    try:
+        off = _recorded.off_tape(tape, ys, [*xs, *inner.values()])
+    except _recorded.Unclear as error:
+        raise NotNativeError(str(error)) from None
+    off = [t for t in off if all(t is not x for x in xs)]
     backward = Backward(graph, ys, xs, off=off, tape=True)
     dys = given["output_gradients"] or [None] * len(targets)
     with tf.name_scope("gradient_tape"):

@@ -58,4 +58,12 @@ def _is_half(op: Any) -> bool:
     return op.inputs[0].dtype not in (tf.float32, tf.float64)
 
 
-_SOME: dict[str, Callable[[Any], bool]] = {"GatherV2": _counts_from_the_end, "ResizeBicubic": _is_half}
+def _passes_a_handle(op: Any) -> bool:
+    return op.outputs[0].dtype == tf.resource
+
+
+_SOME: dict[str, Callable[[Any], bool]] = {
+    "GatherV2": _counts_from_the_end,
+    "Identity": _passes_a_handle,
+    "ResizeBicubic": _is_half,
+}

@@ -17,7 +17,7 @@ from tensorflow.python import pywrap_tfe
 from tensorflow.python.client import pywrap_tf_session
 from tensorflow.python.eager import backprop_util, record
 from tensorflow.python.eager.polymorphic_function import concrete_function
-from tensorflow.python.framework import c_api_util, func_graph, function_def_to_graph, ops
+from tensorflow.python.framework import c_api_util, function_def_to_graph, ops
 from tensorflow.python.ops import control_flow_state, default_gradient, gradients_util, handle_data_util
 
 from tf_symgrad import _custom, _function, _likeness, _loader
@@ -50,7 +50,7 @@ class Backward:
         ys: Sequence[Any],
         xs: Sequence[Any],
         blocked: Iterable[Any] = (),
-        off: Callable[[list[Any]], list[Any]] | None = None,
+        off: Sequence[Any] = (),
         tape: bool = False,
     ) -> None:
         """Plans it.
@@ -60,7 +60,7 @@ class Backward:
           ys: what is differentiated.
           xs: what it is differentiated by.
           blocked: ops that gradients do not pass.
-          off: tells of the ops that they would pass which tensors carry none.
+          off: tensors that carry none.
           tape: whether these are the gradients of a tape.
         """
         self._graph, self._tape = graph, tape
@@ -71,11 +71,8 @@ class Backward:
             self._pass = native.ForwardPass(_serialized(graph))
             asked = list({tensor_name(y) for y in ys}), list(self._xs)
             stops = [op.name for op in blocked], _inert(), _likeness.DEAF
-            passed = self._pass.between(*asked, [], *stops)
-            self._off: set[str] = set()
-            if off is not None:
-                self._off = {tensor_name(t) for t in off([graph.get_operation_by_name(name) for name, *_ in passed])}
-                passed = self._pass.between(*asked, list(self._off), *stops)
+            self._off = {tensor_name(t) for t in off}
+            passed = self._pass.between(*asked, list(self._off), *stops)
             self._passed = {name for name, *_ in passed}
             self._classify(passed, native.rules())
             self._stages: list[list[str]] = self._pass.stages()
@@ -249,7 +246,7 @@ def call(name: str, stateful: bool, functions: Sequence[bytes], inputs: Sequence
     add = tf.raw_ops.StatefulPartitionedCall if stateful else tf.raw_ops.PartitionedCall
     # A tape that may see the gradient of this gradient must have recorded all that this one will take.
     if pywrap_tfe.TFE_Py_TapeSetPossibleGradientTypes(list(inputs)) == _HIGHER_ORDER:
-        return list(_concrete(atoms)._call_flat(list(inputs), []))
+        return list(_concrete(atoms, inputs)._call_flat(list(inputs), []))
     gradient = functools.partial(_gradient_of_call, atoms)
     with record.stop_recording():
         results = list(add(args=list(inputs), Tout=outputs, f=_Named(name, root)))
@@ -273,23 +270,22 @@ class _Named:
 
 def _gradient_of_call(atoms: Sequence[Any], op: Any, *dys: Any) -> Any:
     """The gradient of a pullback's call, as TensorFlow differentiates calls: few ask for it."""
-    rewrite = _concrete(atoms)._delayed_rewrite_functions._rewrite_forward_and_call_backward
+    rewrite = _concrete(atoms, op.inputs)._delayed_rewrite_functions._rewrite_forward_and_call_backward
     return rewrite(op, *dys)
 
 
-def _concrete(atoms: Sequence[Any]) -> Any:
-    root = atoms[0]
-    if not hasattr(root, "_symgrad_concrete"):
-        definition = root.cached_definition
-        graph = func_graph.FuncGraph("pullback")
-        with graph.as_default():
-            for atom in atoms[1:]:
-                graph._add_function(atom)
-        graph = function_def_to_graph.function_def_to_graph(definition, structured_input_signature=None)
-        inputs, outputs = (tuple(tf.TensorSpec(t.shape, t.dtype) for t in ts) for ts in (graph.inputs, graph.outputs))
-        of = function_type_lib.from_structured_signature((inputs, {}), outputs)
-        root._symgrad_concrete = concrete_function.ConcreteFunction.from_func_graph(graph, of, {})
-    return root._symgrad_concrete
+def _concrete(atoms: Sequence[Any], inputs: Sequence[Any]) -> Any:
+    """A pullback as TensorFlow knows functions, for inputs like these."""
+    root, key = atoms[0], tuple(repr(_facts(t)) for t in inputs if t.dtype == tf.resource)
+    known = root.__dict__.setdefault("_symgrad_concrete", {})
+    if key not in known:
+        graph = function_def_to_graph.function_def_to_graph(root.cached_definition, structured_input_signature=None)
+        for outer, t in zip(inputs, graph.inputs, strict=True):
+            handle_data_util.copy_handle_data(outer, t)
+        specs = [tuple(tf.TensorSpec(t.shape, t.dtype) for t in ts) for ts in (graph.inputs, graph.outputs)]
+        of = function_type_lib.from_structured_signature((specs[0], {}), specs[1])
+        known[key] = concrete_function.ConcreteFunction.from_func_graph(graph, of, {})
+    return known[key]
 
 
 def _sum(parts: list[Any]) -> Any:

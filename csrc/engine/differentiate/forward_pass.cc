@@ -257,6 +257,8 @@ absl::StatusOr<std::vector<std::string>> ForwardPass::Begin(int stage, const std
   for (const Port& p : region.y) {
     pass(p);
     if (!region.in[p.node]) return absl::InvalidArgumentError(absl::StrCat("gradients do not pass '", Name(p), "'"));
+    if (items_[p.node].types[p.index] == tf::DT_RESOURCE)
+      return absl::UnimplementedError(absl::StrCat("'", Name(p), "' is the handle of a variable"));
   }
   while (!pending.empty()) {
     const Item& item = items_[pending.back()];
