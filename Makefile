@@ -10,7 +10,7 @@ WHEEL_REQUIRES := $(shell sed -n 's/^wheel = \[\(.*\)\]$$/\1/p' pyproject.toml |
 MODELS_REQUIRE := $(shell sed -n 's/^models = \[\(.*\)\]$$/\1/p' pyproject.toml | sed 's/", "/" "/g')
 CXX_FILES = $(shell find csrc -name '*.cc' -o -name '*.h')
 
-.PHONY: help build demo test wheel test-wheel test-models bench coverage lint format bazel clean
+.PHONY: help build demo test wheel test-wheel test-models bench bench-fit coverage lint format bazel clean
 .DEFAULT_GOAL := build
 
 help:
@@ -55,6 +55,9 @@ test-models: build $(VENV)-models/.installed ## real models against GradientTape
 
 bench: build $(VENV)/.installed ## build time, nodes, steps and memory beside the stock op, tapes and JAX (20)
 	$(BIN)/python -m benchmarks
+
+bench-fit: build $(VENV)/.installed ## Keras' fit with and without tf_symgrad.enable(), as ratios (10)
+	$(BIN)/python -m benchmarks.fit
 
 # docs/coverage.md and the table that it is made of, from the rules, the cases and TensorFlow's registries.
 coverage: build $(VENV)/.installed ## docs/coverage.md from the rules and the cases (1)

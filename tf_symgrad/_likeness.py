@@ -59,7 +59,7 @@ def _is_half(op: Any) -> bool:
 
 
 def _passes_a_handle(op: Any) -> bool:
-    return op.outputs[0].dtype == tf.resource
+    return bool(op.outputs[0].dtype == tf.resource)
 
 
 _SOME: dict[str, Callable[[Any], bool]] = {
