@@ -27,6 +27,7 @@ ENGINE = [
     "csrc/engine/body/node_check.cc",
     "csrc/engine/cache.cc",
     "csrc/engine/differentiate/differentiator.cc",
+    "csrc/engine/differentiate/forward_pass.cc",
     "csrc/engine/differentiate/given.cc",
     "csrc/engine/differentiate/resources.cc",
     "csrc/engine/emit/builder.cc",
@@ -82,7 +83,10 @@ CC = [
 ]
 
 # tf_symgrad/_native: the Python module.
-MODULE = ["csrc/python/module.cc"]
+MODULE = [
+    "csrc/python/forward_pass.cc",
+    "csrc/python/module.cc",
+]
 
 # Headers for rules of other op libraries, for C and for C++; shipped under tf_symgrad.get_include() at these paths.
 PUBLIC_HEADERS = [

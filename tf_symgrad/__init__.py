@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tf_symgrad._api import gradient_function, symbolic_gradient
     from tf_symgrad._cache import cache_info
     from tf_symgrad._concrete import function_gradient
+    from tf_symgrad._enable import disable, enable, native
     from tf_symgrad._explain import explain
     from tf_symgrad._registry import register_python_gradients
     from tf_symgrad._rule import rule
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = [
     "__version__",
     "cache_info",
+    "disable",
+    "enable",
     "explain",
     "function_gradient",
     "get_cmake_dir",
@@ -51,6 +54,7 @@ __all__ = [
     "jvp",
     "linearize",
     "load",
+    "native",
     "per_example_grad",
     "raw_ops",
     "register_python_gradients",
@@ -67,6 +71,8 @@ __all__ = [
 # Where what needs TensorFlow is.
 _MODULES = {
     "cache_info": "_cache",
+    "disable": "_enable",
+    "enable": "_enable",
     "explain": "_explain",
     "function_gradient": "_concrete",
     "grad": "_transforms",
@@ -76,6 +82,7 @@ _MODULES = {
     "jacobian": "_transforms",
     "jvp": "_transforms",
     "linearize": "_transforms",
+    "native": "_enable",
     "per_example_grad": "_transforms",
     "register_python_gradients": "_registry",
     "replace_stock_op": "_stock",

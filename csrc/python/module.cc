@@ -1,4 +1,6 @@
 // tf_symgrad._native: the engine, over serialized protos. All conveniences are in Python, in tf_symgrad/.
+#include "csrc/python/module.h"
+
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -26,28 +28,6 @@ namespace symgrad {
 namespace {
 
 namespace py = pybind11;
-
-// What a failed call throws: becomes tf_symgrad._native.StatusError(code, message), which Python turns into the
-// tf.errors class of that code.
-struct StatusError : std::exception {
-  explicit StatusError(absl::Status s) : status(std::move(s)) {}
-  absl::Status status;
-};
-
-void ThrowIfError(const absl::Status& status) {
-  if (!status.ok()) throw StatusError{status};
-}
-
-template <typename Proto>
-Proto Parse(std::string_view bytes, const char* what) {
-  Proto proto;
-  if (bytes.size() > static_cast<size_t>(std::numeric_limits<int>::max()) ||
-      !proto.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
-    throw StatusError{absl::InvalidArgumentError(
-        absl::StrCat("The ", bytes.size(), " bytes given as ", what, " are no serialized ", proto.GetTypeName(), "."))};
-  }
-  return proto;
-}
 
 tensorflow::FunctionLibraryDefinition ParseLibrary(std::string_view library) {
   tensorflow::FunctionLibraryDefinition functions(tensorflow::OpRegistry::Global(), tensorflow::FunctionDefLibrary());
@@ -199,6 +179,8 @@ PYBIND11_MODULE(_native, m) {
         return std::map<std::string, bool>(rules.begin(), rules.end());
       },
       "The ops that have a rule; False: no gradient flows through the op.");
+
+  AddForwardPass(m);
 }
 
 }  // namespace

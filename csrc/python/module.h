@@ -1,0 +1,48 @@
+// What the parts of tf_symgrad._native share.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <exception>
+#include <limits>
+#include <string_view>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+
+namespace symgrad {
+
+// What a failed call throws: becomes tf_symgrad._native.StatusError(code, message), which Python turns into the
+// tf.errors class of that code.
+struct StatusError : std::exception {
+  explicit StatusError(absl::Status s) : status(std::move(s)) {}
+  absl::Status status;
+};
+
+inline void ThrowIfError(const absl::Status& status) {
+  if (!status.ok()) throw StatusError{status};
+}
+
+template <typename Proto>
+Proto Parse(std::string_view bytes, const char* what) {
+  Proto proto;
+  if (bytes.size() > static_cast<size_t>(std::numeric_limits<int>::max()) ||
+      !proto.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
+    throw StatusError{absl::InvalidArgumentError(
+        absl::StrCat("The ", bytes.size(), " bytes given as ", what, " are no serialized ", proto.GetTypeName(), "."))};
+  }
+  return proto;
+}
+
+template <typename T>
+T ValueOrThrow(absl::StatusOr<T> value) {
+  ThrowIfError(value.status());
+  return *std::move(value);
+}
+
+// The class ForwardPass (forward_pass.cc).
+void AddForwardPass(pybind11::module_& m);
+
+}  // namespace symgrad

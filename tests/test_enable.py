@@ -1,0 +1,537 @@
+"""tf_symgrad.enable(): code that stays as it is gets the gradients that it had, built by the engine."""
+
+import collections
+import importlib
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.python.eager import imperative_grad
+from tensorflow.python.ops import gradients_util
+
+import tf_symgrad
+from tests.spec import Point, possible_dtypes
+
+_enable = importlib.import_module("tf_symgrad._enable")
+RANDOM = np.random.default_rng(0)
+X = tf.constant(RANDOM.normal(size=(3, 4)), tf.float32)
+
+
+def variable(*shape: int, trainable: bool = True) -> tf.Variable:
+    return tf.Variable(RANDOM.normal(size=shape), trainable=trainable, dtype=tf.float32)
+
+
+W, FROZEN, TABLE = variable(4, 4), variable(4, 4, trainable=False), variable(10, 4)
+
+
+@pytest.fixture(autouse=True)
+def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What was left to Python."""
+    reasons: list[str] = []
+    monkeypatch.setattr(_enable, "_say", reasons.append)
+    yield reasons
+    tf_symgrad.disable()
+    assert not _enable._installed
+
+
+def watching(f: Callable[[Any], Any], of: Sequence[Any] = (), persistent: bool = False) -> Callable[[Any], Any]:
+    """The gradients of f by x and others, by a tape."""
+
+    def gradients(x: Any) -> Any:
+        with tf.GradientTape(persistent=persistent) as tape:
+            tape.watch(x)
+            y = f(x)
+        return tape.gradient(y, [x, *of])
+
+    return gradients
+
+
+@tf.custom_gradient  # type: ignore[untyped-decorator]
+def times_42(x: Any) -> Any:
+    return x * 2, lambda dy: dy * 42 * x
+
+
+CASES: dict[str, Callable[[Any], Any]] = {}
+# Those that are left to Python, and what is said.
+LEFT = {
+    "forward over reverse": "ForwardAccumulator",
+    "watched under stop recording": "watches what it has not recorded",
+    "a target that is a source": "target is a source",
+    "across graphs": "from one graph to another",
+    "hessian": "from one graph to another",
+}
+
+
+def case(f: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    CASES[f.__name__.replace("_", " ")] = f
+    return f
+
+
+CASES["a tape"] = watching(lambda x: tf.reduce_sum(tf.tanh(x @ W) ** 2) * tf.reduce_mean(x), [W])
+CASES["tf.gradients"] = lambda x: tf.gradients(tf.exp(x @ W) * tf.reduce_sum(x), [x, W, TABLE])
+CASES["floor"] = watching(lambda x: tf.floor(x @ W) + tf.stop_gradient(x), [W])
+CASES["rows"] = watching(lambda x: x + tf.gather(TABLE, [1, 2, 1]) * tf.gather(TABLE, [[0, 3]] * 3)[:, 0], [TABLE])
+CASES["rows and all"] = watching(lambda x: tf.gather(TABLE, [1, 2, 1]) @ W + tf.reduce_sum(TABLE), [TABLE])
+CASES["rows of a tensor"] = watching(lambda x: tf.gather(x, [1, 1]) ** 2)
+CASES["silu"] = watching(lambda x: tf.nn.silu(tf.nn.silu(x) @ W), [W])
+CASES["a branch"] = watching(lambda x: tf.exp(tf.cond(x[0, 0] > 0, lambda: x @ W, lambda: tf.tanh(x))), [W])
+CASES["a branch that looks up"] = watching(
+    lambda x: tf.cond(x[0, 0] > 9, lambda: tf.gather(TABLE, [1, 2, 1]), lambda: x * 2), [TABLE]
+)
+CASES["a custom gradient"] = watching(lambda x: tf.sin(times_42(x @ W)), [W])
+CASES["zeros of tf.gradients"] = lambda x: tf.gradients(x @ W, [x, W, x * 2], unconnected_gradients="zero")
+CASES["hessian"] = lambda x: tf.hessians(tf.reduce_sum(tf.tanh(x @ W)), x)
+CASES["stop gradients"] = lambda x: tf.gradients((y := x**2) * x * y, [x, y], stop_gradients=[y])
+CASES["inner tensors"] = lambda x: tf.gradients((y := tf.sin(x)) * (z := y * x) + z, [x, y, z])
+CASES["cotangents"] = lambda x: tf.gradients([x**2, y := x @ W], [x, y], grad_ys=[x, 2 * x])
+CASES["a tensor twice"] = lambda x: tf.gradients([x**2, x * 3, x], [x, x])
+CASES["identity_n"] = lambda x: tf.gradients(tf.identity_n([x, W])[0], [x, W])
+CASES["batch norm"] = watching(
+    lambda x: tf.compat.v1.nn.fused_batch_norm(x[None, None], W[0], W[1], W[2], W[3] ** 2, is_training=False)[0], [W]
+)
+
+
+@case
+def a_persistent_tape(x: Any) -> Any:
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        y = tf.tanh(x @ W)
+        z = y**2
+    return tape.gradient(y, x), tape.gradient(z, [W, x]), tape.gradient(z, y)
+
+
+@case
+def nested_tapes(x: Any) -> Any:
+    with tf.GradientTape() as outer:
+        outer.watch(x)
+        with tf.GradientTape() as inner:
+            inner.watch(x)
+            y = tf.reduce_sum(tf.tanh(x @ W) ** 3)
+        dx = inner.gradient(y, x)
+        penalty = tf.reduce_sum((tf.norm(dx, axis=1) - 1) ** 2)
+    return outer.gradient(penalty, [x, W])
+
+
+@case
+def within_its_own_context(x: Any) -> Any:
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        y = x**3
+        dy = tape.gradient(y, x)
+        ddy = tape.gradient(dy, x)
+    return dy, ddy, tape.gradient(ddy, x)
+
+
+@case
+def stop_recording(x: Any) -> Any:
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        a = x * 2
+        with tape.stop_recording():
+            b = a * 3
+        y = a * b
+    return tape.gradient(y, x)
+
+
+@case
+def watched_under_stop_recording(x: Any) -> Any:
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        a = x * 2
+        with tape.stop_recording():
+            b = a * 3
+            tape.watch(b)
+        y = a * b
+    return tape.gradient(y, [x, b])
+
+
+@case
+def watched_by_another_tape(x: Any) -> Any:
+    with tf.GradientTape() as outer:
+        outer.watch(x)
+        a = tf.sin(x)
+        with tf.GradientTape() as inner:
+            inner.watch(a)
+            b = a**3
+        da = inner.gradient(b, a)
+        y = tf.reduce_sum(da * b)
+    return outer.gradient(y, x)
+
+
+@case
+def reset(x: Any) -> Any:
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        a = x * 2
+        tape.reset()
+        tape.watch(x)
+        y = a * x
+    return tape.gradient(y, x)
+
+
+@case
+def before_and_after(x: Any) -> Any:
+    before, read = x * 3, W.read_value()
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        y = (before + x) @ W + tf.reduce_sum(read)
+    after = y * 2
+    return tape.gradient(y, [x, W]), tape.gradient(after, [x, W])
+
+
+@case
+def unwatched_variables(x: Any) -> Any:
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(W)
+        y = x @ W @ FROZEN
+    return tape.gradient(y, [x, W, FROZEN])
+
+
+@case
+def untrainable(x: Any) -> Any:
+    return watching(lambda x: x @ W @ FROZEN, [W, FROZEN])(x)
+
+
+@case
+def zeros_of_a_tape(x: Any) -> Any:
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = x**2
+    return tape.gradient(y, [x, W], unconnected_gradients="zero")
+
+
+@case
+def several_targets(x: Any) -> Any:
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = [x**2, tf.sin(x @ W), tf.cast(tf.round(x), tf.int32)]
+    return tape.gradient(y[:2], [x, W], output_gradients=[2 * x, x])
+
+
+@case
+def a_target_that_is_a_source(x: Any) -> Any:
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = x**2
+    return tape.gradient([x, y], [x])
+
+
+@case
+def jacobians(x: Any) -> Any:
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        y = tf.sin(x @ W)
+    return tape.jacobian(y, x), tape.batch_jacobian(y, x)
+
+
+@case
+def forward_over_reverse(x: Any) -> Any:
+    with tf.autodiff.ForwardAccumulator(x, tf.ones_like(x)) as accumulator:
+        dx = watching(lambda x: tf.reduce_sum(x**3))(x)
+    return accumulator.jvp(dx)
+
+
+@case
+def a_loop(x: Any) -> Any:
+    def f(x: Any) -> Any:
+        _, y = tf.while_loop(
+            lambda i, _: i < 3, lambda i, y: (i + 1, tf.tanh(y @ W) + x), (0, tf.sin(x)), maximum_iterations=3
+        )
+        return y * x
+
+    return watching(f, [W])(x)
+
+
+@case
+def a_loop_of_a_tensor_array(x: Any) -> Any:
+    def f(x: Any) -> Any:
+        array = tf.TensorArray(tf.float32, 3).unstack(x)
+        out = tf.TensorArray(tf.float32, 3)
+        _, out, h = tf.while_loop(
+            lambda i, *_: i < 3,
+            lambda i, out, h: (i + 1, out.write(i, h), tf.tanh(h @ W + array.read(i))),
+            (0, out, x[:1]),
+        )
+        return tf.reduce_sum(out.concat() ** 2) + tf.reduce_sum(h)
+
+    return watching(f, [W])(x)
+
+
+@case
+def calls(x: Any) -> Any:
+    layer = tf.function(lambda x, y: (tf.tanh(x @ W), y**2), autograph=False)
+
+    def f(x: Any) -> Any:
+        y, _ = layer(2 * x, x)
+        z, _ = layer(y + x, x)
+        return y * z
+
+    y, _ = layer(2 * x, x)
+    return watching(f, [W])(x), tf.gradients(y, [x, W])
+
+
+@case
+def across_graphs(x: Any) -> Any:
+    y = tf.sin(x)
+    inner = tf.function(lambda: tf.gradients(y * 2, x), autograph=False)
+    return inner()
+
+
+def same(expected: Any, got: Any) -> None:
+    tf.nest.assert_same_structure(expected, got)
+    for e, g in zip(tf.nest.flatten(expected), tf.nest.flatten(got), strict=True):
+        assert (e is None) == (g is None)
+        assert isinstance(e, tf.IndexedSlices) == isinstance(g, tf.IndexedSlices)
+        if e is None:
+            continue
+        assert e.shape == g.shape
+        np.testing.assert_allclose(tf.convert_to_tensor(g), tf.convert_to_tensor(e), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients(name: str, said: list[str]) -> None:
+    expected = tf.function(CASES[name], autograph=False)(X)
+    with tf_symgrad.native():
+        got = tf.function(CASES[name], autograph=False)(X)
+    same(expected, got)
+    if name in LEFT:
+        assert said
+        assert all(LEFT[name] in reason for reason in said)
+    else:
+        assert not said
+
+
+@pytest.mark.parametrize("name", ["a tape", "nested tapes", "a branch", "a loop", "calls"])
+def test_compiled(name: str, said: list[str]) -> None:
+    expected = tf.function(CASES[name], autograph=False, jit_compile=True)(X)
+    with tf_symgrad.native():
+        got = tf.function(CASES[name], autograph=False, jit_compile=True)(X)
+    for e, g in zip(tf.nest.flatten(expected), tf.nest.flatten(got), strict=True):
+        np.testing.assert_allclose(g, e, rtol=1e-5, atol=1e-6)
+    assert not said
+
+
+def test_eager_tapes_over_functions(said: list[str]) -> None:
+    def gradients() -> Any:
+        f = tf.function(lambda x: tf.reduce_sum(tf.tanh(x @ W) ** 2), autograph=False)
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(X)
+            dx = watching(f)(X)
+            y = f(X) + tf.reduce_sum(dx[0] ** 2)
+        with tf.autodiff.ForwardAccumulator(X, tf.ones_like(X)) as accumulator:
+            z = f(X)
+        return tape.gradient(y, [X, W]), dx, accumulator.jvp(z)
+
+    expected = gradients()
+    with tf_symgrad.native():
+        got = gradients()
+    same(expected, got)
+    assert not said
+
+
+def kinds(f: Callable[[Any], Any]) -> collections.Counter[str]:
+    graph = tf.function(f, autograph=False).get_concrete_function(tf.TensorSpec([3, 4])).graph
+    return collections.Counter(op.type for op in graph.get_operations())
+
+
+def test_the_forward_pass_is_in_the_graph_once_and_the_pullback_is_one_call() -> None:
+    def f(x: Any) -> Any:
+        h = tf.nn.dropout(tf.nn.softmax(x @ W + tf.gather(TABLE, [1, 2, 1])), 0.5)
+        return tf.reduce_sum(tf.nn.relu(h @ W) ** 2) + tf.reduce_mean(tf.sqrt(tf.abs(x)))
+
+    forward = kinds(f)
+    with tf_symgrad.native():
+        both = kinds(watching(f, [W, TABLE]))
+    both -= forward
+    assert both.pop("PartitionedCall") == 1
+    assert set(both) <= {"Const", "Identity"}  # cotangents of one, dense shapes, results
+
+
+def test_masks_are_not_drawn_again_nor_variables_read_again() -> None:
+    v = tf.Variable(2.0)
+
+    def f(x: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.reduce_sum(tf.nn.dropout(x, 0.5) * v)
+        v.assign(100.0)
+        return y, tape.gradient(y, x)
+
+    with tf_symgrad.native():
+        y, dx = tf.function(f)(tf.ones([1000]))
+    assert set(np.unique(dx)) == {0.0, 4.0}
+    assert float(y) == float(tf.reduce_sum(dx))
+
+
+def fit(model: Callable[[], Any], optimizer: Callable[[], Any], x: Any, **options: Any) -> list[Any]:
+    tf.keras.utils.set_random_seed(1)
+    built = model()
+    built.compile(optimizer(), loss="sparse_categorical_crossentropy", jit_compile=False, **options)
+    history = built.fit(x, np.arange(len(x)) % 3, batch_size=4, epochs=2, shuffle=False, verbose=0)
+    return [np.asarray(history.history["loss"]), *built.get_weights()]
+
+
+def dense() -> Any:
+    layers = tf.keras.layers
+    return tf.keras.Sequential(
+        [layers.Dense(8, "swish"), layers.BatchNormalization(), layers.Dropout(0.3), layers.Dense(3, "softmax")]
+    )
+
+
+def recurrent() -> Any:
+    layers = tf.keras.layers
+    return tf.keras.Sequential([layers.Embedding(9, 4), layers.LSTM(5), layers.Dense(3, "softmax")])
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+@pytest.mark.parametrize(
+    ("model", "x"),
+    [(dense, RANDOM.normal(size=(8, 5)).astype(np.float32)), (recurrent, RANDOM.integers(0, 9, (8, 6)))],
+    ids=["dense", "recurrent"],
+)
+def test_keras_fit(model: Any, x: Any, optimizer: str, said: list[str]) -> None:
+    def make() -> Any:
+        return getattr(tf.keras.optimizers, optimizer)(0.01)
+
+    expected = fit(model, make, x)
+    with tf_symgrad.native():
+        got = fit(model, make, x)
+    for e, g in zip(expected, got, strict=True):
+        np.testing.assert_allclose(g, e, rtol=1e-5, atol=1e-6)
+    assert not said
+
+
+def test_optimizers_of_tensorflow_1(said: list[str]) -> None:
+    x, initial = X.numpy(), W.numpy()
+
+    def weights(resources: bool) -> Any:
+        v1 = tf.compat.v1
+        with tf.Graph().as_default(), v1.variable_scope("", use_resource=resources):
+            w = v1.get_variable("w", initializer=initial)
+            loss = tf.reduce_sum(tf.tanh(tf.constant(x) @ w) ** 2)
+            step = v1.train.MomentumOptimizer(0.1, 0.9).minimize(loss)
+            with v1.Session() as session:
+                session.run(v1.global_variables_initializer())
+                session.run(step)
+                return session.run([w, loss, step])[:2]
+
+    for resources in (True, False):
+        expected = weights(resources)
+        with tf_symgrad.native():
+            got = weights(resources)
+        for e, g in zip(expected, got, strict=True):
+            np.testing.assert_allclose(g, e, rtol=1e-6)
+        assert bool(said) == (not resources)
+
+
+def test_what_the_engine_can_not_do_is_said_once(caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(_enable, "_said", set())
+    with caplog.at_level(logging.WARNING, "tf_symgrad"), tf_symgrad.native():
+        for _ in range(2):
+            tf.function(CASES["a target that is a source"], autograph=False)(X)
+    records = [r.getMessage() for r in caplog.records if r.name == "tf_symgrad"]
+    assert len(records) == 1
+    assert "target is a source" in records[0]
+
+
+def test_it_is_undone() -> None:
+    def stock() -> bool:
+        return not any(
+            hasattr(f, "__wrapped__") for f in (gradients_util._GradientsHelper, imperative_grad.imperative_grad)
+        )
+
+    assert stock()
+    with tf_symgrad.native():
+        assert not stock()
+        with tf_symgrad.native():
+            assert not stock()
+        assert not stock()
+        tf_symgrad.disable()
+        assert not stock()
+    assert stock()
+    tf_symgrad.enable()
+    tf_symgrad.enable()
+    with tf_symgrad.native():
+        pass
+    assert not stock()
+    tf_symgrad.disable()
+    assert stock()
+
+
+def test_who_wraps_it_too_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    tf_symgrad.enable()
+    ours = gradients_util._GradientsHelper
+    monkeypatch.setattr(gradients_util, "_GradientsHelper", lambda *args, **kwargs: ours(*args, **kwargs))
+    theirs = gradients_util._GradientsHelper
+    tf_symgrad.disable()
+    assert gradients_util._GradientsHelper is theirs
+    assert kinds(CASES["tf.gradients"])["PartitionedCall"] == 0
+    monkeypatch.undo()
+    monkeypatch.setattr(gradients_util, "_GradientsHelper", ours.__wrapped__)
+    monkeypatch.setattr(_enable, "_say", lambda reason: None)
+
+
+def test_threads() -> None:
+    results: dict[int, Any] = {}
+
+    def work(k: int) -> None:
+        with tf_symgrad.native():
+            results[k] = tf.function(CASES["nested tapes"], autograph=False)(X)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    expected = tf.function(CASES["nested tapes"], autograph=False)(X)
+    for result in results.values():
+        same(expected, result)
+    assert len(results) == 4
+
+
+def test_a_graph_that_was_begun_before(said: list[str]) -> None:
+    def f(x: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = x**2
+        with tf_symgrad.native():
+            return tape.gradient(y, x)
+
+    np.testing.assert_allclose(tf.function(f)(X), 2 * X)
+    assert "begun before" in said[0]
+
+
+FAMILIES = ["array", "ctc", "data_flow", "image", "linalg", "list", "math", "nn", "random", "signal", "sparse"]
+
+
+def kind(gradient: Any) -> str:
+    return "none" if gradient is None else "rows" if isinstance(gradient, tf.IndexedSlices) else "dense"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_none_zeros_and_rows_are_where_they_were(family: str) -> None:
+    """Of all cases of all rules."""
+    stock = gradients_util._GradientsHelper
+    tf_symgrad.enable()
+    wrong = []
+    for case in importlib.import_module(f"tests.cases.{family}").CASES:
+        letter = next((letter for letter in "fdchbz" if letter in (case.dtypes or possible_dtypes(case))), None)
+        if letter is None or case.op.startswith("TensorArray"):
+            continue
+        point = Point(case, letter)
+        with tf.Graph().as_default():
+            x = [tf.compat.v1.placeholder(t.dtype, t.shape) for t in point.x]
+            try:
+                y = point.f(*x)
+                expected = stock(y, x)
+            except Exception:  # Python has no gradient, or no such op
+                continue
+            got = gradients_util._GradientsHelper(y, x)
+        if [*map(kind, got)] != [*map(kind, expected)]:
+            wrong.append(f"{case} ({letter}): {[*map(kind, got)]}, not {[*map(kind, expected)]}")
+    assert not wrong, "\n".join(wrong)

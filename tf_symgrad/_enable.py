@@ -1,0 +1,287 @@
+"""Code that stays as it is builds its gradients natively.
+
+TensorFlow's Python makes gradients at two places only, and both are looked up at each call: `_GradientsHelper`
+(`tf.gradients`, the backward functions of `tf.function`s, branches and loops) and `imperative_grad` (tapes). There the
+engine is asked first. What it does not do goes on as before, and the log says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python import pywrap_tfe
+from tensorflow.python.eager import backprop_util, context, imperative_grad
+from tensorflow.python.eager import tape as tape_lib
+from tensorflow.python.framework import ops
+from tensorflow.python.ops import gradients_util, resource_variable_ops
+
+from tf_symgrad import _loader, _recorded
+from tf_symgrad._pullback import Backward, NotNativeError, tensor_name
+
+logger = logging.getLogger("tf_symgrad")
+
+_lock = threading.RLock()
+_enabled = False
+_depth = 0
+_said: set[str] = set()
+_installed: dict[tuple[Any, str], tuple[Any, Any]] = {}  # what stood there, and what stands there now
+
+
+def enable() -> None:
+    """Lets TensorFlow's own Python build its gradients by this engine, from now on and in all threads.
+
+    Holds for `tf.gradients`, `GradientTape.gradient` within a `tf.function`, tapes over calls of `tf.function`s in
+    eager mode, branches and loops, Keras' `fit`, optimizers of TensorFlow 1. Values and gradients are the same; they
+    are built faster, as one call of a function in the graph, which takes tensors of the forward pass. What the engine
+    does not do is done as before, and the log, `logging.getLogger("tf_symgrad")`, says so once. Call this before what
+    is to be differentiated is traced. Calling it twice does nothing.
+
+    Example:
+      >>> tf_symgrad.enable()
+      >>> @tf.function
+      ... def step(x):
+      ...     with tf.GradientTape() as tape:
+      ...         tape.watch(x)
+      ...         y = tf.reduce_sum(x**3)
+      ...     return tape.gradient(y, x)
+      >>> step(tf.constant([1.0, 2.0]))
+      <tf.Tensor: shape=(2,), dtype=float32, numpy=array([ 3., 12.], dtype=float32)>
+      >>> tf_symgrad.disable()
+    """
+    global _enabled
+    with _lock:
+        _install()
+        _enabled = True
+
+
+def disable() -> None:
+    """Undoes `enable`. What was traced stays as it is. Within `native()`, that lasts."""
+    global _enabled
+    with _lock:
+        _enabled = False
+        _uninstall()
+
+
+@contextlib.contextmanager
+def native() -> Iterator[None]:
+    """`enable()` while a `with` lasts, in all threads.
+
+    Example:
+      >>> x = tf.constant(2.0)
+      >>> with tf_symgrad.native():
+      ...     f = tf.function(lambda x: tf.gradients(x**3, x)[0])
+      ...     f(x)
+      <tf.Tensor: shape=(), dtype=float32, numpy=12.0>
+    """
+    global _depth
+    with _lock:
+        _install()
+        _depth += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _depth -= 1
+            _uninstall()
+
+
+def _active() -> bool:
+    return _enabled or _depth > 0
+
+
+def _install() -> None:
+    if _active():
+        return
+    _loader.load()
+    places: list[tuple[Any, str, Callable[..., Any], list[str]]] = [
+        (gradients_util, "_GradientsHelper", _gradients, _GRADIENTS),
+        (imperative_grad, "imperative_grad", _tape_gradients, _TAPE_GRADIENTS),
+        (tape_lib, "watch", _watch, ["tape", "tensor"]),
+    ]
+    for module, name, _, parameters in places:
+        found = list(inspect.signature(getattr(module, name)).parameters)
+        if found != parameters:
+            raise RuntimeError(
+                f"tf_symgrad.enable: {module.__name__}.{name} of TensorFlow {tf.__version__} takes {found}, not "
+                f"{parameters}: this is no version that the engine can be put under."
+            )
+    for module, name, ours, _ in places:
+        stock = getattr(module, name)
+        wrapped = _wrapped(stock, ours)
+        _installed[module, name] = stock, wrapped
+        setattr(module, name, wrapped)
+    # Of what tapes watched before nobody has taken note.
+    graph = None if context.executing_eagerly() else ops.get_default_graph()
+    while graph is not None:
+        graph._symgrad_began_before = True
+        graph = getattr(graph, "outer_graph", None)
+
+
+def _uninstall() -> None:
+    if _active():
+        return
+    for (module, name), (stock, wrapped) in _installed.items():
+        if getattr(module, name) is wrapped:  # else somebody else has wrapped it meanwhile, and ours passes on
+            setattr(module, name, stock)
+    _installed.clear()
+
+
+def _wrapped(stock: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(stock)
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if not _active():
+            return stock(*args, **kwargs)
+        given = signature.bind(*args, **kwargs)
+        given.apply_defaults()
+        try:
+            return ours(lambda: stock(*args, **kwargs), **given.arguments)
+        except NotNativeError as reason:
+            _say(str(reason))
+            return stock(*args, **kwargs)
+
+    wrapper.__signature__ = signature  # type: ignore[attr-defined]
+    wrapper.__wrapped__ = stock  # type: ignore[attr-defined]
+    return wrapper
+
+
+def _say(reason: str) -> None:
+    with _lock:
+        new = reason not in _said
+        _said.add(reason)
+    if new:
+        logger.warning("gradients are built by TensorFlow's Python, as %s", reason)
+
+
+_GRADIENTS = [
+    *("ys", "xs", "grad_ys", "name", "colocate_gradients_with_ops", "gate_gradients", "aggregation_method"),
+    *("stop_gradients", "unconnected_gradients", "src_graph", "optimize_identity_n"),
+]
+
+
+def _gradients(stock: Callable[[], Any], **given: Any) -> list[Any]:
+    """In place of `_GradientsHelper`."""
+    if context.executing_eagerly():
+        return list(stock())  # an error
+    zero = _wants_zeros(given)
+    _check_surroundings()
+    default = ops.get_default_graph()
+    graph = given["src_graph"] or default
+    ys, xs, stops = (_tensors(given[name], graph) for name in ("ys", "xs", "stop_gradients"))
+    if any(t is None for t in [*ys, *stops]) or (zero and any(x is None for x in xs)):
+        raise NotNativeError("tf.gradients is given tensors that the graph has nothing to do with")
+    dys = given["grad_ys"]
+    dys = [None] * len(ys) if dys is None else list(dys) if isinstance(dys, (list, tuple)) else [dys]
+    if len(dys) != len(ys) or any(isinstance(dy, tf.IndexedSlices) for dy in dys):
+        raise NotNativeError("the cotangents are no tensors, one for each y")
+    backward = Backward(graph, ys, [x for x in xs if x is not None], {t.op for t in stops})
+    with tf.name_scope(given["name"] or "gradients") as scope:
+        uid = default.unique_name("uid")
+        dys = gradients_util._DefaultGradYs(dys, ys, False, uid)
+        gradients = backward.add(list(zip(ys, dys, strict=True)), scope)
+        results = [None if x is None else gradients.get(tensor_name(x)) for x in xs]
+        return [gradients_util._ZerosLike(x) if dx is None and zero else dx for x, dx in zip(xs, results, strict=True)]
+
+
+def _tensors(given: Any, graph: tf.Graph) -> list[Any]:
+    """What `tf.gradients` is given, as tensors of the graph."""
+    given = list(given) if isinstance(given, (list, tuple)) else [] if given is None else [given]
+    inner = _captured(graph)
+    return [_tensor(t.handle if resource_variable_ops.is_resource_variable(t) else t, graph, inner) for t in given]
+
+
+def _captured(graph: tf.Graph) -> dict[int, Any]:
+    """What the graph has for tensors from outside, by their identities."""
+    return {id(outer): inner for outer, inner in getattr(graph, "captures", ())}
+
+
+def _tensor(t: Any, graph: tf.Graph, inner: dict[int, Any]) -> Any:
+    """A tensor as one of the graph; None if the graph has nothing to do with it."""
+    if not isinstance(t, tf.Tensor):
+        raise NotNativeError(f"a {type(t).__name__} is no tensor")
+    if isinstance(t, ops.EagerTensor):
+        return inner.get(id(t))
+    if t.graph is not graph:
+        raise NotNativeError("gradients cross from one graph to another")
+    if t.dtype._is_ref_dtype:
+        raise NotNativeError("a variable of TensorFlow 1 is no resource")
+    return t
+
+
+_TAPE_GRADIENTS = ["tape", "target", "sources", "output_gradients", "sources_raw", "unconnected_gradients"]
+
+
+def _tape_gradients(stock: Callable[[], Any], **given: Any) -> list[Any]:
+    """In place of `imperative_grad`."""
+    if context.executing_eagerly():
+        return stock()  # type: ignore[no-any-return]
+    zero = _wants_zeros(given)
+    _check_surroundings()
+    graph, tape = ops.get_default_graph(), given["tape"]
+    if getattr(graph, "_symgrad_began_before", False):
+        raise NotNativeError("the graph was begun before enable(): call it earlier")
+    targets, sources = given["target"], given["sources"]
+    inner = _captured(graph)
+    known = [_tensor(x, graph, inner) for x in sources]
+    # What eager mode, or an outer graph, made on the tape leads out of this graph.
+    outer = [t for t, _ in getattr(graph, "captures", ()) if backprop_util.IsTrainable(t) and t.dtype != tf.resource]
+    outer = [t for t in outer if all(t is not x for x in sources)]
+    on = _recorded.recorded(tape, [*targets, *sources, *outer])
+    if any(on[len(targets) + len(sources) :]):
+        raise NotNativeError("gradients cross from one graph to another")
+    ys = [y for y, recorded in zip(targets, on, strict=False) if recorded]
+    if any(not isinstance(y, tf.Tensor) or isinstance(y, ops.EagerTensor) or y.graph is not graph for y in targets):
+        raise NotNativeError("a tape's target is no tensor of the graph")
+    if any(y is x for y in targets for x in known):
+        raise NotNativeError("a tape's target is a source")
+    if pywrap_tfe.TFE_Py_PackJVPs(list(targets))[1]:
+        raise NotNativeError("a ForwardAccumulator watches")
+    xs = [x for x, recorded in zip(known, on[len(targets) :], strict=False) if recorded and x is not None]
+
+    try:
+        off = _recorded.off_tape(tape, ys, [*xs, *inner.values()])
+    except _recorded.Unclear as error:
+        raise NotNativeError(str(error)) from None
+    off = [t for t in off if all(t is not x for x in xs)]
+    backward = Backward(graph, ys, xs, off=off, tape=True)
+    dys = given["output_gradients"] or [None] * len(targets)
+    with tf.name_scope("gradient_tape"):
+        seeds = [
+            (y, tf.ones_like(y) if dy is None else dy)
+            for y, dy, recorded in zip(targets, dys, on, strict=False)
+            if recorded
+        ]
+        gradients = backward.add(seeds)
+        results = [None if x is None else gradients.get(tensor_name(x)) for x in known]
+        if zero:
+            raw = given["sources_raw"] or sources
+            results = [tf.zeros_like(x) if dx is None else dx for x, dx in zip(raw, results, strict=True)]
+    return results
+
+
+def _wants_zeros(given: dict[str, Any]) -> bool:
+    try:
+        return bool(tf.UnconnectedGradients(given["unconnected_gradients"]) == tf.UnconnectedGradients.ZERO)
+    except ValueError:
+        raise NotNativeError("unconnected_gradients says neither none nor zero") from None
+
+
+def _check_surroundings() -> None:
+    if context.context().op_callbacks:
+        raise NotNativeError("somebody listens to each op that is made (op callbacks)")
+    graph = ops.get_default_graph()
+    if graph._get_control_flow_context() is not None:
+        raise NotNativeError("the graph is in a loop or branch of TensorFlow 1, or compiles")
+
+
+def _watch(stock: Callable[[], Any], tape: Any, tensor: Any) -> Any:
+    """In place of `tape.watch`, which goes on as it was."""
+    if not context.executing_eagerly():
+        _recorded.note_watch(tape, tensor)
+    return stock()
