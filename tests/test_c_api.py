@@ -31,6 +31,7 @@ class Options(ctypes.Structure):
         ("wrt", ctypes.c_char_p),
         ("num_wrt", ctypes.c_size_t),
         ("attrs", ctypes.c_void_p),
+        ("checkpoint", ctypes.c_char_p),
     )
 
 
@@ -59,10 +60,12 @@ class Buffers:
         c_graph.check(self._c, self.status)
 
 
-def gradient_function(api: Any, library: Any, name: str, wrt: bytes | None = None) -> tuple[str, Any, bool]:
+def gradient_function(
+    api: Any, library: Any, name: str, wrt: bytes | None = None, checkpoint: bytes | None = None, size: int = 0
+) -> tuple[str, Any, bool]:
     buffers = Buffers()
     gradients, text, stateful = buffers.new(), buffers.new(), ctypes.c_ubyte(7)
-    options = Options(ctypes.sizeof(Options), wrt, len(wrt or b""), None)
+    options = Options(size or ctypes.sizeof(Options), wrt, len(wrt or b""), None, checkpoint)
     given = buffers.of(library.SerializeToString())
     api.TFSG_GradientFunction(
         given, name.encode(), ctypes.byref(options), gradients, text, ctypes.byref(stateful), buffers.status
@@ -102,6 +105,18 @@ def test_gradient_function(api: Any) -> None:
     assert (gradient, stateful) == (built.function[0].signature.name, False)
     assert len(built.function[0].signature.output_arg) == 2
     assert gradient_function(api, library, name)[1] == built
+
+
+def test_checkpoint(api: Any) -> None:
+    """A program that was compiled before there was the option has a shorter struct."""
+    library, name = product()
+    kept = gradient_function(api, library, name)[1]
+    again = gradient_function(api, library, name, checkpoint=b"keep:Softplus")[1]
+    assert [sum(n.op == "Mul" for n in f.function[0].node_def) for f in (kept, again)] == [3, 3]
+    assert again != kept
+    assert gradient_function(api, library, name, checkpoint=b"auto", size=Options.checkpoint.offset)[1] == kept
+    with pytest.raises(tf.errors.InvalidArgumentError, match="everything"):
+        gradient_function(api, library, name, checkpoint=b"nothing")
 
 
 def test_gradient_function_of_some_inputs(api: Any) -> None:

@@ -96,10 +96,11 @@ def serve(tmp_path: Path, model: Path, **inputs: Any) -> Any:
     return np.load(tmp_path / "out.npz")
 
 
-def test_gradients_of_inputs_and_variables(saved: Any, tmp_path: Path, capsys: Any) -> None:
+@pytest.mark.parametrize("options", [(), ("--checkpoint", "everything")], ids=["keep all", "everything"])
+def test_gradients_of_inputs_and_variables(saved: Any, tmp_path: Path, capsys: Any, options: tuple[str, ...]) -> None:
     model, path = saved
     out = tmp_path / "out"
-    status, text, error = run(capsys, "add-gradient", "--saved-model", path, "--loss", "loss", "--out", out)
+    status, text, error = run(capsys, "add-gradient", "--saved-model", path, "--loss", "loss", "--out", out, *options)
     assert status == 0, error
     assert "gradients(" in text
     assert "gradient_rows: float32[3, 3]" in text
@@ -108,6 +109,13 @@ def test_gradients_of_inputs_and_variables(saved: Any, tmp_path: Path, capsys: A
     for g, e in zip(("x", "w", "rows"), expected(model, [model.w, model.rows], "loss"), strict=True):
         np.testing.assert_allclose(got[f"gradient_{g}"], e, rtol=1e-5, atol=1e-6)
     assert "serving_default" in tf.saved_model.load(out).signatures
+
+
+def test_an_unknown_policy(saved: Any, tmp_path: Path, capsys: Any) -> None:
+    command = ("add-gradient", "--saved-model", saved[1], "--loss", "loss", "--out", tmp_path / "out")
+    status, _, error = run(capsys, *command, "--checkpoint", "some")
+    assert status == 2
+    assert "everything" in error
 
 
 def test_an_output_that_is_no_scalar_takes_a_cotangent(saved: Any, tmp_path: Path, capsys: Any) -> None:

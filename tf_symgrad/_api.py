@@ -25,6 +25,7 @@ def symbolic_gradient(
     wrt: Sequence[bool] | None = None,
     unconnected_gradients: str | tf.UnconnectedGradients = "zero",
     sparse: bool = False,
+    checkpoint: str | int | None = None,
 ) -> list[Any]:
     """Computes the gradients of a function in the graph: `dx = (dy/dx)^T dy` for `y = f(x)`.
 
@@ -55,6 +56,7 @@ def symbolic_gradient(
       sparse: whether a gradient that is made of rows, as that of a table in which `f` looks some up, is a
         `tf.IndexedSlices` of these rows, as a tape's is; a row may be in it more than once. They stay rows through the
         functions that `f` calls, its branches and its loops.
+      checkpoint: what stays in memory of the forward pass, and what is computed again: see `value_and_grad`.
 
     Returns:
       A list of `N` tensors, the gradients with respect to the inputs, or to those that `wrt` is true of. For a resource
@@ -85,7 +87,7 @@ def symbolic_gradient(
         raise ValueError("Give capture_gradients or variables: both say which gradients follow those of the inputs.")
     none = tf.UnconnectedGradients(unconnected_gradients) == tf.UnconnectedGradients.NONE
     values = list(input)
-    function = _resolve.resolve(f, values)
+    function = _resolve.resolve(f, values).checkpointed(_inputs.checkpoint_of(checkpoint))
     inputs = _inputs.op_inputs(function, _inputs.flatten(values))
     count, flags = len(function.inputs), _inputs.mask(function, wrt)
     places = [_inputs.place(variable, inputs[:count]) for variable in variables or ()]
@@ -101,13 +103,16 @@ def symbolic_gradient(
 
 
 @_op.no_autograph
-def gradient_function(f: Any, wrt: Sequence[bool] | None = None) -> tuple[str, function_pb2.FunctionDefLibrary]:
+def gradient_function(
+    f: Any, wrt: Sequence[bool] | None = None, checkpoint: str | int | None = None
+) -> tuple[str, function_pb2.FunctionDefLibrary]:
     """Builds the function that the op runs: stock TensorFlow ops, to look at or to use where tf_symgrad is not.
 
     Args:
       f: a `ConcreteFunction`, a `tf.function` with an `input_signature`, a `Defun`, or the name of a function or a
         `NameAttrList` that the graph or the eager context has.
       wrt: for each input of `f`, captured ones at the end, whether its gradient is wanted; all are if left out.
+      checkpoint: what it keeps of the forward pass, and what it computes again: see `value_and_grad`.
 
     Returns:
       The function's name, and a library with it and all that it calls. Its inputs are those of `f`, then a cotangent
@@ -125,7 +130,7 @@ def gradient_function(f: Any, wrt: Sequence[bool] | None = None) -> tuple[str, f
       >>> [node.op for node in library.function[0].node_def]
       ['Tanh', 'TanhGrad']
     """
-    function = _resolve.resolve(f, [])
+    function = _resolve.resolve(f, []).checkpointed(_inputs.checkpoint_of(checkpoint))
     if wrt is not None and len(wrt) != len(function.inputs):
         raise invalid(f"{function} has {_inputs.describe('input', function.inputs)}, but wrt has {len(wrt)} elements.")
     wrt = [True] * len(function.inputs) if wrt is None else wrt

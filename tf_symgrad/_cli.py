@@ -61,6 +61,12 @@ def _parser() -> argparse.ArgumentParser:
         "Default: both",
     )
     add.add_argument("--name", default="gradients", metavar="NAME", help="the new signature's name")
+    add.add_argument(
+        "--checkpoint",
+        metavar="POLICY",
+        help="what gradients keep in memory of the forward pass: cheap, auto, everything, a number of bytes such as "
+        "200MB, keep:NAMES or recompute:NAMES of op types and name scopes. Default: all that they use",
+    )
     add.add_argument("--train", choices=["sgd", "adam"], help="add a signature train_step with this optimizer, too")
     add.add_argument("--learning-rate", type=float, default=0.01, metavar="RATE", help="its learning rate")
     add.add_argument(
@@ -164,6 +170,7 @@ def _add_gradient(options: argparse.Namespace) -> int:
             train=options.train,
             learning_rate=options.learning_rate,
             gradients=gradients,
+            checkpoint=options.checkpoint,
         )
     _out.print(f"{options.out}:", markup=False)
     for name, function in added.items():

@@ -9,12 +9,14 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_symgrad import _api, _function, _op, _resolve
+from tf_symgrad import _api, _function, _inputs, _op, _resolve
 from tf_symgrad._function import invalid
 
 
 @_op.no_autograph
-def function_gradient(f: Any, wrt: Sequence[bool] | None = None, values: bool = False) -> Any:
+def function_gradient(
+    f: Any, wrt: Sequence[bool] | None = None, values: bool = False, checkpoint: str | int | None = None
+) -> Any:
     """The gradient of a function as a ConcreteFunction of stock TensorFlow ops: to call, to save, to look at.
 
     Args:
@@ -23,6 +25,7 @@ def function_gradient(f: Any, wrt: Sequence[bool] | None = None, values: bool = 
         have one, which are the inputs of floating or complex dtype and the variables.
       values: whether to return the outputs of `f`, too, after the gradients. `f` is then computed once, for both: they
         belong to the same random draw, and all effects of `f` happen.
+      checkpoint: what it keeps of the forward pass, and what it computes again: see `value_and_grad`.
 
     Returns:
       A `ConcreteFunction` that takes the `N` inputs of `f` that are not captured, then a cotangent for each of its `M`
@@ -39,7 +42,7 @@ def function_gradient(f: Any, wrt: Sequence[bool] | None = None, values: bool = 
       >>> g(tf.constant(0.0), tf.constant(2.0))
       [<tf.Tensor: shape=(), dtype=float32, numpy=2.0>]
     """
-    function = _resolve.resolve(f, [])
+    function = _resolve.resolve(f, []).checkpointed(_inputs.checkpoint_of(checkpoint))
     wanted = list(wrt) if wrt is not None else _function.differentiable_inputs(function)
     if not any(wanted):
         raise invalid(f"{function} has no input that a gradient is wanted of.")

@@ -61,6 +61,7 @@ def differentiable(
     resolved.captures = [*function.captures, *resolved.captures]
     resolved.variables = [*function.variables, *resolved.variables]
     resolved._owner = function._owner
+    resolved.checkpoint = function.checkpoint
     wanted = [*wrt, *[False] * (len(resolved.inputs) - len(wrt))]
     try:
         told(resolved).build_gradient(wanted, values)

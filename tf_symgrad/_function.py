@@ -37,7 +37,10 @@ class Function:
       outputs: a TensorSpec for each output.
       captures: the captured tensors.
       variables: the variables among them, which a tape that records the op must watch.
+      checkpoint: what its gradient function keeps of the forward pass: attr `checkpoint` of the op.
     """
+
+    checkpoint = ""
 
     def __init__(
         self,
@@ -56,10 +59,10 @@ class Function:
         self.variables: list[tf.Variable] = []
         # The context forgets a function when its owner is gone; a tape may need it later.
         self._owner = owner
-        # By which inputs' gradients are wanted, and whether values are.
-        self._built: dict[tuple[bool, ...], tuple[str, bytes]] = {}
-        self._gradients: dict[tuple[bool, ...], Function] = {}
-        self._sparse_gradients: dict[tuple[bool, ...], tuple[Function, list[int]]] = {}
+        # By what is kept, which inputs' gradients are wanted, and whether values are.
+        self._built: dict[tuple[Any, ...], tuple[str, bytes]] = {}
+        self._gradients: dict[tuple[Any, ...], Function] = {}
+        self._sparse_gradients: dict[tuple[Any, ...], tuple[Function, list[int]]] = {}
         self._input_gradients: list[tuple[tf.DType, bool]] | None = None
         # This function with gradients of Python's handed over, once it has turned out to need them.
         self.resolved: list[Function] = []
@@ -74,6 +77,14 @@ class Function:
     def arguments(self) -> list[tf.TensorSpec]:
         """The inputs that are not captured."""
         return self.inputs[: len(self.inputs) - len(self.captures)]
+
+    def checkpointed(self, checkpoint: str) -> Function:
+        """This function, whose gradient keeps what that says."""
+        if checkpoint == self.checkpoint:
+            return self
+        function = copy.copy(self)
+        function.checkpoint = checkpoint
+        return function
 
     def with_captures(self, inputs: list[Any], count: int) -> list[Any]:
         """Inputs of the op, for a function that captures more than what the first `count` of them are."""
@@ -143,10 +154,10 @@ class Function:
         Raises:
           tf.errors.OpError: this function can't be differentiated.
         """
-        key = (*wrt, values)
+        key = (self.checkpoint, *wrt, values)
         if key not in self._built:
             mask = None if all(wrt) else list(wrt)
-            self._built[key] = self._native(_loader.native().build_gradient, mask, values)
+            self._built[key] = self._native(_loader.native().build_gradient, mask, values, False, self.checkpoint)
         return self._built[key]
 
     def input_gradients(self) -> list[tuple[tf.DType, bool]]:
@@ -162,7 +173,7 @@ class Function:
         Its inputs are those of this function, then a cotangent for each output. It has an output for each true `wrt`,
         then, with `values`, this function's.
         """
-        key = (*wrt, values)
+        key = (self.checkpoint, *wrt, values)
         if key not in self._gradients:
             name, serialized = self.build_gradient(wrt, values)
             self._gradients[key] = self._import_gradient(name, function_pb2.FunctionDefLibrary.FromString(serialized))
@@ -202,9 +213,10 @@ class Function:
           The function; and for each wanted input which output has the indices of the rows whose values the output that
           is its gradient has, -1 where that is dense.
         """
-        key = tuple(wrt)
+        key = (self.checkpoint, *wrt)
         if key not in self._sparse_gradients:
-            name, serialized, indices = self._native(_loader.native().build_gradient, list(wrt), False, True)
+            build = _loader.native().build_gradient
+            name, serialized, indices = self._native(build, list(wrt), False, True, self.checkpoint)
             library = function_pb2.FunctionDefLibrary.FromString(serialized)
             self._sparse_gradients[key] = self._import_gradient(name, library), indices
         return self._sparse_gradients[key]
@@ -218,7 +230,9 @@ class Function:
           inputs: which inputs the pullback takes.
           gradients: for each input, which output of the pullback is its gradient; -1: none flows there.
         """
-        forward, pullback, inputs, gradients, serialized = self._native(_loader.native().build_vjp, list(wrt))
+        forward, pullback, inputs, gradients, serialized = self._native(
+            _loader.native().build_vjp, list(wrt), self.checkpoint
+        )
         library = function_pb2.FunctionDefLibrary.FromString(serialized)
         return self._import_gradient(forward, library), self._import_gradient(pullback, library), inputs, gradients
 

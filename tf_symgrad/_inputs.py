@@ -15,6 +15,15 @@ from tf_symgrad import _function
 from tf_symgrad._function import Function, invalid
 
 
+def checkpoint_of(policy: str | int | None) -> str:
+    """Attr `checkpoint` of the op, of what a user says."""
+    if policy is None:
+        return ""
+    if isinstance(policy, bool) or not isinstance(policy, (str, int)):
+        raise TypeError(f"checkpoint must be a string or a number of bytes, not {policy!r}.")
+    return str(policy)
+
+
 def flatten(values: Sequence[Any]) -> list[Any]:
     flat: list[Any] = []
     for value in values:

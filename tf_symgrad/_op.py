@@ -26,6 +26,7 @@ def run(
     name: str | None = None,
     wrt: Sequence[bool] = (),
     values: bool = False,
+    checkpoint: str = "",
 ) -> list[Any]:
     """Runs the op, or adds it to the graph."""
     if not isinstance(f, (str, bytes, attr_value_pb2.NameAttrList)) and not (
@@ -40,7 +41,8 @@ def run(
         return []
     f = _given.handed_over(f)
     inputs = [x if isinstance(x, tf.Tensor) else tf.convert_to_tensor(x) for x in inputs]
-    attrs = {"Tout": list(tout), "f": f, "wrt": list(wrt), "values": values, "name": name or "SymbolicGradient"}
+    attrs = {"Tout": list(tout), "f": f, "wrt": list(wrt), "values": values, "checkpoint": checkpoint}
+    attrs["name"] = name or "SymbolicGradient"
     # Recorded as one function rather than as an op: an accumulator can make nothing of an attr that is a function.
     outputs = _unrecorded(inputs, attrs)
     if record.could_possibly_record():
@@ -65,8 +67,10 @@ def _unrecorded(inputs: Sequence[Any], attrs: dict[str, Any]) -> list[Any]:
         # An eager op keeps the name of a function and drops its attrs, too; a graph keeps both.
         function = tf.function(lambda *x: _add(x, attrs), autograph=False).get_concrete_function(*inputs)
         return list(function._inference_function.call_flat(*inputs))
-    given = ("Tin", tin, "Tout", tout, "f", attrs["f"], "wrt", attrs["wrt"], "values", attrs["values"])
-    return list(execute.execute(OP, len(tout), inputs, given, context.context(), attrs["name"]))
+    given = ["Tin", tin]
+    for attr in ("Tout", "f", "wrt", "values", "checkpoint"):
+        given += [attr, tout if attr == "Tout" else attrs[attr]]
+    return list(execute.execute(OP, len(tout), inputs, tuple(given), context.context(), attrs["name"]))
 
 
 def _add(inputs: Sequence[Any], attrs: dict[str, Any]) -> list[Any]:
@@ -79,7 +83,7 @@ def no_autograph(f: F) -> F:
 
 
 def _registered_gradient(op: Any, *cotangents: Any) -> list[Any]:
-    attrs = {name: op.get_attr(name) for name in ("f", "wrt", "values")}
+    attrs = {name: op.get_attr(name) for name in ("f", "wrt", "values", "checkpoint")}
     ys = op.outputs[sum(attrs["wrt"]) :] if attrs["values"] else []
     return _gradient(op.inputs, ys, {**attrs, "Tout": [y.dtype for y in op.outputs]}, *cotangents)
 
@@ -103,11 +107,16 @@ def _gradient(inputs: Sequence[Any], ys: Sequence[Any], attrs: dict[str, Any], *
     if not isinstance(f, _function.Function):
         graph = next((x.graph for x in inputs if not isinstance(x, ops.EagerTensor)), ops.get_default_graph())
         f = _function.from_name(_name_attrs(f), graph)
+    # What is kept is decided anew for the gradient of the gradient, but where names of f's nodes say it.
+    checkpoint = tf.compat.as_str(attrs["checkpoint"])
+    by_names = ":" in checkpoint
+    f = f.checkpointed(checkpoint if by_names else "")
     if context.executing_eagerly():
         g = f.gradient(given, values)
     else:
         kept = [dtype for dtype, d in zip(tout[: len(of_gradients)], of_gradients, strict=True) if d is not None]
         g = f.gradient_by_op(OP, given, [*kept, *([y.dtype for y in f.outputs] if values else [])], values)
+    g = g.checkpointed("" if by_names else checkpoint)
     seeds = [tf.convert_to_tensor(d, dtype) for dtype, d in zip(tout, of_gradients, strict=False) if d is not None]
     if values:
         places = zip(ys, of_values, strict=True)
@@ -120,7 +129,8 @@ def _gradient(inputs: Sequence[Any], ys: Sequence[Any], attrs: dict[str, Any], *
     g = _custom.differentiable(g, wanted, told)
     operands = g.with_captures(operands, count)
     mask = [*wanted, *[False] * (len(g.inputs) - count)]
-    gradients = iter(run(operands, [dtype for dtype, w in zip(dtypes, wanted, strict=True) if w], told(g), wrt=mask))
+    tout = [dtype for dtype, w in zip(dtypes, wanted, strict=True) if w]
+    gradients = iter(run(operands, tout, told(g), wrt=mask, checkpoint=g.checkpoint))
     return [next(gradients) if w else None for w in wanted]
 
 

@@ -32,10 +32,19 @@ class Target:
       inputs: names of all inputs.
       variables: by name, the variables with respect to which to differentiate.
       wrt: names of the inputs with respect to which to differentiate.
+      checkpoint: what the gradient keeps of the forward pass.
     """
 
-    def __init__(self, model: Any, signature: str, output: str | None, wrt: Iterable[str] | None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        signature: str,
+        output: str | None,
+        wrt: Iterable[str] | None,
+        checkpoint: str | int | None = None,
+    ) -> None:
         self.name = signature
+        self.checkpoint = checkpoint
         self.signature = signature_of(model, signature)
         self.inputs = list(self.signature.structured_input_signature[1])
         self.output = self._output(output)
@@ -114,7 +123,7 @@ class Target:
         captured = [handles.get(id(x)) for x in f.captured_inputs]
         wrt = [name in self.wrt for name in self.inputs] + [name is not None for name in captured]
         try:
-            gradient = _concrete.function_gradient(f, wrt, values=True)
+            gradient = _concrete.function_gradient(f, wrt, values=True, checkpoint=self.checkpoint)
         except tf.errors.UnimplementedError as error:
             if "which was defined in Python" not in error.message:
                 raise
@@ -257,6 +266,7 @@ def save_with_gradients(
     learning_rate: float = 0.01,
     signatures: Mapping[str, Any] | None = None,
     gradients: Mapping[str, Callable[..., Any]] | None = None,
+    checkpoint: str | int | None = None,
 ) -> dict[str, Any]:
     """Saves a model with signatures that compute its gradients, of stock TensorFlow ops only.
 
@@ -276,6 +286,7 @@ def save_with_gradients(
         the variables of `wrt` and returns `<output>` as it was before. Slots and the learning rate are variables of the
         saved model.
       learning_rate: for `train`.
+      checkpoint: what gradients keep of the forward pass, and what they compute again: see `value_and_grad`.
       signatures: the signatures of a model that has not been saved before, as `tf.saved_model.save` takes them.
       gradients: those that the model was saved without (`tf.custom_gradient`, unless
         `SaveOptions(experimental_custom_gradients=True)`), by the names that the error has that lists them:
@@ -291,7 +302,7 @@ def save_with_gradients(
       tf.errors.UnimplementedError: ops of the signature have no gradient: all of them are listed.
       FileExistsError: `directory` exists and is not empty. Nothing is ever half written.
     """
-    request = (signature, output, wrt, name, train, learning_rate)
+    request = (signature, output, wrt, name, train, learning_rate, checkpoint)
     with _rule.by_hand(gradients or {}):
         if signatures is None:
             return _save(model, directory, *request)
@@ -309,9 +320,10 @@ def _save(
     name: str,
     train: str | None,
     learning_rate: float,
+    checkpoint: str | int | None,
 ) -> dict[str, Any]:
     """`save_with_gradients` of a model that has been loaded."""
-    target = Target(model, signature, output, wrt)
+    target = Target(model, signature, output, wrt, checkpoint)
     taken = [key for key in (name, *(["train_step"] if train else [])) if key in model.signatures]
     if taken:
         raise invalid(f"The model has a signature {_listed(taken)} already: choose another name.")

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_symgrad import _calls, _custom, _function, _op
+from tf_symgrad import _calls, _custom, _function, _inputs, _op
 from tf_symgrad._calls import Call, Wrt
 from tf_symgrad._differentiate import call, differentiate, told, unused
 
@@ -19,6 +19,7 @@ def value_and_grad(
     has_aux: bool = False,
     *,
     unconnected_gradients: str | tf.UnconnectedGradients = "none",
+    checkpoint: str | int | None = None,
 ) -> Callable[..., tuple[Any, Any]]:
     """A function that returns the value of `f`, a scalar, and its gradients.
 
@@ -35,6 +36,13 @@ def value_and_grad(
       has_aux: whether `f` returns a pair of the value and of something else, which is returned as it is.
       unconnected_gradients: what is returned where no gradient flows to: `"none"` or `"zero"`. For a variable that `f`
         does not read, None in any case.
+      checkpoint: what stays in memory of the forward pass for the way back; the rest is computed again when the way
+        back comes to it. The results are the same. None: all stays. `"cheap"`: all but what ops that cost next to
+        nothing compute. `"auto"`: as little is computed again as it takes for about the smallest peak of memory.
+        `"everything"`: whatever it takes for the smallest; of a chain of n layers about the root of n stay. A number of
+        bytes, as an int or as in `"200MB"`: as little as it takes for all intermediate tensors to fit in.
+        `"keep:MatMul,block_1"`: only results of ops of these types, and in these name scopes, stay.
+        `"recompute:Relu,block_1"`: only these do not.
 
     Returns:
       A function of the arguments of `f` that returns the value, or the pair of `f`; and the gradients, in the structure
@@ -55,7 +63,7 @@ def value_and_grad(
        <tf.Tensor: shape=(2,), dtype=float32, numpy=array([18., 64.], dtype=float32)>,
        <tf.Tensor: shape=(2,), dtype=float32, numpy=array([ 6., 32.], dtype=float32)>)
     """
-    return _of_scalar(f, wrt, has_aux, unconnected_gradients, values=True)
+    return _of_scalar(f, wrt, has_aux, unconnected_gradients, checkpoint, values=True)
 
 
 def grad(
@@ -64,6 +72,7 @@ def grad(
     has_aux: bool = False,
     *,
     unconnected_gradients: str | tf.UnconnectedGradients = "none",
+    checkpoint: str | int | None = None,
 ) -> Callable[..., Any]:
     """A function that returns the gradients of `f`, a scalar: see `value_and_grad`.
 
@@ -75,7 +84,7 @@ def grad(
       >>> tf_symgrad.grad(tf_symgrad.grad(lambda x: x**3))(tf.constant(2.0))
       <tf.Tensor: shape=(), dtype=float32, numpy=12.0>
     """
-    both = _of_scalar(f, wrt, has_aux, unconnected_gradients, values=has_aux)
+    both = _of_scalar(f, wrt, has_aux, unconnected_gradients, checkpoint, values=has_aux)
 
     @_op.no_autograph
     def of_arguments(*args: Any, **kwargs: Any) -> Any:
@@ -85,8 +94,11 @@ def grad(
     return of_arguments
 
 
-def _of_scalar(f: Any, wrt: Wrt, has_aux: bool, unconnected: Any, values: bool) -> Callable[..., tuple[Any, Any]]:
+def _of_scalar(
+    f: Any, wrt: Wrt, has_aux: bool, unconnected: Any, checkpoint: str | int | None, values: bool
+) -> Callable[..., tuple[Any, Any]]:
     none = tf.UnconnectedGradients(unconnected) == tf.UnconnectedGradients.NONE
+    kept = _inputs.checkpoint_of(checkpoint)
     memo: dict[str, Any] = {}
     f = _calls.callable_of(f)
     traced = _without_gradient_of_aux(f) if has_aux else f
@@ -95,7 +107,7 @@ def _of_scalar(f: Any, wrt: Wrt, has_aux: bool, unconnected: Any, values: bool) 
     def of_arguments(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
         selected, given, named = _calls.with_tensors(f, wrt, args, kwargs)
         of_call = Call(traced, given, named, memo, kept=f)
-        function = _function.from_concrete_function(of_call.concrete)
+        function = _function.from_concrete_function(of_call.concrete).checkpointed(kept)
         _check_scalar(f, function.outputs, has_aux)
         operands = [*of_call.tensors, *function.captures]
         wanted, pack = _calls.select(selected, of_call, operands)
@@ -128,10 +140,11 @@ def _without_gradient_of_aux(f: Callable[..., Any]) -> Callable[..., Any]:
 class _Halves:
     """f at a point: its value, and the products with its Jacobian there. The forward pass has run, once."""
 
-    def __init__(self, f: Callable[..., Any], xs: Sequence[Any]) -> None:
+    def __init__(self, f: Callable[..., Any], xs: Sequence[Any], checkpoint: str | int | None = None) -> None:
         _, self._xs, _ = _calls.with_tensors(f, list(range(len(xs))), xs, {})
         self._call = Call(_calls.callable_of(f), self._xs, {}, {})
         function = _function.from_concrete_function(self._call.concrete)
+        function = function.checkpointed(_inputs.checkpoint_of(checkpoint))
         operands = [*self._call.tensors, *function.captures]
         count = len(operands)
         variables = [v for i in range(len(xs)) for v in self._call.variables(i)]
@@ -223,12 +236,15 @@ _CONTINUOUS = {tf.float16, tf.bfloat16, tf.float32, tf.float64, tf.complex64, tf
 
 
 @_op.no_autograph
-def vjp(f: Callable[..., Any], *xs: Any) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
+def vjp(
+    f: Callable[..., Any], *xs: Any, checkpoint: str | int | None = None
+) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
     """The value of `f` and its pullback at a point.
 
     Args:
       f: any callable, see `value_and_grad`.
       *xs: its arguments, tensors or structures of them.
+      checkpoint: what is kept for the pullback: see `value_and_grad`.
 
     Returns:
       `f(*xs)`, and a function of a cotangent, in the structure of that value, that returns a tuple with a gradient for
@@ -239,7 +255,7 @@ def vjp(f: Callable[..., Any], *xs: Any) -> tuple[Any, Callable[[Any], tuple[Any
       >>> pullback(tf.constant([1.0, 10.0]))
       (<tf.Tensor: shape=(2,), dtype=float32, numpy=array([ 2., 40.], dtype=float32)>,)
     """
-    halves = _Halves(f, xs)
+    halves = _Halves(f, xs, checkpoint)
     return halves.value, halves.pullback
 
 

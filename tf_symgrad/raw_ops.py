@@ -20,6 +20,7 @@ def SymbolicGradient(
     f: Any,
     wrt: Sequence[bool] = (),
     values: bool = False,
+    checkpoint: str = "",
     name: str | None = None,
 ) -> list[Any]:
     """Computes the gradient of the function `f`; takes what `tf.raw_ops.SymbolicGradient` takes.
@@ -35,6 +36,7 @@ def SymbolicGradient(
         wanted ones. A resource that is no variable, such as a lookup table, has no gradient and must not be wanted.
       values: whether the outputs of `f` are returned as well, of the same run of `f`, with all that it does. `wrt` must
         be given then, and `Tout` name their dtypes after those of the gradients.
+      checkpoint: what stays in memory of the forward pass, and what is computed again: see `value_and_grad`.
       name: a name for the op.
 
     Returns:
@@ -58,4 +60,4 @@ def SymbolicGradient(
             f"input holds {len(inputs)} tensors, but {f.name!r} needs {needed}: it captures {len(captured)}, which are "
             "inputs of the raw op: [*inputs, *f.captured_inputs, *cotangents]. tf_symgrad.symbolic_gradient adds them.",
         )
-    return _op.run(inputs, list(Tout), f, name, wrt, values)
+    return _op.run(inputs, list(Tout), f, name, wrt, values, checkpoint)

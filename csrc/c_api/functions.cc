@@ -1,4 +1,5 @@
 // The part of the C API that works on serialized functions.
+#include <cstddef>
 #include <iterator>
 #include <set>
 #include <string>
@@ -22,13 +23,15 @@ absl::StatusOr<symgrad::GradientRequest> Request(const char* function, const TFS
   symgrad::GradientRequest request;
   if (function == nullptr) return absl::InvalidArgumentError("function is NULL");
   if (options != nullptr) {
-    if (options->struct_size < TFSG_GRADIENT_OPTIONS_STRUCT_SIZE)
+    constexpr size_t kFirst = offsetof(TFSG_GradientOptions, checkpoint);  // what the first version had
+    if (options->struct_size < kFirst)
       return absl::InvalidArgumentError("options->struct_size must be TFSG_GRADIENT_OPTIONS_STRUCT_SIZE");
     if (options->attrs != nullptr) {
       TF_ASSIGN_OR_RETURN(request.f, symgrad::Parse<tensorflow::NameAttrList>(options->attrs, "options->attrs"));
     }
     if (options->wrt != nullptr)
       for (size_t i = 0; i < options->num_wrt; ++i) request.wrt.push_back(options->wrt[i] != 0);
+    if (options->struct_size > kFirst && options->checkpoint != nullptr) request.checkpoint = options->checkpoint;
   }
   request.f.set_name(function);
   return request;

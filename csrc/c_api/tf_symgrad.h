@@ -38,6 +38,8 @@ typedef struct TFSG_GradientOptions {
   /* The attrs of a polymorphic function: a serialized tensorflow.NameAttrList, whose name plays no part. May be NULL.
    */
   const TF_Buffer* attrs;
+  /* Which tensors of the forward pass stay in memory for the way back: see attr `checkpoint` of the op. NULL: all. */
+  const char* checkpoint;
 } TFSG_GradientOptions;
 #define TFSG_GRADIENT_OPTIONS_STRUCT_SIZE sizeof(TFSG_GradientOptions)
 

@@ -8,15 +8,22 @@
 #include "csrc/engine/differentiate/differentiator.h"
 #include "csrc/engine/large_stack.h"
 #include "csrc/engine/library/fingerprint.h"
+#include "csrc/engine/remat/policy.h"
 #include "csrc/engine/vjp/registry.h"
 
 namespace symgrad {
-
 namespace {
 
-absl::StatusOr<GradientFunction> Build(Differentiator* differentiator, const GradientRequest& request) {
+absl::StatusOr<tf::NameAttrList> WithCheckpoint(tf::NameAttrList f, const std::string& checkpoint) {
+  TF_RETURN_IF_ERROR(ParsePolicy(checkpoint).status());
+  if (!checkpoint.empty()) (*f.mutable_attr())[kCheckpoint].set_s(checkpoint);
+  return f;
+}
+
+absl::StatusOr<GradientFunction> Build(Differentiator* differentiator, const tf::NameAttrList& f,
+                                       const GradientRequest& request) {
   GradientFunction gradient;
-  TF_ASSIGN_OR_RETURN(gradient.name, differentiator->Gradient(request.f, request.wrt, request.values,
+  TF_ASSIGN_OR_RETURN(gradient.name, differentiator->Gradient(f, request.wrt, request.values,
                                                               request.sparse ? &gradient.indices : nullptr));
   gradient.stateful = differentiator->Find(gradient.name)->fdef().signature().is_stateful();
   gradient.functions = std::make_shared<tf::FunctionDefLibrary>(differentiator->Generated(gradient.name));
@@ -42,25 +49,27 @@ absl::StatusOr<VjpFunctions> Build(Differentiator* differentiator, const tf::Nam
 absl::StatusOr<GradientFunction> BuildGradient(const tf::FunctionLibraryDefinition& library,
                                                const GradientRequest& request) {
   TF_RETURN_IF_ERROR(CheckRegistry());
+  TF_ASSIGN_OR_RETURN(const tf::NameAttrList f, WithCheckpoint(request.f, request.checkpoint));
   Differentiator differentiator(library);
   std::string asked = absl::StrCat(NumRules(), request.values ? "|values" : "", request.sparse ? "|sparse|" : "|");
   for (const bool wanted : request.wrt) asked += wanted ? '1' : '0';
-  const std::string key = Fingerprint(differentiator, request.f, asked);
+  const std::string key = Fingerprint(differentiator, f, asked);
   if (std::optional<GradientFunction> cached = GradientCache::Global().Find(key)) return *std::move(cached);
 
   absl::StatusOr<GradientFunction> gradient;
-  OnLargeStack([&] { gradient = Build(&differentiator, request); });
+  OnLargeStack([&] { gradient = Build(&differentiator, f, request); });
   if (gradient.ok()) GradientCache::Global().Insert(key, *gradient);
   return gradient;
 }
 
 absl::StatusOr<VjpFunctions> BuildVjp(const tf::FunctionLibraryDefinition& library, const tf::NameAttrList& f,
-                                      const std::vector<bool>& wrt) {
+                                      const std::vector<bool>& wrt, const std::string& checkpoint) {
   TF_RETURN_IF_ERROR(CheckRegistry());
+  TF_ASSIGN_OR_RETURN(const tf::NameAttrList told, WithCheckpoint(f, checkpoint));
   absl::StatusOr<VjpFunctions> vjp;
   OnLargeStack([&] {
     Differentiator differentiator(library);
-    vjp = Build(&differentiator, f, wrt);
+    vjp = Build(&differentiator, told, wrt);
   });
   return vjp;
 }

@@ -1,6 +1,7 @@
 // The engine's front door: from a function of a library to the function that computes its gradients.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -22,6 +23,9 @@ struct GradientRequest {
   bool values = false;
   // Whether a gradient that is sparse rows stays so: see GradientFunction::indices.
   bool sparse = false;
+  // Which forward tensors are kept for the backward part, and which are computed again: see attr `checkpoint` of the
+  // op. Empty: all that it uses are kept.
+  std::string checkpoint;
 };
 
 // Builds the gradient function of request.f. Equal functions give byte-equal results; results are kept in a bounded
@@ -43,9 +47,10 @@ struct VjpFunctions {
   tensorflow::FunctionDefLibrary functions;
 };
 
-// Builds them for the inputs that `wrt` names. Errors as above.
+// Builds them for the inputs that `wrt` names. `checkpoint` as above: the residuals are what is kept. Errors as above.
 absl::StatusOr<VjpFunctions> BuildVjp(const tensorflow::FunctionLibraryDefinition& library,
-                                      const tensorflow::NameAttrList& f, const std::vector<bool>& wrt);
+                                      const tensorflow::NameAttrList& f, const std::vector<bool>& wrt,
+                                      const std::string& checkpoint = "");
 
 // The gradient of an input of a function.
 struct InputGradient {

@@ -60,8 +60,9 @@ struct Built {
 };
 
 Built SerializedGradient(std::string_view library, std::string_view f, const std::optional<std::vector<bool>>& wrt,
-                         bool values, bool sparse) {
+                         bool values, bool sparse, const std::string& checkpoint) {
   GradientRequest request;
+  request.checkpoint = checkpoint;
   request.values = values;
   request.sparse = sparse;
   request.f = Parse<tensorflow::NameAttrList>(f, "the function's name and attrs");
@@ -100,18 +101,18 @@ PYBIND11_MODULE(_native, m) {
   m.def(
       "build_gradient",
       [](const py::bytes& library, const py::bytes& f, const std::optional<std::vector<bool>>& wrt, bool values,
-         bool sparse) {
+         bool sparse, const std::string& checkpoint) {
         const std::string_view library_view = library, f_view = f;  // bytes are immutable: safe without the GIL
         Built gradient;
         {
           py::gil_scoped_release release;
-          gradient = SerializedGradient(library_view, f_view, wrt, values, sparse);
+          gradient = SerializedGradient(library_view, f_view, wrt, values, sparse, checkpoint);
         }
         const py::tuple built = py::make_tuple(py::str(gradient.name), py::bytes(gradient.functions));
         return sparse ? py::tuple(built + py::make_tuple(gradient.indices)) : built;
       },
       py::arg("library"), py::arg("f"), py::arg("wrt") = py::none(), py::arg("values") = false,
-      py::arg("sparse") = false,
+      py::arg("sparse") = false, py::arg("checkpoint") = "",
       "Builds the gradient function of f, a serialized NameAttrList, in a serialized FunctionDefLibrary.\n\n"
       "Returns its name, and a serialized FunctionDefLibrary of it and of all it calls that `library` lacks. Its "
       "inputs\n"
@@ -121,22 +122,23 @@ PYBIND11_MODULE(_native, m) {
       "sparse\n"
       "rows is their values; a list is returned, too, that says for each wanted input which output, after all others, "
       "has\n"
-      "their indices, -1 where the gradient is dense. Raises StatusError(code, message).");
+      "their indices, -1 where the gradient is dense. `checkpoint` is the op's attr. Raises StatusError(code, "
+      "message).");
 
   m.def(
       "build_vjp",
-      [](const py::bytes& library, const py::bytes& f, const std::vector<bool>& wrt) {
+      [](const py::bytes& library, const py::bytes& f, const std::vector<bool>& wrt, const std::string& checkpoint) {
         const std::string_view library_view = library, f_view = f;
         absl::StatusOr<VjpFunctions> vjp;
         {
           py::gil_scoped_release release;
           vjp = BuildVjp(ParseLibrary(library_view),
-                         Parse<tensorflow::NameAttrList>(f_view, "the function's name and attrs"), wrt);
+                         Parse<tensorflow::NameAttrList>(f_view, "the function's name and attrs"), wrt, checkpoint);
         }
         ThrowIfError(vjp.status());
         return SerializedVjp(*vjp);
       },
-      py::arg("library"), py::arg("f"), py::arg("wrt"),
+      py::arg("library"), py::arg("f"), py::arg("wrt"), py::arg("checkpoint") = "",
       "Builds both halves of f and its gradient: forward, x -> y and residuals, and pullback, x, residuals and dy -> "
       "dx.\n\n"
       "Returns their names, the indices of those x that the pullback takes, for each x which output of the pullback "

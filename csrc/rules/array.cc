@@ -248,6 +248,7 @@ constexpr Rule kRules[] = {
     {"Print", PassOn},
     {"RefIdentity", PassOn},
     {"Snapshot", PassOn},
+    {"XlaOptimizationBarrier", PassOn},
     UNARY(CheckNumerics, o.like("CheckNumerics", dy, Attr{"message", "in the gradient: " + o.text("message")}))
     UNARY(CheckNumericsV2, o.like("CheckNumericsV2", dy, Attr{"message", "in the gradient: " + o.text("message")}))
     RULE(PreventGradient, return o.unsupported("the model disables this gradient: " + o.text("message"));)

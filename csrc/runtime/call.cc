@@ -11,8 +11,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "csrc/engine/body/errors.h"
-#include "csrc/engine/library/references.h"
 #include "csrc/engine/library/functions.h"
+#include "csrc/engine/library/references.h"
 #include "csrc/engine/read/op_function.h"
 #include "tensorflow/core/framework/node_def_util.h"
 #include "tensorflow/core/framework/op.h"
@@ -216,6 +216,8 @@ absl::StatusOr<Call> Call::Parse(tensorflow::AttrSlice attrs) {
   TF_RETURN_IF_ERROR(tensorflow::GetNodeAttr(attrs, "Tout", &call.tout));
   if (attrs.Find("wrt") != nullptr) TF_RETURN_IF_ERROR(tensorflow::GetNodeAttr(attrs, "wrt", &call.wrt));
   if (attrs.Find("values") != nullptr) TF_RETURN_IF_ERROR(tensorflow::GetNodeAttr(attrs, "values", &call.values));
+  if (attrs.Find("checkpoint") != nullptr)
+    TF_RETURN_IF_ERROR(tensorflow::GetNodeAttr(attrs, "checkpoint", &call.checkpoint));
   if (call.values && call.wrt.empty())
     return absl::InvalidArgumentError(absl::StrCat(kOpName, ": with values, wrt must be given."));
   call.f = *f;
@@ -223,7 +225,8 @@ absl::StatusOr<Call> Call::Parse(tensorflow::AttrSlice attrs) {
 }
 
 absl::StatusOr<GradientFunction> PrepareCall(const FunctionLibraryDefinition& library, const Call& call) {
-  GradientRequest request = {WithVariableDtypes(call.f, call.tin, call.tout, call.wrt), call.wrt, call.values};
+  GradientRequest request = {WithVariableDtypes(call.f, call.tin, call.tout, call.wrt), call.wrt, call.values,
+                             /*sparse=*/false, call.checkpoint};
   auto record = library.FindRecord(call.f.name());
   FunctionDef of_op;  // where f is an op
   if (record == nullptr) {

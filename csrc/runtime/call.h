@@ -2,6 +2,7 @@
 // that a wrong call gets the same error through both doors.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -24,6 +25,7 @@ struct Call {
   tensorflow::DataTypeVector tout;
   std::vector<bool> wrt;  // empty: all
   bool values = false;
+  std::string checkpoint;
 
   // How many inputs f has, if the call is right.
   size_t num_inputs() const { return wrt.empty() ? tout.size() : wrt.size(); }

@@ -79,6 +79,7 @@ REGISTER_OP("TfSymgrad>SymbolicGradient")
     .Attr("f: func")
     .Attr("wrt: list(bool) = []")
     .Attr("values: bool = false")
+    .Attr("checkpoint: string = ''")
     .SetIsStateful()
     .SetShapeFn(Shape)
     .Doc(R"doc(
@@ -111,6 +112,12 @@ wrt: For each input of `f`, whether its gradient is wanted; `output` and `Tout` 
   not be wanted.
 values: Whether `output` and `Tout` also have, after the gradients, the M outputs of `f`, of the same run of `f`: then the
   op does what `f` does, effects included. `wrt` must be given then.
+checkpoint: Which tensors of the forward pass stay in memory for the way back; others are computed again there, from those
+  that stay. Results are the same. "": all stay. "cheap": all but what ops that cost next to nothing compute, by a
+  minimum cut. "auto": as little is computed again as it takes for about the smallest peak of memory. "everything":
+  whatever it takes for the smallest. A number of bytes ("200MB"): as little as it takes for intermediate tensors to fit
+  in. "keep:MatMul,block_1": only results of ops of these types, or in these name scopes, stay.
+  "recompute:Relu,block_1": only those do not. Draws of stateful random ops and what hangs on state stay in any case.
 )doc");
 
 }  // namespace

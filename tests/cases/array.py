@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
 from tests.harness import case, rand
 
@@ -98,6 +99,15 @@ CASES = [
     ),
     case("ListDiff", dict(x=rand(5), y=np.float64([7.0])), dtypes="d", python=False, why=NO_SUCH),
     case("IdentityN", dict(input=[rand(2), rand(3, 1)])),
+    case(
+        "XlaOptimizationBarrier",
+        dict(input=[rand(2), rand(3, 1)]),
+        fn=gen_xla_ops.xla_optimization_barrier,
+        graph_only=True,
+        python=False,
+        expected=lambda _x, _y, *dy: list(dy),
+        why="Python has no gradient of it",
+    ),
     case("IdentityN", dict(input=[rand(2), rand(3), np.arange(3)]), outputs=(1,), tag="one cotangent, integers"),
     case("EnsureShape", dict(input=rand(2, 3), shape=[None, 3])),
     case("PlaceholderWithDefault", dict(input=rand(2, 3), shape=[None, 3])),

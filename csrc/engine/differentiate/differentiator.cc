@@ -10,6 +10,8 @@
 #include "csrc/engine/differentiate/resources.h"
 #include "csrc/engine/read/import.h"
 #include "csrc/engine/read/op_function.h"
+#include "csrc/engine/remat/flatten.h"
+#include "csrc/engine/remat/rematerialise.h"
 #include "csrc/engine/tensorflow1/flows.h"
 #include "csrc/engine/vjp/row_sum.h"
 #include "csrc/engine/vjp/sweep.h"
@@ -62,6 +64,11 @@ class Activation {
   const std::string key_;
   const bool fresh_;
 };
+
+absl::StatusOr<Policy> PolicyOf(const tf::NameAttrList& f) {
+  const auto it = f.attr().find(kCheckpoint);
+  return ParsePolicy(it == f.attr().end() ? std::string() : it->second.s());
+}
 
 // The gradient of an argument that nothing depends on: zeros of its shape.
 absl::StatusOr<V> ZerosFor(Builder* builder, int arg) {
@@ -125,9 +132,13 @@ absl::StatusOr<std::string> Differentiator::Gradient(const tf::NameAttrList& f, 
     TF_ASSIGN_OR_RETURN(tf::FunctionDef fdef, FunctionOfOp(op->op_def, f));
     tf::NameAttrList function;
     TF_ASSIGN_OR_RETURN(*function.mutable_name(), AddNamedByContent(f.name(), std::move(fdef)));
-    for (const char* told : {kInputShapes, kInputDtypes, kInputValues})
+    for (const char* told : {kInputShapes, kInputDtypes, kInputValues, kCheckpoint})
       if (const auto it = f.attr().find(told); it != f.attr().end()) (*function.mutable_attr())[told] = it->second;
     return Gradient(function, std::move(wrt), values, indices);
+  }
+  if (f.attr().contains(kCheckpoint)) {
+    TF_ASSIGN_OR_RETURN(const tf::NameAttrList flat, Flatten(this, f));
+    if (flat.name() != f.name()) return Gradient(flat, std::move(wrt), values, indices);
   }
   const std::string key = absl::StrCat("gradient:", MemoKey(f), "|", MaskText(wrt), values ? "+values" : "",
                                        indices != nullptr ? "+rows" : "");
@@ -174,6 +185,8 @@ absl::StatusOr<std::string> Differentiator::Gradient(const tf::NameAttrList& f, 
     for (int& k : *indices)
       if (k >= 0) k += static_cast<int>(signature.results.size());
   signature.results.insert(signature.results.end(), last.begin(), last.end());
+  TF_ASSIGN_OR_RETURN(const Policy policy, PolicyOf(f));
+  TF_RETURN_IF_ERROR(Rematerialise(*this, body.get(), policy, &signature.results));
   signature.args = ArgPorts(body->args);
   signature.keeps = values ? Keeps::kEffects : Keeps::kChecks;
   signature.results_wait = true;
@@ -223,6 +236,10 @@ absl::StatusOr<const SplitVjp*> Differentiator::Split(const tf::NameAttrList& f,
 }
 
 absl::StatusOr<const SplitVjp*> Differentiator::Split(const tf::NameAttrList& f, const std::vector<bool>& wrt) {
+  if (f.attr().contains(kCheckpoint)) {
+    TF_ASSIGN_OR_RETURN(const tf::NameAttrList flat, Flatten(this, f));
+    if (flat.name() != f.name()) return Split(flat, wrt);
+  }
   if (!has_arrays_) has_arrays_ = HasArrays(*this, f.name());
   TF_ASSIGN_OR_RETURN(const std::unique_ptr<Body> body, ImportFunction(this, f));
   TF_RETURN_IF_ERROR(CheckResources(*this, f, *body, wrt));
@@ -290,6 +307,8 @@ absl::StatusOr<SplitVjp> Differentiator::BuildSplit(const tf::NameAttrList& f, c
     split.operand_shapes.push_back(StaticShape(body->output(p).shape));
   }
 
+  TF_ASSIGN_OR_RETURN(const Policy policy, PolicyOf(f));
+  TF_RETURN_IF_ERROR(Rematerialise(*this, body.get(), policy, &pullback.results));
   const Cut cut = CutBody(*this, *body, pullback.results, loop);
   for (size_t i = 0; i < args.size(); ++i) {
     forward.args.push_back({args[i], 0});

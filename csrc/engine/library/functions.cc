@@ -130,6 +130,8 @@ Asked AskedBy(const tf::NodeDef& node, const tf::DataTypeVector& tin, const tf::
     asked.wrt.assign(it->second.list().b().begin(), it->second.list().b().end());
   if (const auto it = attrs.find("values"); it != attrs.end()) asked.values = it->second.b();
   asked.f = WithVariableDtypes(attrs.at("f").func(), tin, tout, asked.wrt);
+  if (const auto it = attrs.find("checkpoint"); it != attrs.end() && !it->second.s().empty())
+    (*asked.f.mutable_attr())[kCheckpoint].set_s(it->second.s());
   return asked;
 }
 

@@ -29,6 +29,8 @@ inline constexpr char kInputValues[] = "_input_values";
 inline constexpr char kInputRanges[] = "_input_ranges";
 // bool: XLA compiles the function. Then no list may be among its arguments and results, nor among a branch's.
 inline constexpr char kCompiled[] = "_symgrad_compiled";
+// string: which forward tensors the gradient function of f keeps for its backward part (remat/policy.h).
+inline constexpr char kCheckpoint[] = "_symgrad_checkpoint";
 // list(type), for each input that is the flow of an array the dtype of its elements, for others DT_INVALID.
 inline constexpr char kInputFlows[] = "_input_flows";
 

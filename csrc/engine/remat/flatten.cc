@@ -1,0 +1,244 @@
+#include "csrc/engine/remat/flatten.h"
+
+#include <algorithm>
+#include <deque>
+#include <set>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+
+namespace symgrad {
+namespace {
+
+bool IsTrue(const google::protobuf::Map<std::string, tf::AttrValue>& attrs, const char* name) {
+  const auto it = attrs.find(name);
+  return it != attrs.end() && it->second.b();
+}
+
+bool IsList(const tf::OpDef::ArgDef& arg) { return !arg.number_attr().empty() || !arg.type_list_attr().empty(); }
+
+// A function in its place: the outermost, or what a call stands for.
+struct Scope {
+  tf::core::RefCountPtr<tf::FunctionRecord> record;
+  std::string prefix;
+  int parent = -1;
+  const tf::NodeDef* call = nullptr;                    // in the parent
+  absl::flat_hash_map<absl::string_view, int> args;     // by name
+  absl::flat_hash_map<absl::string_view, int> scopes;   // by name of the call
+  absl::flat_hash_map<absl::string_view, bool> others;  // nodes by name: whether they are stateful
+  std::vector<std::string> before;                      // what the call waits for
+  bool is_awaited = false;                              // something waits for the call
+  const tf::FunctionDef& f() const { return record->fdef(); }
+  int depth = 0;
+};
+
+class Flattener {
+ public:
+  Flattener(Functions* functions, const std::string& f) : functions_(functions) {
+    auto record = functions->Find(f);
+    if (record != nullptr) Enter(std::move(record), -1, nullptr);
+    for (size_t s = 0; s < scopes_.size(); ++s) Read(static_cast<int>(s));
+  }
+
+  bool Any() const { return scopes_.size() > 1; }
+
+  tf::FunctionDef Write() {
+    tf::FunctionDef fdef = scopes_[0].f();
+    fdef.clear_node_def();
+    for (size_t s = 0; s < scopes_.size(); ++s) FindBefore(static_cast<int>(s), &fdef);
+    for (size_t s = 0; s < scopes_.size(); ++s) WriteNodes(static_cast<int>(s), &fdef);
+    for (auto& [name, reference] : *fdef.mutable_ret()) reference = Resolve(0, reference);
+    for (auto& [name, node] : *fdef.mutable_control_ret()) node = Control(0, node);
+    // What is waited for turns up while names are resolved, in scopes that lie deeper.
+    for (size_t s = 1; s < scopes_.size(); ++s)
+      if (scopes_[s].is_awaited) WriteAfter(static_cast<int>(s), &fdef);
+    return fdef;
+  }
+
+ private:
+  void Enter(tf::core::RefCountPtr<tf::FunctionRecord> record, int parent, const tf::NodeDef* call) {
+    Scope& scope = scopes_.emplace_back();
+    scope.record = std::move(record);
+    scope.parent = parent;
+    scope.call = call;
+    if (parent >= 0) {
+      scope.depth = scopes_[parent].depth + 1;
+      std::string name = absl::StrCat(scopes_[parent].prefix, call->name());
+      const auto taken = [&] {
+        const auto it = names_.lower_bound(absl::StrCat(name, "/"));
+        return it != names_.end() && absl::StartsWith(*it, absl::StrCat(name, "/"));
+      };
+      while (taken()) absl::StrAppend(&name, "_");
+      scope.prefix = absl::StrCat(name, "/");
+    }
+    const tf::FunctionDef& f = scope.f();
+    for (int i = 0; i < f.signature().input_arg_size(); ++i) scope.args[f.signature().input_arg(i).name()] = i;
+    num_nodes_ += f.node_def_size();
+    if (parent < 0)
+      for (const tf::NodeDef& node : f.node_def()) names_.insert(node.name());
+  }
+
+  void Read(int s) {
+    for (const tf::NodeDef& node : scopes_[s].f().node_def()) {
+      const tf::OpRegistrationData* op = nullptr;
+      const bool known = functions_->LookUp(node.op(), &op).ok();
+      auto callee =
+          known && CanBeInlined(node, *op, scopes_[s].depth) ? functions_->Find(Callee(node).name()) : nullptr;
+      if (callee == nullptr || !CanBeInlined(callee->fdef(), node)) {
+        scopes_[s].others[node.name()] = known && op->op_def.is_stateful();
+        continue;
+      }
+      scopes_[s].scopes[node.name()] = static_cast<int>(scopes_.size());
+      Enter(std::move(callee), s, &node);
+    }
+  }
+
+  bool CanBeInlined(const tf::NodeDef& node, const tf::OpRegistrationData& op, int depth) const {
+    constexpr int kMaxDepth = 50, kMaxNodes = 1'000'000;
+    return IsCall(node, op) && !HasOwnGradient(node) && !IsTrue(node.attr(), "_XlaMustCompile") &&
+           functions_->GradientDef(Callee(node).name()).empty() && depth < kMaxDepth && num_nodes_ < kMaxNodes;
+  }
+
+  static bool CanBeInlined(const tf::FunctionDef& f, const tf::NodeDef& call) {
+    const tf::OpDef& signature = f.signature();
+    const auto inputs = std::count_if(call.input().begin(), call.input().end(),
+                                      [](const std::string& input) { return !absl::StartsWith(input, "^"); });
+    return signature.attr_size() == 0 && inputs == signature.input_arg_size() && !IsTrue(f.attr(), "_noinline") &&
+           !IsTrue(f.attr(), "_XlaMustCompile") &&
+           std::none_of(signature.input_arg().begin(), signature.input_arg().end(), IsList) &&
+           std::none_of(signature.output_arg().begin(), signature.output_arg().end(), IsList) &&
+           std::none_of(f.node_def().begin(), f.node_def().end(), [](const tf::NodeDef& node) {
+             return node.op() == "Switch" || node.op() == "Merge" || node.op() == "Enter";
+           });
+  }
+
+  // What a tensor of a scope is called outside: through results of calls, and arguments.
+  std::string Resolve(int s, std::string reference) const {
+    while (true) {
+      const Scope& scope = scopes_[s];
+      const std::vector<absl::string_view> parts = absl::StrSplit(reference, ':');
+      if (const auto arg = scope.args.find(parts[0]); arg != scope.args.end()) {
+        if (scope.parent < 0) return reference;
+        std::string input = scope.call->input(arg->second);
+        s = scope.parent;
+        reference = std::move(input);
+      } else if (const auto call = scope.scopes.find(parts[0]); call != scope.scopes.end()) {
+        const Scope& callee = scopes_[call->second];
+        const auto& outputs = callee.f().signature().output_arg();
+        int k = 0;
+        if (callee.call->op() != callee.f().signature().name()) {  // PartitionedCall: "node:output:k"
+          if (parts.size() > 2 && !absl::SimpleAtoi(parts[2], &k)) k = -1;
+        } else {
+          while (k < outputs.size() && (parts.size() < 2 || outputs[k].name() != parts[1])) ++k;
+        }
+        const auto ret =
+            k >= 0 && k < outputs.size() ? callee.f().ret().find(outputs[k].name()) : callee.f().ret().end();
+        if (ret == callee.f().ret().end()) return absl::StrCat(scope.prefix, reference);  // import complains
+        s = call->second;
+        reference = ret->second;
+      } else {
+        return absl::StrCat(scope.prefix, reference);
+      }
+    }
+  }
+
+  // What a node of a scope is called outside, for those that wait for it.
+  std::string Control(int s, const std::string& node) {
+    const auto call = scopes_[s].scopes.find(node);
+    if (call == scopes_[s].scopes.end()) return absl::StrCat(scopes_[s].prefix, node);
+    scopes_[call->second].is_awaited = true;
+    return absl::StrCat(scopes_[call->second].prefix, "after");
+  }
+
+  // What all of a scope waits for, as one node.
+  void FindBefore(int s, tf::FunctionDef* fdef) {
+    Scope& scope = scopes_[s];
+    if (scope.parent < 0) return;
+    scope.before = scopes_[scope.parent].before;
+    for (const std::string& input : scope.call->input())
+      if (absl::StartsWith(input, "^") && !scopes_[scope.parent].args.contains(input.substr(1)))
+        scope.before.push_back(Control(scope.parent, input.substr(1)));
+    if (scope.before.size() < 2) return;
+    tf::NodeDef* node = fdef->add_node_def();
+    node->set_name(absl::StrCat(scope.prefix, "before"));
+    node->set_op("NoOp");
+    for (const std::string& name : scope.before) node->add_input(absl::StrCat("^", name));
+    scope.before = {node->name()};
+  }
+
+  void WriteNodes(int s, tf::FunctionDef* fdef) {
+    for (const tf::NodeDef& original : scopes_[s].f().node_def()) {
+      const Scope& scope = scopes_[s];
+      if (scope.scopes.contains(original.name())) continue;
+      tf::NodeDef* node = fdef->add_node_def();
+      *node = original;
+      node->set_name(absl::StrCat(scope.prefix, original.name()));
+      if (scope.parent >= 0 && node->device().empty()) node->set_device(scope.call->device());
+      node->clear_input();
+      bool first = true;  // takes nothing of other nodes of the scope
+      for (const std::string& input : original.input()) {
+        if (!absl::StartsWith(input, "^")) {
+          node->add_input(Resolve(s, input));
+          first = first && scope.args.contains(input);
+        }
+      }
+      for (const std::string& input : original.input())
+        if (absl::StartsWith(input, "^") && !(s > 0 && scope.args.contains(input.substr(1))))
+          node->add_input(absl::StrCat("^", Control(s, input.substr(1))));
+      if (first)
+        for (const std::string& name : scope.before) node->add_input(absl::StrCat("^", name));
+      RenameReferences(s, node);
+    }
+  }
+
+  void RenameReferences(int s, tf::NodeDef* node) const {
+    if (const auto it = node->mutable_attr()->find(kCustomInputs); it != node->mutable_attr()->end())
+      for (std::string& reference : *it->second.mutable_list()->mutable_s()) reference = Resolve(s, reference);
+    if (const auto it = node->mutable_attr()->find("_class"); it != node->mutable_attr()->end())
+      for (std::string& name : *it->second.mutable_list()->mutable_s()) {
+        absl::string_view other = name;
+        if (absl::ConsumePrefix(&other, "loc:@") && scopes_[s].others.contains(other))
+          name = absl::StrCat("loc:@", scopes_[s].prefix, other);
+      }
+  }
+
+  // A node that is done when the call would be.
+  void WriteAfter(int s, tf::FunctionDef* fdef) {
+    std::set<std::string> last(scopes_[s].before.begin(), scopes_[s].before.end());
+    for (const auto& [name, stateful] : scopes_[s].others)
+      if (stateful) last.insert(absl::StrCat(scopes_[s].prefix, name));
+    for (const auto& [name, call] : scopes_[s].scopes) last.insert(Control(s, std::string(name)));
+    for (const auto& [name, node] : scopes_[s].f().control_ret()) last.insert(Control(s, node));
+    for (const auto& [name, reference] : scopes_[s].f().ret()) {
+      const std::string node = reference.substr(0, reference.find(':'));
+      if (!scopes_[s].args.contains(node)) last.insert(Control(s, node));
+    }
+    tf::NodeDef* node = fdef->add_node_def();
+    node->set_name(absl::StrCat(scopes_[s].prefix, "after"));
+    node->set_op("NoOp");
+    for (const std::string& name : last) node->add_input(absl::StrCat("^", name));
+  }
+
+  Functions* const functions_;
+  std::deque<Scope> scopes_;  // those that call before those that are called
+  std::set<std::string> names_;
+  int64_t num_nodes_ = 0;
+};
+
+}  // namespace
+
+absl::StatusOr<tf::NameAttrList> Flatten(Functions* functions, const tf::NameAttrList& f) {
+  const auto record = functions->Find(f.name());
+  if (record == nullptr || !functions->GradientDef(f.name()).empty()) return f;
+  Flattener flattener(functions, f.name());
+  if (!flattener.Any()) return f;
+  tf::NameAttrList flat = f;
+  TF_ASSIGN_OR_RETURN(*flat.mutable_name(), functions->AddNamedByContent(f.name(), flattener.Write()));
+  return flat;
+}
+
+}  // namespace symgrad
