@@ -9,7 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "csrc/c_api/call.h"
 #include "csrc/c_api/tf_symgrad.h"
-#include "csrc/engine/differentiate/differentiator.h"
+#include "csrc/engine/body/calls.h"
 #include "csrc/engine/gradient.h"
 #include "csrc/engine/vjp/registry.h"
 #include "tensorflow/core/framework/function.h"

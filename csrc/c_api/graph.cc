@@ -12,7 +12,7 @@
 #include "csrc/c_api/tf_symgrad.h"
 #include "csrc/cc/graph_part.h"
 #include "csrc/engine/body/topological_order.h"
-#include "csrc/engine/vjp/sweep.h"
+#include "csrc/engine/vjp/cotangent.h"
 #include "tensorflow/c/c_api_internal.h"
 #include "tensorflow/cc/framework/scope_internal.h"
 #include "tensorflow/core/graph/graph.h"

@@ -12,7 +12,7 @@
 #include "csrc/c_api/call.h"
 #include "csrc/c_api/graph.h"
 #include "csrc/c_api/tf_symgrad.h"
-#include "csrc/engine/vjp/sweep.h"
+#include "csrc/engine/vjp/cotangent.h"
 #include "tensorflow/c/c_api_internal.h"
 #include "tensorflow/core/graph/graph.h"
 #include "tensorflow/core/protobuf/meta_graph.pb.h"

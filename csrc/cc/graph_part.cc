@@ -8,6 +8,8 @@
 #include "absl/strings/str_cat.h"
 #include "csrc/cc/private_member.h"
 #include "csrc/engine/body/node_check.h"
+#include "csrc/engine/facts/facts.h"
+#include "csrc/engine/library/gradient_op.h"
 #include "csrc/engine/vjp/registry.h"
 #include "csrc/engine/vjp/sweep.h"
 #include "tensorflow/cc/framework/scope_internal.h"

@@ -7,6 +7,7 @@
 #include "csrc/engine/cache.h"
 #include "csrc/engine/differentiate/differentiator.h"
 #include "csrc/engine/large_stack.h"
+#include "csrc/engine/facts/known_inputs.h"
 #include "csrc/engine/library/fingerprint.h"
 #include "csrc/engine/remat/policy.h"
 #include "csrc/engine/vjp/registry.h"
@@ -32,10 +33,11 @@ absl::StatusOr<GradientFunction> Build(Differentiator* differentiator, const tf:
 
 absl::StatusOr<VjpFunctions> Build(Differentiator* differentiator, const tf::NameAttrList& f,
                                    const std::vector<bool>& wrt) {
-  TF_ASSIGN_OR_RETURN(const SplitVjp* split, differentiator->Split(f, wrt));
-  VjpFunctions vjp{split->whole, split->pullback, split->args, split->gradients,
-                   differentiator->Generated(split->whole)};
-  tf::FunctionDefLibrary pullback = differentiator->Generated(split->pullback);
+  TF_ASSIGN_OR_RETURN(const SplitVjp* split, differentiator->SplitAll(f, wrt));
+  VjpFunctions vjp{
+      split->whole.name, split->pullback.name, split->args, {}, differentiator->Generated(split->whole.name)};
+  for (const GradientPlace& place : split->gradients) vjp.gradients.push_back(place.values);
+  tf::FunctionDefLibrary pullback = differentiator->Generated(split->pullback.name);
   for (tf::FunctionDef& fdef : *pullback.mutable_function()) {
     const auto same = [&](const tf::FunctionDef& other) { return other.signature().name() == fdef.signature().name(); };
     if (std::none_of(vjp.functions.function().begin(), vjp.functions.function().end(), same))

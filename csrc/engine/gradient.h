@@ -52,13 +52,7 @@ absl::StatusOr<VjpFunctions> BuildVjp(const tensorflow::FunctionLibraryDefinitio
                                       const tensorflow::NameAttrList& f, const std::vector<bool>& wrt,
                                       const std::string& checkpoint = "");
 
-// The gradient of an input of a function.
-struct InputGradient {
-  tensorflow::DataType dtype;  // of a variable, its value's; DT_RESOURCE: no variable, or one that f says nothing of
-  bool connected;              // whether any flows there from the outputs
-};
-
-// Those of all inputs of f. Errors as above.
+// The gradients of all inputs of f. Errors as above.
 absl::StatusOr<std::vector<InputGradient>> InputGradients(const tensorflow::FunctionLibraryDefinition& library,
                                                           const tensorflow::NameAttrList& f);
 

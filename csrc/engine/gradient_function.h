@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "tensorflow/core/framework/function.pb.h"
+#include "tensorflow/core/framework/types.pb.h"
 
 namespace symgrad {
 
@@ -18,6 +19,12 @@ struct GradientFunction {
   // If the request was sparse, for each wanted input which result, after all others, has the indices of the rows whose
   // values the result that is its gradient has; -1 where that is dense.
   std::vector<int> indices;
+};
+
+// The gradient of an input of a function.
+struct InputGradient {
+  tensorflow::DataType dtype;  // of a variable, its value's; DT_RESOURCE: no variable, or one that f says nothing of
+  bool connected;              // whether any flows there from the outputs
 };
 
 }  // namespace symgrad

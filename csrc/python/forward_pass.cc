@@ -1,5 +1,5 @@
-// tf_symgrad._native.ForwardPass: csrc/engine/differentiate/forward_pass.h.
-#include "csrc/engine/differentiate/forward_pass.h"
+// tf_symgrad._native.ForwardPass: csrc/graph/forward_pass.h.
+#include "csrc/graph/forward_pass.h"
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -35,8 +35,7 @@ py::tuple ToPython(const ForwardPass::Pullback& pullback) {
 }  // namespace
 
 void AddForwardPass(py::module_& m) {
-  py::class_<ForwardPass>(m, "ForwardPass",
-                          "A graph, of which pullbacks are built: csrc/engine/differentiate/forward_pass.h.")
+  py::class_<ForwardPass>(m, "ForwardPass", "A graph, of which pullbacks are built: csrc/graph/forward_pass.h.")
       .def(py::init([](const py::bytes& graph_def) {
              const std::string_view view = graph_def;
              const py::gil_scoped_release release;

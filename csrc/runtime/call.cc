@@ -12,6 +12,7 @@
 #include "absl/strings/str_join.h"
 #include "csrc/engine/body/errors.h"
 #include "csrc/engine/library/functions.h"
+#include "csrc/engine/library/gradient_op.h"
 #include "csrc/engine/library/references.h"
 #include "csrc/engine/read/op_function.h"
 #include "tensorflow/core/framework/node_def_util.h"
@@ -103,7 +104,7 @@ absl::Status ToStatus(const Errors& errors, const NameAttrList& f, const Slots& 
   if (errors.empty()) return absl::OkStatus();
   return errors.ToStatus(
       absl::StatusCode::kInvalidArgument,
-      absl::StrCat("Wrong call of ", kOpName, " for function '", f.name(), "', which maps N = ", inputs.size(),
+      absl::StrCat("Wrong call of ", kGradientOp, " for function '", f.name(), "', which maps N = ", inputs.size(),
                    " inputs ", Dtypes(inputs), " to M = ", outputs.size(), " outputs ", Dtypes(outputs)));
 }
 
@@ -219,7 +220,7 @@ absl::StatusOr<Call> Call::Parse(tensorflow::AttrSlice attrs) {
   if (attrs.Find("checkpoint") != nullptr)
     TF_RETURN_IF_ERROR(tensorflow::GetNodeAttr(attrs, "checkpoint", &call.checkpoint));
   if (call.values && call.wrt.empty())
-    return absl::InvalidArgumentError(absl::StrCat(kOpName, ": with values, wrt must be given."));
+    return absl::InvalidArgumentError(absl::StrCat(kGradientOp, ": with values, wrt must be given."));
   call.f = *f;
   return call;
 }

@@ -13,8 +13,6 @@
 
 namespace symgrad {
 
-inline constexpr char kOpName[] = "TfSymgrad>SymbolicGradient";
-
 // A node of the op that has this attr is left to XLA's kernel (csrc/xla), in a function that XLA compiles.
 inline constexpr char kLeftToXla[] = "_symgrad_left_to_xla";
 

@@ -2,7 +2,7 @@
 #include <string>
 #include <utility>
 
-#include "csrc/engine/read/op_function.h"
+#include "csrc/engine/library/gradient_op.h"
 #include "csrc/runtime/call.h"
 #include "csrc/runtime/function_kernel.h"
 #include "csrc/runtime/stock.h"
@@ -48,8 +48,8 @@ class StockGradientOp : public tensorflow::AsyncOpKernel {
   SymbolicGradientOp ours_;
 };
 
-REGISTER_KERNEL_BUILDER(Name(kOpName).Device(tensorflow::DEVICE_CPU), SymbolicGradientOp);
-REGISTER_KERNEL_BUILDER(Name(kOpName).Device(tensorflow::DEVICE_DEFAULT), SymbolicGradientOp);
+REGISTER_KERNEL_BUILDER(Name(kGradientOp).Device(tensorflow::DEVICE_CPU), SymbolicGradientOp);
+REGISTER_KERNEL_BUILDER(Name(kGradientOp).Device(tensorflow::DEVICE_DEFAULT), SymbolicGradientOp);
 
 }  // namespace
 
@@ -68,5 +68,5 @@ void RegisterStockKernel() {
 
 namespace tensorflow {  // the macro needs it
 // As for TensorFlow's own call ops: the devices of resources among the inputs do not bind that of the call.
-REGISTER_INPUT_COLOCATION_EXEMPTION("TfSymgrad>SymbolicGradient");
+REGISTER_INPUT_COLOCATION_EXEMPTION(symgrad::kGradientOp);
 }  // namespace tensorflow

@@ -6,6 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "csrc/engine/library/gradient_op.h"
 #include "csrc/runtime/call.h"
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/shape_inference.h"
@@ -26,16 +27,16 @@ absl::StatusOr<std::vector<int>> WantedInputs(InferenceContext* c) {
   bool values = false;
   TF_RETURN_IF_ERROR(c->GetAttr("values", &values));
   if (values && wrt.empty())
-    return absl::InvalidArgumentError(absl::StrCat(kOpName, ": with values, wrt must be given."));
+    return absl::InvalidArgumentError(absl::StrCat(kGradientOp, ": with values, wrt must be given."));
   const int outputs_of_f = values ? std::max(0, c->num_inputs() - static_cast<int>(wrt.size())) : 0;
   if (static_cast<int>(wanted.size()) + outputs_of_f != c->num_outputs()) {
-    return absl::InvalidArgumentError(absl::StrCat(kOpName, ": wrt asks for ", wanted.size(),
+    return absl::InvalidArgumentError(absl::StrCat(kGradientOp, ": wrt asks for ", wanted.size(),
                                                    " gradients, but Tout has ", c->num_outputs(),
                                                    " dtypes. Tout is a dtype for each input that wrt is true of",
                                                    values ? ", then one for each output of the function." : "."));
   }
   if (!wrt.empty() && static_cast<int>(wrt.size()) > c->num_inputs()) {
-    return absl::InvalidArgumentError(absl::StrCat(kOpName, ": wrt has ", wrt.size(), " flags and Tin only ",
+    return absl::InvalidArgumentError(absl::StrCat(kGradientOp, ": wrt has ", wrt.size(), " flags and Tin only ",
                                                    c->num_inputs(),
                                                    " dtypes. wrt is a flag for each of the "
                                                    "function's inputs, with which Tin begins."));
@@ -47,7 +48,7 @@ absl::Status Shape(InferenceContext* c) {
   TF_ASSIGN_OR_RETURN(const std::vector<int> wanted, WantedInputs(c));
   if (static_cast<int>(wanted.size()) > c->num_inputs()) {
     return absl::InvalidArgumentError(
-        absl::StrCat(kOpName, ": Tout has ", c->num_outputs(), " dtypes and Tin only ", c->num_inputs(),
+        absl::StrCat(kGradientOp, ": Tout has ", c->num_outputs(), " dtypes and Tin only ", c->num_inputs(),
                      ". Tin is the function's inputs, then a gradient for each of its outputs; Tout is "
                      "a dtype for each of the function's inputs."));
   }
@@ -71,7 +72,7 @@ absl::Status Shape(InferenceContext* c) {
 // itself, and two such calls must not be merged nor folded into a constant by whoever sees the op before it is
 // replaced. Where it is replaced (pass.cc), the call is stateful only if the gradient function is, so that unused
 // gradients are pruned there.
-REGISTER_OP("TfSymgrad>SymbolicGradient")
+REGISTER_OP(kGradientOp)
     .Input("input: Tin")
     .Output("output: Tout")
     .Attr("Tin: list(type) >= 0")

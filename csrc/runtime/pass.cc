@@ -14,8 +14,8 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "csrc/engine/library/references.h"
 #include "csrc/engine/library/fingerprint.h"
+#include "csrc/engine/library/references.h"
 #include "csrc/runtime/call.h"
 #include "csrc/runtime/left_to_xla.h"
 #include "csrc/runtime/stock.h"

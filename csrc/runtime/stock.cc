@@ -8,7 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "csrc/engine/gradient.h"
-#include "csrc/engine/read/op_function.h"
+#include "csrc/engine/library/gradient_op.h"
 #include "csrc/engine/vjp/registry.h"
 #include "csrc/runtime/call.h"
 #include "tensorflow/core/framework/function.h"
@@ -34,7 +34,7 @@ absl::Status CreateGradient(const std::string& op, const AttrSlice& attrs, Funct
   const FunctionLibraryDefinition none(OpRegistry::Global(), tensorflow::FunctionDefLibrary());
   TF_ASSIGN_OR_RETURN(const GradientFunction gradient, BuildGradient(none, request));
   if (gradient.functions->function_size() != 1)
-    return absl::UnimplementedError(absl::StrCat("the gradient of op ", op, " calls functions: use ", kOpName));
+    return absl::UnimplementedError(absl::StrCat("the gradient of op ", op, " calls functions: use ", kGradientOp));
   *g = gradient.functions->function(0);
   return absl::OkStatus();
 }
@@ -74,6 +74,6 @@ void ReplaceStock(bool on) {
 
 bool ReplacesStock() { return replaces_stock; }
 
-bool IsGradientOp(absl::string_view op) { return op == kOpName || (op == kStockGradientOp && ReplacesStock()); }
+bool IsGradientOp(absl::string_view op) { return op == kGradientOp || (op == kStockGradientOp && ReplacesStock()); }
 
 }  // namespace symgrad

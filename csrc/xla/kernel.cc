@@ -13,7 +13,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "csrc/engine/body/errors.h"
+#include "csrc/engine/facts/facts.h"
+#include "csrc/engine/facts/known_inputs.h"
 #include "csrc/engine/library/functions.h"
+#include "csrc/engine/library/gradient_op.h"
 #include "csrc/runtime/call.h"
 #include "tensorflow/compiler/tf2xla/const_analysis.h"
 #include "tensorflow/compiler/tf2xla/graph_compiler.h"
@@ -298,7 +301,7 @@ class XlaSymbolicGradientOp : public tensorflow::XlaOpKernel {
   Call call_;
 };
 
-REGISTER_XLA_OP(Name(kOpName).AllowResourceTypes().AllowVariantTypes(), XlaSymbolicGradientOp);
+REGISTER_XLA_OP(Name(kGradientOp).AllowResourceTypes().AllowVariantTypes(), XlaSymbolicGradientOp);
 
 // XLA makes kernels of what is registered with it once, when a process first compiles something. A library that is
 // loaded after that has to do so itself.
@@ -311,9 +314,9 @@ REGISTER_XLA_OP(Name(kOpName).AllowResourceTypes().AllowVariantTypes(), XlaSymbo
   if (!has_kernel("AddV2", tensorflow::DEVICE_CPU_XLA_JIT)) return false;
   for (const std::string& device : XlaOpRegistry::BackendNames()) {
     XlaOpRegistry::DeviceKernels(device, true);  // waits for another thread that is about to register them
-    if (has_kernel(kOpName, device)) continue;
+    if (has_kernel(kGradientOp, device)) continue;
     tensorflow::kernel_factory::OpKernelRegistrar(
-        tensorflow::KernelDefBuilder(kOpName).Device(device.c_str()).Build(), "XlaSymbolicGradientOp",
+        tensorflow::KernelDefBuilder(kGradientOp).Device(device.c_str()).Build(), "XlaSymbolicGradientOp",
         [](OpKernelConstruction* ctx) -> tensorflow::OpKernel* { return new XlaSymbolicGradientOp(ctx); });
   }
   return true;

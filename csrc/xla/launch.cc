@@ -17,6 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "csrc/engine/library/gradient_op.h"
 #include "csrc/runtime/call.h"
 #include "csrc/runtime/function_kernel.h"
 #include "csrc/runtime/left_to_xla.h"
@@ -67,13 +68,13 @@ class Marker {
       if (record == nullptr) continue;
       bool has_op = false;
       for (const NodeDef& node : record->fdef().node_def()) {
-        if (node.op() == kOpName) has_op = has_op || !node.attr().contains(kLeftToXla);
+        if (node.op() == kGradientOp) has_op = has_op || !node.attr().contains(kLeftToXla);
         else VisitReferences(node);
       }
       if (!has_op) continue;
       FunctionDef& fdef = changed.emplace_back(record->fdef());
       for (int i = 0, n = fdef.node_def_size(); i < n; ++i)
-        if (fdef.node_def(i).op() == kOpName) marked = Mark(&fdef, i) || marked;
+        if (fdef.node_def(i).op() == kGradientOp) marked = Mark(&fdef, i) || marked;
     }
     if (!marked) changed.clear();
     return changed;

@@ -11,6 +11,7 @@
 
 namespace symgrad {
 
+// Counts all, and keeps the first ones.
 class Errors {
  public:
   void Add(std::string error) {

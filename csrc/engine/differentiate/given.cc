@@ -6,15 +6,16 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "csrc/engine/facts/facts.h"
 #include "csrc/engine/read/import.h"
-#include "csrc/engine/vjp/sweep.h"
+#include "csrc/engine/vjp/cotangent.h"
 #include "csrc/engine/write/author.h"
 
 namespace symgrad {
 namespace {
 
-// A function that can be called.
-struct Callable {
+// A function of the library, with the attrs that instantiate it.
+struct Instance {
   tf::NameAttrList f;
   bool stateful = false;
   tf::DataTypeVector args, results;
@@ -25,8 +26,8 @@ std::string Text(const tf::DataTypeVector& dtypes) {
   return absl::StrCat("(", absl::StrJoin(dtypes, ", ", write), ")");
 }
 
-Callable ReadCallable(const Functions& functions, const tf::NameAttrList& f, const Body& body) {
-  Callable callee;
+Instance ReadInstance(const Functions& functions, const tf::NameAttrList& f, const Body& body) {
+  Instance callee;
   callee.f.set_name(f.name());
   const auto record = functions.Find(f.name());
   callee.stateful = record->fdef().signature().is_stateful();
@@ -39,16 +40,16 @@ Callable ReadCallable(const Functions& functions, const tf::NameAttrList& f, con
 }
 
 // The gradient function of f, checked against f.
-absl::StatusOr<Callable> ReadGradient(Differentiator* differentiator, const Callable& f) {
+absl::StatusOr<Instance> ReadGradient(Functions* functions, const Instance& f) {
   tf::NameAttrList name = f.f;
-  name.set_name(differentiator->GradientDef(f.f.name()));
+  name.set_name(functions->GradientDef(f.f.name()));
   const std::string what = absl::StrCat("the library says that '", name.name(), "' is the gradient of function '",
                                         f.f.name(), "' (GradientDef, grad_func), but ");
-  if (differentiator->Find(name.name()) == nullptr)
+  if (functions->Find(name.name()) == nullptr)
     return absl::InvalidArgumentError(absl::StrCat(what, "has no such function: add it"));
-  const absl::StatusOr<std::unique_ptr<Body>> body = ImportFunction(differentiator, name);
+  const absl::StatusOr<std::unique_ptr<Body>> body = ImportFunction(functions, name);
   if (!body.ok()) return absl::InvalidArgumentError(absl::StrCat(what, "it can't be read: ", body.status().message()));
-  Callable gradient = ReadCallable(*differentiator, name, **body);
+  Instance gradient = ReadInstance(*functions, name, **body);
   tf::DataTypeVector args = f.args, results = f.args;
   args.insert(args.end(), f.results.begin(), f.results.end());
   for (size_t i = 0; i < std::min(results.size(), gradient.results.size()); ++i)
@@ -60,17 +61,14 @@ absl::StatusOr<Callable> ReadGradient(Differentiator* differentiator, const Call
   return gradient;
 }
 
-Values Call(FunctionAuthor* author, const Callable& callee, const Values& inputs) {
+Values Call(FunctionAuthor* author, const Instance& callee, const Values& inputs) {
   tf::NodeDef node;
   node.set_op(callee.stateful ? "StatefulPartitionedCall" : "PartitionedCall");
   auto& attrs = *node.mutable_attr();
   *attrs["f"].mutable_func() = callee.f;
   SetTypes(callee.args, &attrs["Tin"]);
   SetTypes(callee.results, &attrs["Tout"]);
-  const V call = (*author)->EmitNode(std::move(node), inputs, callee.results);
-  Values results;
-  for (size_t i = 0; i < callee.results.size(); ++i) results.push_back(call.out(static_cast<int>(i)));
-  return results;
+  return OutputsOf((*author)->EmitNode(std::move(node), inputs, callee.results), callee.results.size());
 }
 
 // Arguments for the inputs of f.
@@ -85,61 +83,56 @@ Values Args(FunctionAuthor* author, const Body& body) {
 
 }  // namespace
 
-absl::StatusOr<std::string> GivenGradient(Differentiator* differentiator, const tf::NameAttrList& f, const Body& body,
+absl::StatusOr<std::string> GivenGradient(Functions* functions, const tf::NameAttrList& f, const Body& body,
                                           const std::vector<bool>& wrt) {
-  TF_ASSIGN_OR_RETURN(const Callable gradient, ReadGradient(differentiator, ReadCallable(*differentiator, f, body)));
-  FunctionAuthor author(differentiator);
+  TF_ASSIGN_OR_RETURN(const Instance gradient, ReadGradient(functions, ReadInstance(*functions, f, body)));
+  FunctionAuthor author(functions);
   Values inputs = Args(&author, body), wanted;
   for (const Port& p : body.results) inputs.push_back(author.Arg(tf::BaseType(body.output(p).dtype)));
   const Values dx = Call(&author, gradient, inputs);
   for (size_t i = 0; i < dx.size(); ++i)
     if (wrt[i]) wanted.push_back(dx[i]);
-  TF_ASSIGN_OR_RETURN(const FunctionAuthor::Function function, author.Finish(f.name(), wanted));
+  TF_ASSIGN_OR_RETURN(const Callable function, author.Finish(f.name(), wanted));
   return function.name;
 }
 
-absl::StatusOr<SplitVjp> SplitGiven(Differentiator* differentiator, const tf::NameAttrList& f, const Body& body,
+absl::StatusOr<SplitVjp> SplitGiven(Functions* functions, const tf::NameAttrList& f, const Body& body,
                                     const std::vector<bool>& wrt, const std::vector<bool>& seeds) {
-  const Callable callee = ReadCallable(*differentiator, f, body);
-  TF_ASSIGN_OR_RETURN(const Callable gradient, ReadGradient(differentiator, callee));
+  const Instance callee = ReadInstance(*functions, f, body);
+  TF_ASSIGN_OR_RETURN(const Instance gradient, ReadGradient(functions, callee));
   SplitVjp split;
-  split.results = callee.results;
-  split.finished.assign(callee.args.size(), -1);
-  split.gradients.assign(callee.args.size(), -1);
+  split.num_results = callee.results.size();
+  split.gradients.resize(callee.args.size());
+  int count = 0;
   for (size_t i = 0; i < callee.args.size(); ++i) {
     split.args.push_back(static_cast<int>(i));
     if (!wrt[i] || !IsDifferentiable(callee.args[i])) continue;
-    split.gradients[i] = static_cast<int>(split.gradient_dtypes.size());
-    split.gradient_dtypes.push_back(gradient.results[i]);
+    split.gradients[i].half = GradientPlace::kPullback;
+    split.gradients[i].values = count++;
   }
   // The gradient function takes a cotangent for each output: zeros like the output, where none comes.
-  for (size_t j = 0; j < seeds.size(); ++j) {
-    if (seeds[j]) continue;
-    split.residuals.push_back(callee.results[j]);
-    split.residual_shapes.push_back(StaticShape(body.output(body.results[j]).shape));
-    split.residual_results.push_back(static_cast<int>(j));
-  }
+  for (size_t j = 0; j < seeds.size(); ++j)
+    if (!seeds[j]) split.residual_results.push_back(static_cast<int>(j));
+  const auto shape_of = [&](int j) { return StaticShape(body.output(body.results[j]).shape); };
   {
-    FunctionAuthor author(differentiator);
+    FunctionAuthor author(functions);
     Values results = Call(&author, callee, Args(&author, body));
     for (const int j : split.residual_results) results.push_back(results[j]);
-    TF_ASSIGN_OR_RETURN(const auto function, author.Finish(absl::StrCat("forward_", f.name()), results));
-    split.forward = function.name;
-    split.stateful_forward = function.stateful;
+    TF_ASSIGN_OR_RETURN(split.forward, author.Finish(absl::StrCat("forward_", f.name()), results));
   }
-  FunctionAuthor author(differentiator);
+  for (size_t r = 0; r < split.residual_results.size(); ++r)
+    split.forward.results[split.num_results + r].shape = shape_of(split.residual_results[r]);
+  split.whole = split.forward;
+  FunctionAuthor author(functions);
   Values inputs = Args(&author, body), dys(seeds.size()), dxs;
-  for (const int j : split.residual_results)
-    dys[j] = zeros_like(author.Arg(callee.results[j], StaticShape(body.output(body.results[j]).shape)));
+  for (const int j : split.residual_results) dys[j] = zeros_like(author.Arg(callee.results[j], shape_of(j)));
   for (size_t j = 0; j < seeds.size(); ++j)
     if (seeds[j]) dys[j] = author.Arg(callee.results[j]);
   inputs.insert(inputs.end(), dys.begin(), dys.end());
   const Values dx = Call(&author, gradient, inputs);
   for (size_t i = 0; i < dx.size(); ++i)
-    if (split.gradients[i] >= 0) dxs.push_back(dx[i]);
-  TF_ASSIGN_OR_RETURN(const auto function, author.Finish(absl::StrCat("pullback_", f.name()), dxs));
-  split.pullback = function.name;
-  split.stateful_pullback = function.stateful;
+    if (split.gradients[i].exists()) dxs.push_back(dx[i]);
+  TF_ASSIGN_OR_RETURN(split.pullback, author.Finish(absl::StrCat("pullback_", f.name()), dxs));
   return split;
 }
 

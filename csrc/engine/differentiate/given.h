@@ -9,15 +9,15 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "csrc/engine/differentiate/differentiator.h"
+#include "csrc/engine/structure/split.h"
 
 namespace symgrad {
 
 // What Differentiator::Gradient and Split are of such an f, whose body is `body`. A gradient function that the library
 // lacks, or whose signature is another, is an InvalidArgument error.
-absl::StatusOr<std::string> GivenGradient(Differentiator* differentiator, const tf::NameAttrList& f, const Body& body,
+absl::StatusOr<std::string> GivenGradient(Functions* functions, const tf::NameAttrList& f, const Body& body,
                                           const std::vector<bool>& wrt);
-absl::StatusOr<SplitVjp> SplitGiven(Differentiator* differentiator, const tf::NameAttrList& f, const Body& body,
+absl::StatusOr<SplitVjp> SplitGiven(Functions* functions, const tf::NameAttrList& f, const Body& body,
                                     const std::vector<bool>& wrt, const std::vector<bool>& seeds);
 
 }  // namespace symgrad

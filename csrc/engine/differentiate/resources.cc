@@ -7,6 +7,9 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "csrc/engine/body/calls.h"
+#include "csrc/engine/body/errors.h"
+#include "csrc/engine/library/gradient_op.h"
 
 namespace symgrad {
 namespace {
@@ -26,12 +29,9 @@ bool Passes(absl::string_view op) {
 }
 
 // How many inputs of a node come before those of the functions in its attrs; -1 where it hands them none as they are.
-int InputsBeforeCallees(absl::string_view op) {
-  if (op == "If" || op == "StatelessIf" || op == "Case" || op == "StatelessCase" || op == "RemoteCall") return 1;
-  return op == "PartitionedCall" || op == "StatefulPartitionedCall" || op == "While" || op == "StatelessWhile" ||
-                 op == kGradientOp
-             ? 0
-             : -1;
+int InputsBeforeCallees(const tf::NodeDef& node) {
+  if (IsBranch(node) || node.op() == "RemoteCall") return 1;
+  return IsStructureOp(node.op()) || node.op() == kGradientOp ? 0 : -1;
 }
 
 using Input = std::pair<std::string, int>;  // of a function
@@ -39,7 +39,7 @@ using Input = std::pair<std::string, int>;  // of a function
 // The inputs of other functions that input `i` of a node becomes.
 std::vector<Input> Callees(const tf::NodeDef& node, int i) {
   std::vector<Input> callees = {{node.op(), i}};  // where that is a function
-  const int before = InputsBeforeCallees(node.op());
+  const int before = InputsBeforeCallees(node);
   if (before < 0 || i < before) return callees;
   for (const auto& [name, value] : node.attr()) {
     if (value.has_func()) callees.emplace_back(value.func().name(), i - before);
@@ -89,6 +89,22 @@ std::string UseAsOtherResource(const Functions& functions, const std::string& f,
     }
   }
   return "";
+}
+
+absl::Status CheckResources(const Functions& functions, const tf::NameAttrList& f, const Body& body,
+                            const std::vector<bool>& wrt) {
+  Errors errors;
+  for (size_t i = 0; i < wrt.size(); ++i) {
+    if (!wrt[i] || body.output({body.args[i], 0}).dtype != tf::DT_RESOURCE) continue;
+    const std::string use = UseAsOtherResource(functions, f.name(), static_cast<int>(i));
+    if (!use.empty()) errors.Add(absl::StrCat("input ", i, " '", body.name(body.args[i]), "': see ", use));
+  }
+  if (errors.empty()) return absl::OkStatus();
+  return errors.ToStatus(
+      absl::StatusCode::kInvalidArgument,
+      absl::StrCat(
+          "function '", f.name(), "' has inputs that are resources but no variables, and so have no gradient. ",
+          "Leave them out of the wanted inputs, by attr wrt of the op, a flag for each input of the function"));
 }
 
 }  // namespace symgrad

@@ -1,9 +1,12 @@
 #include "csrc/engine/emit/builder.h"
 
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "csrc/engine/emit/emission.h"
 #include "csrc/engine/emit/literal.h"
+#include "csrc/engine/facts/facts.h"
 #include "tensorflow/core/framework/node_def_util.h"
 
 namespace symgrad {
@@ -11,44 +14,8 @@ namespace {
 
 thread_local Builder* current = nullptr;
 
-std::string Bytes(Port p) { return std::string(reinterpret_cast<const char*>(&p), sizeof(p)); }
-
 absl::Status BadEmission(const char* type, absl::string_view what) {
   return absl::InternalError(absl::StrCat("a rule emitted op ", type, ": ", what));
-}
-
-// Fills in an AttrValue of the declared type from what a rule wrote.
-absl::Status SetAttr(const Attr& attr, const tf::OpDef::AttrDef& declared, tf::AttrValue* out) {
-  const std::string& type = declared.type();
-  const auto* ints = std::get_if<std::vector<int64_t>>(&attr.value);
-  const auto* integer = std::get_if<int64_t>(&attr.value);
-  if (type == "bool" && std::get_if<bool>(&attr.value)) {
-    out->set_b(std::get<bool>(attr.value));
-  } else if (type == "int" && integer) {
-    out->set_i(*integer);
-  } else if (type == "float" && (integer || std::get_if<double>(&attr.value))) {
-    out->set_f(static_cast<float>(integer ? static_cast<double>(*integer) : std::get<double>(attr.value)));
-  } else if (type == "string" && std::get_if<std::string>(&attr.value)) {
-    out->set_s(std::get<std::string>(attr.value));
-  } else if (type == "type" && std::get_if<DType>(&attr.value)) {
-    out->set_type(ToTf(std::get<DType>(attr.value)));
-  } else if (type == "list(int)" && ints) {
-    out->mutable_list();
-    for (const int64_t i : *ints) out->mutable_list()->add_i(i);
-  } else if (type == "list(type)" && ints) {
-    out->mutable_list();
-    for (const int64_t i : *ints) out->mutable_list()->add_type(static_cast<tf::DataType>(i));
-  } else if (type == "list(shape)" && integer) {  // so many unknown shapes
-    out->mutable_list();
-    for (int64_t i = 0; i < *integer; ++i) out->mutable_list()->add_shape()->set_unknown_rank(true);
-  } else if (type == "shape" && ints) {
-    out->mutable_shape();
-    for (const int64_t i : *ints) out->mutable_shape()->add_dim()->set_size(i);
-  } else {
-    return absl::InternalError(
-        absl::StrCat("attr ", attr.name, " of type ", type, " was given a value of another type"));
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace
@@ -68,118 +35,14 @@ const tf::OpRegistrationData* Builder::Lookup(const char* type) {
 
 V Builder::Emit(const char* type, const std::vector<Arg>& args, const Node* like) {
   if (!status_.ok()) return none;
-  return EmitChecked(type, args, like);
-}
-
-V Builder::EmitChecked(const char* type, const std::vector<Arg>& args, const Node* like) {
   const tf::OpRegistrationData* op = Lookup(type);
   if (op == nullptr) return Fail(BadEmission(type, "not registered with TensorFlow")), none;
-  const tf::OpDef& op_def = op->op_def;
-
-  // Split what the rule wrote into inputs, one entry for each input_arg of the op, and attrs.
-  std::vector<std::vector<V>> inputs;
-  absl::InlinedVector<const Attr*, 4> attrs;
-  for (const Arg& arg : args) {
-    if (const V* v = std::get_if<V>(&arg)) {
-      if (!*v) return Fail(BadEmission(type, absl::StrCat("input ", inputs.size(), " is `none`"))), none;
-      inputs.push_back({Dense(*v)});
-    } else if (const List* list = std::get_if<List>(&arg)) {
-      inputs.push_back(list->values);
-      for (V& v : inputs.back()) {
-        if (!v) return Fail(BadEmission(type, "a list with `none` in it")), none;
-        v = Dense(v);
-      }
-    } else {
-      attrs.push_back(&std::get<Attr>(arg));
-    }
-  }
-  if (static_cast<int>(inputs.size()) != op_def.input_arg_size())
-    return Fail(BadEmission(type, absl::StrCat("it takes ", op_def.input_arg_size(), " inputs, got ", inputs.size()))),
-           none;
-
-  // Attrs that inputs decide. A literal has no dtype of its own: it takes its siblings', else what is declared below.
   tf::NodeDef* def = body_->NewDef();
-  def->set_op(op_def.name());
-  auto& values = *def->mutable_attr();
-  const auto explicit_attr = [&](absl::string_view name) -> const Attr* {
-    for (const Attr* a : attrs)
-      if (name == a->name) return a;
-    return nullptr;
-  };
-  for (int i = 0; i < op_def.input_arg_size(); ++i) {
-    const tf::OpDef::ArgDef& arg = op_def.input_arg(i);
-    if (!arg.number_attr().empty()) values[arg.number_attr()].set_i(static_cast<int64_t>(inputs[i].size()));
-    if (!arg.type_attr().empty()) {
-      for (const V& v : inputs[i]) {
-        if (!v.is_tensor()) continue;
-        tf::AttrValue& type_of_all = values[arg.type_attr()];
-        const tf::DataType t = ToTf(v.dtype()), told = type_of_all.type();
-        if (told != tf::DT_INVALID && tf::BaseType(told) != tf::BaseType(t))
-          return Fail(BadEmission(type, absl::StrCat("its inputs are ", tf::DataTypeString(told), " and ",
-                                                     tf::DataTypeString(t), ", and must be of one dtype"))),
-                 none;
-        type_of_all.set_type(t);
-      }
-    } else if (!arg.type_list_attr().empty()) {
-      auto* list = values[arg.type_list_attr()].mutable_list();
-      for (const V& v : inputs[i])
-        list->add_type(v.is_tensor() ? ToTf(v.dtype()) : v.integral() ? tf::DT_INT32 : tf::DT_FLOAT);
-    }
-  }
-
-  // The others: from the rule, from the forward node, by default. Those that are not defaults tell this node from
-  // others.
-  std::string key(type);
-  for (const tf::OpDef::AttrDef& attr : op_def.attr()) {
-    const auto found = values.find(attr.name());
-    if (found != values.end()) {
-      if (found->second.value_case() == tf::AttrValue::kType) absl::StrAppend(&key, ":", found->second.type());
-      continue;
-    }
-    tf::AttrValue& value = values[attr.name()];
-    if (const Attr* given = explicit_attr(attr.name())) {
-      const absl::Status status = SetAttr(*given, attr, &value);
-      if (!status.ok()) return Fail(BadEmission(type, status.message())), none;
-    } else if (like != nullptr && like->def->attr().count(attr.name())) {
-      value = like->def->attr().at(attr.name());
-    } else if (attr.has_default_value()) {
-      value = attr.default_value();
-      continue;
-    } else if (attr.type() == "type") {  // only literals could have told
-      value.set_type(tf::DT_INT32);
-      for (int i = 0; i < op_def.input_arg_size(); ++i)
-        for (const V& v : inputs[i])
-          if (op_def.input_arg(i).type_attr() == attr.name() && !v.integral()) value.set_type(tf::DT_FLOAT);
-    } else {
-      return Fail(BadEmission(type, absl::StrCat("attr ", attr.name(), " was not given"))), none;
-    }
-    absl::StrAppend(&key, "|", attr.name(), "=", value.SerializeAsString());
-  }
-  for (const Attr* a : attrs)
-    if (!values.count(a->name)) return Fail(BadEmission(type, absl::StrCat("it has no attr ", a->name))), none;
-
-  if (like != nullptr && like->type() == type)  // what XLA's sharding pass reads
-    if (const auto it = like->def->attr().find("_XlaSharding"); it != like->def->attr().end())
-      values["_XlaSharding"] = it->second;
-
-  std::vector<Port> ports;
-  for (int i = 0; i < op_def.input_arg_size(); ++i) {
-    const tf::OpDef::ArgDef& arg = op_def.input_arg(i);
-    key += '#';
-    for (size_t k = 0; k < inputs[i].size(); ++k) {
-      V& v = inputs[i][k];
-      if (!v.is_tensor()) {
-        const tf::DataType dtype = !arg.type_attr().empty()        ? values[arg.type_attr()].type()
-                                   : !arg.type_list_attr().empty() ? values[arg.type_list_attr()].list().type(k)
-                                                                   : arg.type();
-        v = Constant(v, dtype);
-        if (!v) return none;
-      }
-      ports.push_back(ToPort(v));
-      key += Bytes(ports.back());
-    }
-  }
-  return AddNode(op, def, ports, std::move(key));
+  Emission emission(this, op->op_def, like, def);
+  const absl::Status status = emission.Read(args);
+  if (!status.ok()) return Fail(BadEmission(type, status.message())), none;
+  const std::optional<std::vector<Port>> inputs = emission.Inputs();
+  return inputs ? AddNode(op, def, *inputs, emission.TakeKey()) : none;
 }
 
 V Builder::AddNode(const tf::OpRegistrationData* op, tf::NodeDef* def, const std::vector<Port>& inputs,
@@ -246,19 +109,17 @@ V Builder::EmitNode(tf::NodeDef node, const std::vector<V>& inputs, const tf::Da
   return V::Tensor(id, 0);
 }
 
-V Builder::Call(const std::string& function, bool stateful, const std::vector<V>& inputs,
-                const tf::DataTypeVector& dtypes, const tf::NodeDef* like) {
+V Builder::Call(const Callable& f, const std::vector<V>& inputs, const tf::NodeDef* like) {
   tf::NodeDef node;
-  node.set_op(stateful ? "StatefulPartitionedCall" : "PartitionedCall");
+  node.set_op(f.stateful ? "StatefulPartitionedCall" : "PartitionedCall");
   auto& attrs = *node.mutable_attr();
+  const tf::DataTypeVector dtypes = Dtypes(f.results);
   attrs["Tin"].mutable_list();
   attrs["Tout"].mutable_list();
   for (const V& v : inputs) attrs["Tin"].mutable_list()->add_type(tf::BaseType(ToTf(v.dtype())));
   for (const tf::DataType t : dtypes) attrs["Tout"].mutable_list()->add_type(t);
-  attrs["f"].mutable_func()->set_name(function);
-  if (like != nullptr)
-    for (const auto& [name, value] : like->attr())
-      if (name[0] == '_' && name != "_output_shapes") attrs[name] = value;
+  attrs["f"].mutable_func()->set_name(f.name);
+  if (like != nullptr) CopyRuntimeAttrs(*like, &node);
   return EmitNode(std::move(node), inputs, dtypes);
 }
 

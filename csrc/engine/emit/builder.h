@@ -7,6 +7,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "csrc/engine/body/body.h"
+#include "csrc/engine/library/functions.h"
 #include "csrc/rules/rule.h"
 #include "tensorflow/core/framework/op.h"
 
@@ -17,8 +18,8 @@ struct RowsValue {
   V indices, values, dense_shape;
 };
 
-// What the rule that runs now may see of the sweep.
-struct Frame {
+// What the sweep asks of a node, and the rule that runs now may see.
+struct VjpQuery {
   int node = -1;
   std::vector<V> cotangents;  // of each output, `none` where nothing came
   std::vector<bool> wants;    // for each input
@@ -44,7 +45,7 @@ class Builder {
   static Builder* Current();
 
   Body* body() { return body_; }
-  Frame& frame() { return frame_; }
+  VjpQuery& query() { return query_; }
 
   // Nodes emitted from here on belong to this forward node: they take its device, its name as prefix.
   void set_origin(int node) { origin_ = node; }
@@ -55,8 +56,7 @@ class Builder {
   // attrs.
   V EmitNode(tf::NodeDef node, const std::vector<V>& inputs, const tf::DataTypeVector& dtypes);
   // Emits a call of a function; `like`, a forward node, gives its runtime attrs (those that start with '_').
-  V Call(const std::string& function, bool stateful, const std::vector<V>& inputs, const tf::DataTypeVector& dtypes,
-         const tf::NodeDef* like = nullptr);
+  V Call(const Callable& f, const std::vector<V>& inputs, const tf::NodeDef* like = nullptr);
   // A literal as a tensor.
   V Constant(const V& literal, tf::DataType dtype);
   V Rows(RowsValue rows);
@@ -72,13 +72,12 @@ class Builder {
 
  private:
   const tf::OpRegistrationData* Lookup(const char* type);
-  V EmitChecked(const char* type, const std::vector<Arg>& args, const Node* like);
   V Constant(tf::TensorProto value);
   // The node that computes `def` of `inputs`, new or emitted before.
   V AddNode(const tf::OpRegistrationData* op, tf::NodeDef* def, const std::vector<Port>& inputs, std::string key);
 
   Body* const body_;
-  Frame frame_;
+  VjpQuery query_;
   int origin_ = -1;
   absl::Status status_;
   std::vector<RowsValue> rows_;
@@ -88,6 +87,11 @@ class Builder {
 
 inline Port ToPort(const V& v) { return {v.node(), v.port()}; }
 inline V ToValue(Port p) { return V::Tensor(p.node, p.index); }
+inline Values OutputsOf(const V& node, size_t count) {
+  Values outputs;
+  for (size_t i = 0; i < count; ++i) outputs.push_back(node.out(static_cast<int>(i)));
+  return outputs;
+}
 inline tf::DataType ToTf(DType t) { return static_cast<tf::DataType>(t); }
 
 }  // namespace symgrad

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "csrc/engine/facts/facts.h"
 #include "tensorflow/core/framework/numeric_types.h"
 #include "tensorflow/core/framework/types.h"
 
@@ -40,12 +41,6 @@ bool AddNumber(double number, tf::DataType dtype, tf::TensorProto* out) {
   }
 }
 
-void AddInteger(int64_t value, tf::DataType dtype, tf::TensorProto* out) {
-  if (dtype == tf::DT_INT64) out->add_int64_val(value);
-  if (dtype == tf::DT_INT32) out->add_int_val(static_cast<int>(value));
-  if (dtype == tf::DT_BOOL) out->add_bool_val(value != 0);
-}
-
 }  // namespace
 
 bool FillLiteral(const V& literal, tf::DataType dtype, tf::TensorProto* out) {
@@ -53,23 +48,24 @@ bool FillLiteral(const V& literal, tf::DataType dtype, tf::TensorProto* out) {
   out->mutable_tensor_shape();
   if (literal.kind() == V::Kind::kNumber) return AddNumber(literal.number(), dtype, out);
   if (literal.kind() != V::Kind::kInts) return false;
-  out->mutable_tensor_shape()->add_dim()->set_size(static_cast<int64_t>(literal.ints().size()));
-  for (const int64_t i : literal.ints()) {
-    if (IsIntegral(dtype)) AddInteger(i, dtype, out);
-    else if (!AddNumber(static_cast<double>(i), dtype, out)) return false;
+  const auto size = static_cast<int64_t>(literal.ints().size());
+  if (IsIntegral(dtype)) {
+    Ints ints{{size}, {}};
+    for (const int64_t i : literal.ints()) ints.elements.push_back({i, {}});
+    return FillInts(ints, dtype, out);
   }
+  out->mutable_tensor_shape()->add_dim()->set_size(size);
+  for (const int64_t i : literal.ints())
+    if (!AddNumber(static_cast<double>(i), dtype, out)) return false;
   return true;
 }
 
-bool FillInts(const Ints& ints, tf::DataType dtype, tf::TensorProto* out) {
-  out->set_dtype(dtype);
-  out->mutable_tensor_shape();
-  for (const int64_t d : ints.dims) out->mutable_tensor_shape()->add_dim()->set_size(d);
-  for (const Ints::Element& e : ints.elements) {
-    if (dtype == tf::DT_INT32 && e.value != static_cast<int32_t>(e.value)) return false;
-    AddInteger(e.value, dtype, out);
+void CopyRuntimeAttrs(const tf::NodeDef& from, tf::NodeDef* to) {
+  for (const auto& [name, value] : from.attr()) {
+    const bool of_signature =
+        name == "_output_shapes" || name == "_num_original_outputs" || name == "_read_only_resource_inputs";
+    if (name[0] == '_' && !of_signature) (*to->mutable_attr())[name] = value;
   }
-  return true;
 }
 
 void CopyPlacement(const tf::NodeDef& forward, tf::NodeDef* emitted) {

@@ -59,8 +59,8 @@ Values Op::ins(int begin, int end) const {
 }
 
 V Op::raw_dy(int i) const {
-  const Frame& frame = Builder::Current()->frame();
-  return i >= 0 && i < static_cast<int>(frame.cotangents.size()) ? frame.cotangents[i] : none;
+  const VjpQuery& query = Builder::Current()->query();
+  return i >= 0 && i < static_cast<int>(query.cotangents.size()) ? query.cotangents[i] : none;
 }
 bool Op::has_dy(int i) const { return static_cast<bool>(raw_dy(i)); }
 V Op::dy(int i) const {
@@ -69,11 +69,11 @@ V Op::dy(int i) const {
   return dy ? Builder::Current()->Dense(dy) : zeros_like(out(i));
 }
 bool Op::wants(int i) const {
-  const Frame& frame = Builder::Current()->frame();
-  return i < static_cast<int>(frame.wants.size()) && frame.wants[i];
+  const VjpQuery& query = Builder::Current()->query();
+  return i < static_cast<int>(query.wants.size()) && query.wants[i];
 }
 
-bool Op::diverges() const { return Builder::Current()->frame().diverges; }
+bool Op::diverges() const { return Builder::Current()->query().diverges; }
 std::optional<std::pair<double, double>> Op::bounds() const {
   if (op_type() != "Const") return std::nullopt;
   tf::Tensor t;

@@ -130,10 +130,10 @@ V mul_no_nan(const V& a, const V& b) {
   return cast(op("MulNoNan", cast(a, DType::kFloat), cast(b, DType::kFloat)), dtype);  // a GPU has no other kernel
 }
 V times(const V& dy, const V& partial) {
-  return Builder::Current()->frame().diverges ? mul_no_nan(partial, dy) : dy * partial;
+  return Builder::Current()->query().diverges ? mul_no_nan(partial, dy) : dy * partial;
 }
 V over(const V& dy, const V& divisor) {
-  return Builder::Current()->frame().diverges ? Linear("Xdivy", dy, divisor) : dy / divisor;
+  return Builder::Current()->query().diverges ? Linear("Xdivy", dy, divisor) : dy / divisor;
 }
 V pow(const V& a, const V& b) { return op("Pow", a, b); }
 V select(const V& condition, const V& a, const V& b) { return op("SelectV2", condition, a, b); }

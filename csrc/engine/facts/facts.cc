@@ -1,8 +1,9 @@
-// What is known of a node's outputs: shapes by TensorFlow's own shape functions, small integers by folding (fold.cc).
+#include "csrc/engine/facts/facts.h"
+
+#include <memory>
 #include <utility>
 
 #include "absl/container/inlined_vector.h"
-#include "csrc/engine/body/body.h"
 #include "tensorflow/core/framework/tensor.h"
 #include "tensorflow/core/public/version.h"
 
@@ -10,6 +11,12 @@ namespace symgrad {
 namespace {
 
 using tf::shape_inference::ShapeAndType;
+
+void AddInteger(int64_t value, tf::DataType dtype, tf::TensorProto* out) {
+  if (dtype == tf::DT_INT64) out->add_int64_val(value);
+  if (dtype == tf::DT_INT32) out->add_int_val(static_cast<int>(value));
+  if (dtype == tf::DT_BOOL) out->add_bool_val(value != 0);
+}
 
 template <typename T>
 void Fill(const Ints& ints, tf::Tensor* t) {
@@ -92,8 +99,8 @@ bool ClaimsTooMuch(const Body& body, const Node& n) {
   return batch_dims != n.def->attr().end() && batch_dims->second.i() < 0 && (axis == nullptr || !axis->known());
 }
 
-// And where one tells less than it is told.
-Shape ToldShape(Body* body, const Node& n, int output, Shape inferred) {
+// And where one tells less than it could.
+Shape ElementShape(Body* body, const Node& n, int output, Shape inferred) {
   if (n.type() != "TensorListPopBack" || output != 1 || InferenceContext::Rank(inferred) >= 0) return inferred;
   const IntsPtr element = body->output(n.inputs[1]).ints;
   return element != nullptr && element->dims.size() == 1 ? ToShape(body, *element) : inferred;
@@ -106,79 +113,132 @@ const tf::AttrValue* ConstValue(const Body& body, Port p) {
   return it == n.def->attr().end() ? nullptr : &it->second;
 }
 
+// The inference of one node: what is known of its inputs, handed to the op's shape function, and what that says.
+class Inference {
+ public:
+  Inference(Body* body, int id) : body_(body), id_(id), node_(body->node(id)), importer_(body) {
+    const size_t n = node_.inputs.size();
+    shapes_.resize(n);
+    as_shapes_.resize(n);
+    values_.resize(n);
+    tensors_.resize(n, nullptr);
+    handles_.resize(n);
+  }
+
+  absl::Status Run() {
+    for (size_t i = 0; i < node_.inputs.size(); ++i) ReadInput(i);
+    InferenceContext c(TF_GRAPH_DEF_VERSION, tf::AttrSlice(*node_.def), node_.op->op_def, shapes_, tensors_, as_shapes_,
+                       std::move(handles_));
+    if (const absl::Status status = c.Run(node_.op->shape_inference_fn); !status.ok()) {
+      // Those of sparse matrices fail where they have no rank, or not what a variant holds: unknown is not malformed.
+      return opaque_ ? absl::OkStatus() : status;
+    }
+    if (GiveRequested(&c)) TF_RETURN_IF_ERROR(c.Run(node_.op->shape_inference_fn));
+    WriteOutputs(&c);
+    const std::vector<IntsPtr> ints = FoldInts(body_, node_.type(), *node_.def, node_.inputs);
+    for (size_t i = 0; i < ints.size(); ++i) body_->output({id_, static_cast<int>(i)}).ints = ints[i];
+    return absl::OkStatus();
+  }
+
+ private:
+  void ReadInput(size_t i) {
+    const Output& in = body_->output(node_.inputs[i]);
+    shapes_[i] = in.shape;
+    opaque_ |= InferenceContext::Rank(in.shape) < 0;
+    importer_.AddInput(in.shape);
+    if (in.ints != nullptr && in.ints->known() && IsIntegral(in.dtype)) {
+      values_[i] = ToTensor(*in.ints, in.dtype);
+      tensors_[i] = &values_[i];
+    } else if (in.ints != nullptr && in.ints->dims.size() == 1 && IsIntegral(in.dtype)) {
+      as_shapes_[i] = ToShape(body_, *in.ints);
+      importer_.AddInput(as_shapes_[i]);
+    }
+    if (in.dtype == tf::DT_RESOURCE || in.dtype == tf::DT_VARIANT) ReadHandle(i, in.dtype);
+  }
+
+  void ReadHandle(size_t i, tf::DataType dtype) {
+    const auto it = body_->handles.find(body_->output_index(node_.inputs[i]));
+    if (it == body_->handles.end()) {
+      opaque_ = true;
+      return;
+    }
+    handles_[i] = std::make_unique<std::vector<ShapeAndType>>(it->second);
+    for (ShapeAndType& h : *handles_[i]) {
+      // The elements of a list may differ in what is not known of them: each node reads new dimensions.
+      if (dtype == tf::DT_VARIANT) h.shape = Importer(body_).Import(h.shape);
+      importer_.AddInput(h.shape);
+    }
+  }
+
+  // A shape function asks for the values it can use; those that are not integers are parsed only then.
+  bool GiveRequested(InferenceContext* c) {
+    bool given = false;
+    for (size_t i = 0; i < node_.inputs.size(); ++i) {
+      if (tensors_[i] != nullptr || !c->requested_input_tensor(static_cast<int>(i))) continue;
+      const tf::AttrValue* value = ConstValue(*body_, node_.inputs[i]);
+      if (value == nullptr || !values_[i].FromProto(value->tensor())) continue;
+      tensors_[i] = &values_[i];
+      given = true;
+    }
+    if (given) c->set_input_tensors(tensors_);
+    return given;
+  }
+
+  void WriteOutputs(InferenceContext* c) {
+    const bool claims_too_much = ClaimsTooMuch(*body_, node_);
+    for (int i = 0; i < node_.num_outputs && i < c->num_outputs(); ++i) {
+      if (!claims_too_much)
+        body_->output({id_, i}).shape = ElementShape(body_, node_, i, importer_.Import(c->output(i)));
+      const auto* handle = c->output_handle_shapes_and_types(i);
+      if (handle == nullptr) continue;
+      std::vector<ShapeAndType> imported = *handle;
+      for (ShapeAndType& h : imported) h.shape = importer_.Import(h.shape);
+      body_->handles[body_->output_index({id_, i})] = std::move(imported);
+    }
+  }
+
+  Body* const body_;
+  const int id_;
+  const Node& node_;
+  Importer importer_;
+  bool opaque_ = false;  // whether something is not known of an input that a shape function may insist on
+  // By input.
+  std::vector<Shape> shapes_, as_shapes_;
+  std::vector<tf::Tensor> values_;
+  std::vector<const tf::Tensor*> tensors_;
+  std::vector<std::unique_ptr<std::vector<ShapeAndType>>> handles_;
+};
+
 }  // namespace
 
-absl::Status InferFacts(Body* body, int id) {
-  const Node& n = body->node(id);
+absl::Status InferFacts(Body* body, int node) {
+  const Node& n = body->node(node);
   if (n.is_arg() || n.op->shape_inference_fn == nullptr) return absl::OkStatus();
-  if (EnsuresNothing(n)) return body->output({id, 0}).shape = body->output(n.inputs[0]).shape, absl::OkStatus();
-  const size_t num_in = n.inputs.size();
-
-  std::vector<Shape> shapes(num_in), as_shapes(num_in);
-  std::vector<tf::Tensor> values(num_in);
-  std::vector<const tf::Tensor*> tensors(num_in, nullptr);
-  std::vector<std::unique_ptr<std::vector<ShapeAndType>>> handles(num_in);
-  Importer importer(body);
-  bool opaque = false;  // whether something is not known of an input that a shape function may insist on
-  for (size_t i = 0; i < num_in; ++i) {
-    const Output& in = body->output(n.inputs[i]);
-    shapes[i] = in.shape;
-    opaque |= InferenceContext::Rank(in.shape) < 0;
-    importer.AddInput(in.shape);
-    if (in.ints != nullptr && in.ints->known() && IsIntegral(in.dtype)) {
-      values[i] = ToTensor(*in.ints, in.dtype);
-      tensors[i] = &values[i];
-    } else if (in.ints != nullptr && in.ints->dims.size() == 1 && IsIntegral(in.dtype)) {
-      as_shapes[i] = ToShape(body, *in.ints);
-      importer.AddInput(as_shapes[i]);
-    }
-    if (in.dtype == tf::DT_RESOURCE || in.dtype == tf::DT_VARIANT) {
-      const auto it = body->handles.find(body->output_index(n.inputs[i]));
-      if (it == body->handles.end()) {
-        opaque = true;
-        continue;
-      }
-      handles[i] = std::make_unique<std::vector<ShapeAndType>>(it->second);
-      for (ShapeAndType& h : *handles[i]) {
-        // The elements of a list may differ in what is not known of them: each node reads new dimensions.
-        if (in.dtype == tf::DT_VARIANT) h.shape = Importer(body).Import(h.shape);
-        importer.AddInput(h.shape);
-      }
-    }
-  }
-
-  InferenceContext c(TF_GRAPH_DEF_VERSION, tf::AttrSlice(*n.def), n.op->op_def, shapes, tensors, as_shapes,
-                     std::move(handles));
-  if (const absl::Status status = c.Run(n.op->shape_inference_fn); !status.ok()) {
-    // Those of sparse matrices fail where they are not told a rank, or what a variant holds: unknown is not malformed.
-    return opaque ? absl::OkStatus() : status;
-  }
-  // A shape function asks for the values it can use; those that are not integers are parsed only then.
-  bool again = false;
-  for (size_t i = 0; i < num_in; ++i) {
-    if (tensors[i] != nullptr || !c.requested_input_tensor(i)) continue;
-    const tf::AttrValue* value = ConstValue(*body, n.inputs[i]);
-    if (value == nullptr || !values[i].FromProto(value->tensor())) continue;
-    tensors[i] = &values[i];
-    again = true;
-  }
-  if (again) {
-    c.set_input_tensors(tensors);
-    TF_RETURN_IF_ERROR(c.Run(n.op->shape_inference_fn));
-  }
-
-  for (int i = 0; i < n.num_outputs && i < c.num_outputs(); ++i) {
-    Output& out = body->output({id, i});
-    if (!ClaimsTooMuch(*body, n)) out.shape = ToldShape(body, n, i, importer.Import(c.output(i)));
-    const auto* handle = c.output_handle_shapes_and_types(i);
-    if (handle == nullptr) continue;
-    std::vector<ShapeAndType> imported = *handle;
-    for (ShapeAndType& h : imported) h.shape = importer.Import(h.shape);
-    body->handles[body->output_index({id, i})] = std::move(imported);
-  }
-  const std::vector<IntsPtr> ints = FoldInts(body, n.type(), *n.def, n.inputs);
-  for (size_t i = 0; i < ints.size(); ++i) body->output({id, static_cast<int>(i)}).ints = ints[i];
+  if (!EnsuresNothing(n)) return Inference(body, node).Run();
+  body->output({node, 0}).shape = body->output(n.inputs[0]).shape;
   return absl::OkStatus();
+}
+
+bool FillInts(const Ints& ints, tf::DataType dtype, tf::TensorProto* out) {
+  out->set_dtype(dtype);
+  out->mutable_tensor_shape();
+  for (const int64_t d : ints.dims) out->mutable_tensor_shape()->add_dim()->set_size(d);
+  for (const Ints::Element& e : ints.elements) {
+    if (dtype == tf::DT_INT32 && e.value != static_cast<int32_t>(e.value)) return false;
+    AddInteger(e.value, dtype, out);
+  }
+  return true;
+}
+
+tf::PartialTensorShape StaticShape(const Shape& shape) {
+  if (InferenceContext::Rank(shape) < 0) return tf::PartialTensorShape();
+  std::vector<int64_t> dims;
+  for (int i = 0; i < InferenceContext::Rank(shape); ++i)
+    dims.push_back(InferenceContext::Value(InferenceContext::DimKnownRank(shape, i)));
+  tf::PartialTensorShape known;  // stays unknown where the shape is none that TensorFlow can have
+  if (!tf::PartialTensorShape::MakePartialShape(dims.data(), static_cast<int>(dims.size()), &known).ok())
+    return tf::PartialTensorShape();
+  return known;
 }
 
 }  // namespace symgrad

@@ -21,7 +21,8 @@ namespace symgrad::fold {
 using Element = Ints::Element;
 using Elements = std::vector<Element>;
 
-struct Call {
+// An op that is to be folded: its inputs, of which something may be known, and its attrs.
+struct Folding {
   Body* body;
   const tf::NodeDef* def;
   absl::Span<const Port> inputs;
@@ -41,13 +42,13 @@ struct Call {
     return it->second.value_case() == tf::AttrValue::kB ? it->second.b() : it->second.i();
   }
 };
-using Folded = std::vector<IntsPtr>;
-using FoldFn = Folded (*)(const Call&);
+using OutputInts = std::vector<IntsPtr>;  // of each output; empty if nothing is known
+using OpFold = OutputInts (*)(const Folding&);
 
 constexpr size_t kMaxRank = 16;
 constexpr int64_t kMaxProduct = int64_t{1} << 40;
 
-inline Folded One(std::vector<int64_t> dims, Elements elements) {
+inline OutputInts One(std::vector<int64_t> dims, Elements elements) {
   // A shape that TensorFlow would refuse is nothing to know.
   if (elements.size() > Ints::kMaxElements || dims.size() > kMaxRank) return {};
   int64_t product = 1;
@@ -58,8 +59,8 @@ inline Folded One(std::vector<int64_t> dims, Elements elements) {
   }
   return {std::make_shared<const Ints>(Ints{std::move(dims), std::move(elements)})};
 }
-inline Folded Number(int64_t value) { return One({}, {{value, {}}}); }
-inline Folded Vector(Elements elements) {
+inline OutputInts Number(int64_t value) { return One({}, {{value, {}}}); }
+inline OutputInts Vector(Elements elements) {
   const int64_t n = static_cast<int64_t>(elements.size());
   return One({n}, std::move(elements));
 }
@@ -71,7 +72,7 @@ inline bool SameElement(const Element& a, const Element& b) {
   return a.known() ? a.value == b.value : !b.known() && a.dim.Handle() != 0 && a.dim.SameHandle(b.dim);
 }
 
-using FoldTable = absl::flat_hash_map<absl::string_view, FoldFn>;
+using FoldTable = absl::flat_hash_map<absl::string_view, OpFold>;
 const FoldTable& MathFolds();       // elementwise ops and reductions
 const FoldTable& StructureFolds();  // ops that make, move and choose elements
 

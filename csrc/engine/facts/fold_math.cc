@@ -9,7 +9,7 @@ namespace {
 // -- Elementwise, with broadcasting of scalars and of equal shapes.
 
 template <typename Fn>
-Folded Map2(const Ints* a, const Ints* b, Fn fn) {
+OutputInts Map2(const Ints* a, const Ints* b, Fn fn) {
   if (a == nullptr || b == nullptr) return {};
   const bool a_scalar = a->elements.size() == 1 && a->dims.size() <= b->dims.size();
   const bool b_scalar = b->elements.size() == 1 && b->dims.size() <= a->dims.size();
@@ -22,7 +22,7 @@ Folded Map2(const Ints* a, const Ints* b, Fn fn) {
 }
 
 template <typename Fn>
-Folded Numbers2(const Call& c, Fn fn) {
+OutputInts Numbers2(const Folding& c, Fn fn) {
   return Map2(c.in(0), c.in(1), [fn](const Element& a, const Element& b) {
     return a.known() && b.known() ? Element{fn(a.value, b.value), {}} : Element{};
   });
@@ -30,14 +30,14 @@ Folded Numbers2(const Call& c, Fn fn) {
 
 int64_t FloorDiv(int64_t a, int64_t b) { return a / b - (a % b != 0 && (a < 0) != (b < 0)); }
 
-Folded Add(const Call& c) {
+OutputInts Add(const Folding& c) {
   return Map2(c.in(0), c.in(1), [](const Element& a, const Element& b) {
     int64_t sum;
     if (a.known() && b.known()) return __builtin_add_overflow(a.value, b.value, &sum) ? Element{} : Element{sum, {}};
     return a.value == 0 ? b : b.value == 0 ? a : Element{};
   });
 }
-Folded Sub(const Call& c) {
+OutputInts Sub(const Folding& c) {
   return Map2(c.in(0), c.in(1), [](const Element& a, const Element& b) {
     if (SameElement(a, b)) return Element{0, {}};
     int64_t difference;
@@ -46,7 +46,7 @@ Folded Sub(const Call& c) {
     return b.value == 0 ? a : Element{};
   });
 }
-Folded Mul(const Call& c) {
+OutputInts Mul(const Folding& c) {
   return Map2(c.in(0), c.in(1), [](const Element& a, const Element& b) {
     int64_t product;
     if (a.known() && b.known())
@@ -54,79 +54,79 @@ Folded Mul(const Call& c) {
     return a.value == 1 ? b : b.value == 1 ? a : Element{};
   });
 }
-Folded FloorDivOp(const Call& c) {
+OutputInts FloorDivOp(const Folding& c) {
   return Map2(c.in(0), c.in(1), [](const Element& a, const Element& b) {
     if (a.known() && b.known() && b.value != 0) return Element{FloorDiv(a.value, b.value), {}};
     return b.value == 1 ? a : Element{};
   });
 }
-Folded FloorMod(const Call& c) {
+OutputInts FloorMod(const Folding& c) {
   return Map2(c.in(0), c.in(1), [](const Element& a, const Element& b) {
     if (!a.known() || !b.known() || b.value == 0) return Element{};
     return Element{a.value - FloorDiv(a.value, b.value) * b.value, {}};
   });
 }
-Folded Maximum(const Call& c) {
+OutputInts Maximum(const Folding& c) {
   return Map2(c.in(0), c.in(1), [](const Element& a, const Element& b) {
     if (SameElement(a, b)) return a;
     return a.known() && b.known() ? Element{std::max(a.value, b.value), {}} : Element{};
   });
 }
-Folded Minimum(const Call& c) {
+OutputInts Minimum(const Folding& c) {
   return Numbers2(c, [](int64_t a, int64_t b) { return std::min(a, b); });
 }
-Folded Equal(const Call& c) {
+OutputInts Equal(const Folding& c) {
   return Map2(c.in(0), c.in(1), [](const Element& a, const Element& b) {
     if (SameElement(a, b)) return Element{1, {}};
     return a.known() && b.known() ? Element{0, {}} : Element{};
   });
 }
-Folded NotEqual(const Call& c) {
+OutputInts NotEqual(const Folding& c) {
   return Map2(c.in(0), c.in(1), [](const Element& a, const Element& b) {
     if (SameElement(a, b)) return Element{0, {}};
     return a.known() && b.known() ? Element{1, {}} : Element{};
   });
 }
-Folded Less(const Call& c) {
+OutputInts Less(const Folding& c) {
   return Numbers2(c, [](int64_t a, int64_t b) { return int64_t{a < b}; });
 }
-Folded LessEqual(const Call& c) {
+OutputInts LessEqual(const Folding& c) {
   return Numbers2(c, [](int64_t a, int64_t b) { return int64_t{a <= b}; });
 }
-Folded Greater(const Call& c) {
+OutputInts Greater(const Folding& c) {
   return Numbers2(c, [](int64_t a, int64_t b) { return int64_t{a > b}; });
 }
-Folded GreaterEqual(const Call& c) {
+OutputInts GreaterEqual(const Folding& c) {
   return Numbers2(c, [](int64_t a, int64_t b) { return int64_t{a >= b}; });
 }
-Folded LogicalAnd(const Call& c) {
+OutputInts LogicalAnd(const Folding& c) {
   return Numbers2(c, [](int64_t a, int64_t b) { return a & b; });
 }
-Folded LogicalOr(const Call& c) {
+OutputInts LogicalOr(const Folding& c) {
   return Numbers2(c, [](int64_t a, int64_t b) { return a | b; });
 }
 
-Folded Map(const Call& c, Element (*fn)(const Element&)) {
+OutputInts Map(const Folding& c, Element (*fn)(const Element&)) {
   const Ints* x = c.in(0);
   if (x == nullptr) return {};
   Elements elements(x->elements.size());
   std::transform(x->elements.begin(), x->elements.end(), elements.begin(), fn);
   return One(x->dims, std::move(elements));
 }
-Folded Neg(const Call& c) {
+OutputInts Neg(const Folding& c) {
   return Map(c, [](const Element& x) { return x.known() ? Element{-x.value, {}} : Element{}; });
 }
-Folded LogicalNot(const Call& c) {
+OutputInts LogicalNot(const Folding& c) {
   return Map(c, [](const Element& x) { return x.known() ? Element{!x.value, {}} : Element{}; });
 }
-Folded ZerosLike(const Call& c) {
+OutputInts ZerosLike(const Folding& c) {
   return Map(c, [](const Element&) { return Element{0, {}}; });
 }
-Folded OnesLike(const Call& c) {
+OutputInts OnesLike(const Folding& c) {
   return Map(c, [](const Element&) { return Element{1, {}}; });
 }
-Folded Identity(const Call& c) { return {c.body->output(c.inputs[0]).ints}; }
-Folded Cast(const Call& c) {
+OutputInts Identity(const Folding& c) { return {c.body->output(c.inputs[0]).ints}; }
+OutputInts Cast(const Folding& c) {
   const auto to = c.def->attr().find("DstT");
   if (to == c.def->attr().end() || !IsIntegral(to->second.type())) return {};
   if (to->second.type() == tf::DT_BOOL)
@@ -134,7 +134,7 @@ Folded Cast(const Call& c) {
   return Identity(c);
 }
 
-Folded Select(const Call& c) {
+OutputInts Select(const Folding& c) {
   const Ints *p = c.in(0), *a = c.in(1), *b = c.in(2);
   if (p == nullptr || a == nullptr || b == nullptr || !p->known() || a->dims != b->dims) return {};
   if (p->elements.size() == 1 && p->dims.size() <= a->dims.size())
@@ -148,7 +148,7 @@ Folded Select(const Call& c) {
 // -- Reductions of everything.
 
 template <typename Fn>
-Folded Reduce(const Call& c, int64_t initial, Fn fn) {
+OutputInts Reduce(const Folding& c, int64_t initial, Fn fn) {
   const Ints *x = c.in(0), *axes = c.in(1);
   if (x == nullptr || axes == nullptr || !x->known() || x->dims.size() != 1 || axes->elements.size() != 1) return {};
   int64_t result = initial;
@@ -156,16 +156,16 @@ Folded Reduce(const Call& c, int64_t initial, Fn fn) {
   return c.attr("keep_dims", 0) ? One({1}, {{result, {}}}) : Number(result);
 }
 // Unsigned arithmetic wraps where signed overflow would be undefined.
-Folded Prod(const Call& c) {
+OutputInts Prod(const Folding& c) {
   return Reduce(c, 1, [](uint64_t a, uint64_t b) { return static_cast<int64_t>(a * b); });
 }
-Folded Sum(const Call& c) {
+OutputInts Sum(const Folding& c) {
   return Reduce(c, 0, [](uint64_t a, uint64_t b) { return static_cast<int64_t>(a + b); });
 }
-Folded Max(const Call& c) {
+OutputInts Max(const Folding& c) {
   return Reduce(c, std::numeric_limits<int64_t>::min() + 1, [](int64_t a, int64_t b) { return std::max(a, b); });
 }
-Folded Min(const Call& c) {
+OutputInts Min(const Folding& c) {
   return Reduce(c, std::numeric_limits<int64_t>::max(), [](int64_t a, int64_t b) { return std::min(a, b); });
 }
 

@@ -2,14 +2,14 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <iterator>
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "csrc/engine/emit/literal.h"
+#include "csrc/engine/body/calls.h"
 #include "csrc/engine/library/fingerprint.h"
+#include "csrc/engine/library/gradient_op.h"
 #include "csrc/engine/library/references.h"
 
 namespace symgrad {
@@ -30,109 +30,16 @@ int64_t MaxNodes() {
 
 }  // namespace
 
-bool IsCall(const tf::NodeDef& node, const tf::OpRegistrationData& op) {
-  return op.is_function_op || node.op() == "PartitionedCall" || node.op() == "StatefulPartitionedCall";
+tf::DataTypeVector Dtypes(absl::Span<const TensorSpec> tensors) {
+  tf::DataTypeVector dtypes;
+  for (const TensorSpec& tensor : tensors) dtypes.push_back(tensor.dtype);
+  return dtypes;
 }
 
-bool IsLoop(const tf::NodeDef& node) { return node.op() == "While" || node.op() == "StatelessWhile"; }
-
-bool IsBranch(const tf::NodeDef& node) {
-  return node.op() == "If" || node.op() == "StatelessIf" || node.op() == "Case" || node.op() == "StatelessCase";
-}
-
-std::vector<tf::NameAttrList> Branches(const tf::NodeDef& node) {
-  const auto& attrs = node.attr();
-  if (attrs.contains("then_branch")) return {attrs.at("then_branch").func(), attrs.at("else_branch").func()};
-  const auto& list = attrs.at("branches").list().func();
-  return {list.begin(), list.end()};
-}
-
-bool IsStructure(const tf::NodeDef& node, const tf::OpRegistrationData& op) {
-  return op.is_function_op ||
-         std::find(std::begin(kStructureOps), std::end(kStructureOps), node.op()) != std::end(kStructureOps);
-}
-
-tf::NameAttrList Callee(const tf::NodeDef& node) {
-  const auto f = node.attr().find("f");
-  if (f != node.attr().end() && f->second.has_func()) return f->second.func();
-  tf::NameAttrList callee;
-  callee.set_name(node.op());
-  *callee.mutable_attr() = node.attr();
-  return callee;
-}
-
-tf::PartialTensorShape StaticShape(const Shape& shape) {
-  if (InferenceContext::Rank(shape) < 0) return tf::PartialTensorShape();
-  std::vector<int64_t> dims;
-  for (int i = 0; i < InferenceContext::Rank(shape); ++i)
-    dims.push_back(InferenceContext::Value(InferenceContext::DimKnownRank(shape, i)));
-  tf::PartialTensorShape known;  // stays unknown where the shape is none that TensorFlow can have
-  if (!tf::PartialTensorShape::MakePartialShape(dims.data(), static_cast<int>(dims.size()), &known).ok())
-    return tf::PartialTensorShape();
-  return known;
-}
-
-tf::NameAttrList WithInputs(tf::NameAttrList f, const Body& body, absl::Span<const Port> inputs) {
-  auto* shapes = (*f.mutable_attr())[kInputShapes].mutable_list();
-  auto* dtypes = (*f.mutable_attr())[kInputDtypes].mutable_list();
-  shapes->Clear();
-  dtypes->Clear();
-  for (const Port& p : inputs) {
-    const Output& in = body.output(p);
-    const auto handle = body.handles.find(body.output_index(p));
-    const bool variable = in.dtype == tf::DT_RESOURCE && handle != body.handles.end();
-    StaticShape(variable ? handle->second[0].shape : in.shape).AsProto(shapes->add_shape());
-    dtypes->add_type(variable ? handle->second[0].dtype : in.dtype == tf::DT_RESOURCE ? tf::DT_INVALID : in.dtype);
-  }
-  // Of a list, its length and shape: the zeros of its cotangent are a constant then. XLA must know integers, too.
-  const auto known = [&](const Port& p) {
-    const Output& in = body.output(p);
-    const bool told =
-        in.dtype == tf::DT_VARIANT || (body.compiled && (in.dtype == tf::DT_INT32 || in.dtype == tf::DT_INT64));
-    return told && in.ints != nullptr && in.ints->known() ? in.ints.get() : nullptr;
-  };
-  if (std::any_of(inputs.begin(), inputs.end(), known)) {
-    auto* values = (*f.mutable_attr())[kInputValues].mutable_list();
-    values->Clear();
-    for (const Port& p : inputs) {
-      tf::TensorProto* value = values->add_tensor();
-      const tf::DataType dtype = body.output(p).dtype == tf::DT_VARIANT ? tf::DT_INT64 : body.output(p).dtype;
-      if (const Ints* ints = known(p); ints != nullptr && !FillInts(*ints, dtype, value)) value->Clear();
-    }
-  }
-  if (body.compiled) (*f.mutable_attr())[kCompiled].set_b(true);
-  if (body.flows.empty()) return f;
-  auto* flows = (*f.mutable_attr())[kInputFlows].mutable_list();
-  flows->Clear();
-  for (const Port& p : inputs) flows->add_type(body.flow(p));
-  return f;
-}
-
-tf::NameAttrList WithVariableDtypes(tf::NameAttrList f, const tf::DataTypeVector& tin, const tf::DataTypeVector& tout,
-                                    const std::vector<bool>& wrt) {
-  if (std::find(tin.begin(), tin.end(), tf::DT_RESOURCE) == tin.end()) return f;
-  auto* dtypes = (*f.mutable_attr())[kInputDtypes].mutable_list();
-  const size_t inputs = std::min(tin.size(), wrt.empty() ? tout.size() : wrt.size());
-  for (size_t i = 0, k = 0; i < inputs; ++i) {
-    const bool wanted = (wrt.empty() || wrt[i]) && k < tout.size();
-    const tf::DataType gradient = wanted ? tout[k++] : tf::DT_INVALID;
-    const tf::DataType dtype = tin[i] == tf::DT_RESOURCE ? gradient : tin[i];
-    if (const int k = static_cast<int>(i); k >= dtypes->type_size()) dtypes->add_type(dtype);
-    else if (dtypes->type(k) == tf::DT_INVALID) dtypes->set_type(k, dtype);
-  }
-  return f;
-}
-
-Asked AskedBy(const tf::NodeDef& node, const tf::DataTypeVector& tin, const tf::DataTypeVector& tout) {
-  Asked asked;
-  const auto& attrs = node.attr();
-  if (const auto it = attrs.find("wrt"); it != attrs.end())
-    asked.wrt.assign(it->second.list().b().begin(), it->second.list().b().end());
-  if (const auto it = attrs.find("values"); it != attrs.end()) asked.values = it->second.b();
-  asked.f = WithVariableDtypes(attrs.at("f").func(), tin, tout, asked.wrt);
-  if (const auto it = attrs.find("checkpoint"); it != attrs.end() && !it->second.s().empty())
-    (*asked.f.mutable_attr())[kCheckpoint].set_s(it->second.s());
-  return asked;
+TensorSpecs WithoutShapes(const tf::DataTypeVector& dtypes) {
+  TensorSpecs tensors;
+  for (const tf::DataType t : dtypes) tensors.push_back({t, tf::PartialTensorShape()});
+  return tensors;
 }
 
 Functions::Functions(const tf::FunctionLibraryDefinition& library)

@@ -8,6 +8,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "csrc/engine/body/body.h"
 #include "csrc/engine/library/effects.h"
 #include "tensorflow/core/framework/function.h"
@@ -15,58 +16,21 @@
 
 namespace symgrad {
 
-inline constexpr char kGradientOp[] = "TfSymgrad>SymbolicGradient";
+// What is known of a tensor that goes from one function to another.
+struct TensorSpec {
+  tf::DataType dtype = tf::DT_INVALID;
+  tf::PartialTensorShape shape;
+};
+using TensorSpecs = std::vector<TensorSpec>;
+tf::DataTypeVector Dtypes(absl::Span<const TensorSpec> tensors);
+TensorSpecs WithoutShapes(const tf::DataTypeVector& dtypes);
 
-// Attrs of an f that say more of its inputs than its FunctionDef does: list(shape), the static shape of each input,
-// for a variable the shape of its value; list(type), the dtype of each, for a variable that of its value. Any may be
-// absent.
-inline constexpr char kInputShapes[] = "_input_shapes";
-inline constexpr char kInputDtypes[] = "_input_dtypes";
-// list(tensor), the value of each integer input, and of a list its length and shape (see Ints), of dtype DT_INVALID
-// where it is not known.
-inline constexpr char kInputValues[] = "_input_values";
-// list(int), the least and the greatest value of each integer scalar (see Range).
-inline constexpr char kInputRanges[] = "_input_ranges";
-// bool: XLA compiles the function. Then no list may be among its arguments and results, nor among a branch's.
-inline constexpr char kCompiled[] = "_symgrad_compiled";
-// string: which forward tensors the gradient function of f keeps for its backward part (remat/policy.h).
-inline constexpr char kCheckpoint[] = "_symgrad_checkpoint";
-// list(type), for each input that is the flow of an array the dtype of its elements, for others DT_INVALID.
-inline constexpr char kInputFlows[] = "_input_flows";
-
-// Attrs of a node whose gradient is a function that the caller hands over (tf.custom_gradient, a gradient registered
-// in Python): the function, the tensors of the body that it takes before the cotangents of the node's outputs,
-// written as inputs of a node are, and for each input of the node which of the function's outputs is its cotangent,
-// -1 for none.
-inline constexpr char kCustomGradient[] = "_symgrad_gradient";
-inline constexpr char kCustomInputs[] = "_symgrad_gradient_inputs";
-inline constexpr char kCustomOutputs[] = "_symgrad_gradient_outputs";
-// Whether a node's gradient is not its op's: handed over, or one that Python has and is still to hand over.
-inline bool HasOwnGradient(const tf::NodeDef& node) {
-  return node.attr().contains(kCustomGradient) || node.attr().contains("_gradient_op_type");
-}
-
-// What a node calls, if it calls a function as it is: by PartitionedCall, or by an op that is a function's name.
-bool IsCall(const tf::NodeDef& node, const tf::OpRegistrationData& op);
-tf::NameAttrList Callee(const tf::NodeDef& node);
-bool IsBranch(const tf::NodeDef& node);  // If, Case
-std::vector<tf::NameAttrList> Branches(const tf::NodeDef& node);
-bool IsLoop(const tf::NodeDef& node);  // While
-// The ops that stand for functions, besides those that are names of functions.
-inline constexpr const char* kStructureOps[] = {
-    "Case",          "If",          "PartitionedCall", "RemoteCall", "StatefulPartitionedCall",
-    "StatelessCase", "StatelessIf", "StatelessWhile",  "While"};
-// Whether a node is one of those: all that it does is what its functions do.
-bool IsStructure(const tf::NodeDef& node, const tf::OpRegistrationData& op);
-// f with all that is known of the inputs that it is called with (kInputShapes, kInputDtypes, kInputFlows).
-tf::NameAttrList WithInputs(tf::NameAttrList f, const Body& body, absl::Span<const Port> inputs);
-
-tf::PartialTensorShape StaticShape(const Shape& shape);
-
-// f as a gradient op differentiates it (attrs Tin, Tout and wrt): Tout tells the dtypes of variables (kInputDtypes),
-// which f does not where it does not read them.
-tf::NameAttrList WithVariableDtypes(tf::NameAttrList f, const tf::DataTypeVector& tin, const tf::DataTypeVector& tout,
-                                    const std::vector<bool>& wrt);
+// A function as whoever calls it sees it.
+struct Callable {
+  std::string name;       // empty: there is none
+  bool stateful = false;  // only a stateful op may call it
+  TensorSpecs results;
+};
 
 // What a function tells of a result.
 struct ResultFacts {
@@ -74,21 +38,15 @@ struct ResultFacts {
   IntsPtr ints;  // null unless all are known
 };
 
-// What a node of the gradient op asks for.
-struct Asked {
-  tf::NameAttrList f;
-  std::vector<bool> wrt;
-  bool values = false;
-};
-Asked AskedBy(const tf::NodeDef& node, const tf::DataTypeVector& tin, const tf::DataTypeVector& tout);
-
 // Which arguments and results of a function are flows of arrays (flows.h), as the function itself tells: the dtypes of
 // elements, DT_INVALID for what is no flow.
-struct Flows {
+struct FunctionFlows {
   tf::DataTypeVector args, results;
   std::vector<std::pair<int, int>> passed;  // an argument and a result that are one flow, if the argument is a flow
 };
 
+// Finds functions and ops by name, takes generated functions, and knows what each does besides computing (effects.h).
+// Of what needs a gradient or a body to be told, it says what is asked, and Differentiator answers.
 class Functions {
  public:
   explicit Functions(const tf::FunctionLibraryDefinition& library);
@@ -123,7 +81,7 @@ class Functions {
   virtual const std::vector<ResultFacts>& FactsOfResults(const tf::NameAttrList& f) = 0;
   // Whether there are arrays at all, and which arguments and results of f are their flows.
   virtual bool has_arrays() const = 0;
-  virtual const Flows& FlowsOf(const tf::NameAttrList& f) = 0;
+  virtual const FunctionFlows& FlowsOf(const tf::NameAttrList& f) = 0;
 
  private:
   Effects EffectsOf(const tf::NodeDef& node, const tf::OpRegistrationData& op, int depth) const;

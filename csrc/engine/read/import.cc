@@ -4,13 +4,18 @@
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "csrc/engine/body/calls.h"
 #include "csrc/engine/body/errors.h"
 #include "csrc/engine/body/node_check.h"
 #include "csrc/engine/body/topological_order.h"
-#include "csrc/engine/read/op_function.h"
+#include "csrc/engine/facts/facts.h"
+#include "csrc/engine/facts/known_inputs.h"
+#include "csrc/engine/library/gradient_op.h"
+#include "csrc/engine/read/arguments.h"
+#include "csrc/engine/read/function_facts.h"
+#include "csrc/engine/read/items.h"
 #include "csrc/engine/tensorflow1/flows.h"
 #include "csrc/engine/tensorflow1/functionalize.h"
 #include "tensorflow/core/framework/attr_value_util.h"
@@ -20,23 +25,8 @@
 namespace symgrad {
 namespace {
 
-// A run of flat outputs: of argument or node `item`, outputs [first, first + count).
-struct Source {
-  int item = -1;
-  int first = 0;
-  int count = 0;
-};
-
-struct Item {
-  const tf::NodeDef* def = nullptr;  // null: an argument
-  const tf::OpRegistrationData* op = nullptr;
-  tf::DataTypeVector in, out;
-  std::vector<Port> inputs;   // by item
-  std::vector<int> controls;  // items
-  std::vector<Port> custom_inputs;
-  int id = -1;  // in the body
-};
-
+// Arguments, nodes, edges, results, in this order; each step notes what is wrong and goes on. What is left when nothing
+// was wrong is put in order and becomes the body.
 class FunctionReader {
  public:
   FunctionReader(Functions* functions, const tf::NameAttrList& f)
@@ -61,7 +51,7 @@ class FunctionReader {
       body_->Keep(kept);
     }
     ReadArgs();
-    ReadRanges();
+    ReadRanges(attrs_, body_.get());
     ReadNodes();
     ReadEdges();
     std::vector<std::vector<Port>> results = ReadResults();
@@ -74,13 +64,13 @@ class FunctionReader {
     for (const auto& ports : results)
       for (const Port& p : ports) body_->results.push_back(BodyPort(p));
     for (const auto& [output, node] : fdef_->control_ret())
-      if (const auto it = by_name_.find(node); it != by_name_.end() && items_[it->second].def != nullptr)
-        body_->control_results.push_back(items_[it->second].id);
+      if (const int item = items_.Find(node); item >= 0 && items_[item].def != nullptr)
+        body_->control_results.push_back(items_[item].id);
     for (const Item& item : items_)
       for (const Port& p : item.custom_inputs) body_->custom_inputs[item.id].push_back(BodyPort(p));
     body_->num_forward = body_->num_nodes();
     if (functions_->has_arrays()) {
-      ReadArgFlows();
+      ReadArgFlows(attrs_, body_.get());
       FindFlows(functions_, body_.get());
     }
     return std::move(body_);
@@ -120,13 +110,8 @@ class FunctionReader {
     return dtypes;
   }
 
-  bool AddItem(const std::string& name, Item item) {
-    if (!by_name_.emplace(name, static_cast<int>(items_.size())).second) {
-      errors_.Add(absl::StrCat("two nodes or arguments are called '", name, "'"));
-      return false;
-    }
-    items_.push_back(std::move(item));
-    return true;
+  void AddItem(const std::string& name, Item item) {
+    if (!items_.Add(name, std::move(item))) errors_.Add(absl::StrCat("two nodes or arguments are called '", name, "'"));
   }
 
   void ReadArgs() {
@@ -137,68 +122,9 @@ class FunctionReader {
       for (size_t k = 0; errors_.empty() && k < item.out.size(); ++k) {
         const int id = body_->AddArg(item.out.size() == 1 ? arg.name() : absl::StrCat(arg.name(), "_", k), item.out[k]);
         if (k == 0) item.id = id;
-        ReadArgShape(i, k, id);
+        ReadArgument(*fdef_, attrs_, i, k, body_.get(), &errors_);
       }
       AddItem(arg.name(), std::move(item));
-    }
-  }
-
-  // The static shape of an argument: what the function says, and what the caller knows beyond that.
-  void ReadArgShape(int arg, size_t k, int id) {
-    const tf::DataType dtype = body_->output({id, 0}).dtype;
-    const tf::TensorShapeProto* from_caller = nullptr;
-    const int flat = static_cast<int>(body_->args.size()) - 1;
-    if (const auto it = attrs_.find(kInputShapes); it != attrs_.end() && flat < it->second.list().shape_size())
-      from_caller = &it->second.list().shape(flat);
-    Shape shape = body_->shapes()->UnknownShape(), more = shape;
-    const auto attrs = fdef_->arg_attr().find(arg);
-    if (attrs != fdef_->arg_attr().end()) {
-      const auto shapes = attrs->second.attr().find("_output_shapes");
-      if (shapes != attrs->second.attr().end() && k < static_cast<size_t>(shapes->second.list().shape_size())) {
-        const absl::Status status = body_->shapes()->MakeShapeFromShapeProto(shapes->second.list().shape(k), &shape);
-        if (!status.ok())
-          errors_.Add(absl::StrCat("argument '", body_->name(id), "': _output_shapes: ", status.message()));
-      }
-    }
-    if (const auto it = attrs_.find(kInputValues); it != attrs_.end() && flat < it->second.list().tensor_size()) {
-      const tf::TensorProto& value = it->second.list().tensor(flat);
-      const bool fits = dtype == tf::DT_VARIANT
-                            ? value.dtype() == tf::DT_INT64 && value.tensor_shape().dim_size() == 1 &&
-                                  value.tensor_shape().dim(0).size() > 0
-                            : value.dtype() == dtype;
-      if (fits) body_->output({id, 0}).ints = ReadInts(value);
-    }
-    const bool known = from_caller != nullptr && body_->shapes()->MakeShapeFromShapeProto(*from_caller, &more).ok();
-    if (dtype == tf::DT_RESOURCE) {
-      tf::DataType value = tf::DT_INVALID;
-      if (const auto it = attrs_.find(kInputDtypes); it != attrs_.end() && flat < it->second.list().type_size())
-        value = it->second.list().type(flat);
-      body_->handles[body_->output_index({id, 0})] = {{more, value}};
-    } else if (Shape merged; known && body_->shapes()->Merge(shape, more, &merged).ok()) {
-      shape = merged;
-    }
-    body_->output({id, 0}).shape = shape;
-  }
-
-  // What else the caller knows.
-  void ReadRanges() {
-    body_->ranges.resize(body_->args.size());
-    if (const auto it = attrs_.find(kInputRanges); it != attrs_.end())
-      for (size_t i = 0; i < body_->ranges.size() && 2 * i + 1 < static_cast<size_t>(it->second.list().i_size()); ++i)
-        body_->ranges[i] = {it->second.list().i(static_cast<int>(2 * i)),
-                            it->second.list().i(static_cast<int>(2 * i + 1))};
-    if (const auto it = attrs_.find(kCompiled); it != attrs_.end()) body_->compiled = it->second.b();
-  }
-
-  // The arguments that are flows of arrays to the caller.
-  void ReadArgFlows() {
-    const auto it = attrs_.find(kInputFlows);
-    if (it == attrs_.end()) return;
-    for (size_t i = 0; i < body_->args.size() && i < static_cast<size_t>(it->second.list().type_size()); ++i) {
-      const Port arg{body_->args[i], 0};
-      const tf::DataType element = it->second.list().type(static_cast<int>(i));
-      if (element != tf::DT_INVALID && body_->output(arg).dtype == tf::DT_FLOAT)
-        body_->flows[body_->output_index(arg)] = element;
     }
   }
 
@@ -228,8 +154,7 @@ class FunctionReader {
   }
 
   void ReadNodes() {
-    items_.reserve(fdef_->node_def_size() + items_.size());
-    by_name_.reserve(fdef_->node_def_size() + items_.size());
+    items_.Reserve(fdef_->node_def_size());
     for (const tf::NodeDef& node : fdef_->node_def()) {
       Item item;
       item.def = &node;
@@ -241,7 +166,7 @@ class FunctionReader {
         item.def = Instantiate(node, item.op->op_def);
         if (!ReadTypes(&item)) item.op = nullptr;
       }
-      if (!AddItem(node.name(), item)) items_.push_back(std::move(item));  // keeps nodes and items in step
+      AddItem(node.name(), std::move(item));
     }
   }
 
@@ -293,51 +218,6 @@ class FunctionReader {
     check("outputs (Tout)", item->out, record->fdef().signature().output_arg());
   }
 
-  // Finds what "node:output:index", "node:output", "argument" or "argument:index" names.
-  bool Resolve(absl::string_view reference, Source* source, std::string* error) {
-    const size_t colon = reference.find(':');
-    const auto it = by_name_.find(reference.substr(0, colon));
-    if (it == by_name_.end()) {
-      *error = absl::StrCat("'", reference, "' names no node or argument of the function");
-      return false;
-    }
-    const Item& item = items_[it->second];
-    source->item = it->second;
-    source->first = 0;
-    source->count = static_cast<int>(item.out.size());
-    if (colon == absl::string_view::npos) {
-      if (item.def == nullptr) return true;
-      *error = absl::StrCat("'", reference, "' must be written 'node:output:index' within a function");
-      return false;
-    }
-    absl::string_view rest = reference.substr(colon + 1);
-    if (item.def != nullptr) {
-      if (item.op == nullptr) return false;  // reported already
-      const absl::string_view output = rest.substr(0, rest.find(':'));
-      rest = output.size() < rest.size() ? rest.substr(output.size() + 1) : absl::string_view();
-      bool found = false;
-      for (const tf::OpDef::ArgDef& arg : item.op->op_def.output_arg()) {
-        source->count = static_cast<int>(ArgCount(arg, item.def->attr()));
-        found = arg.name() == output;
-        if (found) break;
-        source->first += source->count;
-      }
-      if (!found) {
-        *error = absl::StrCat("'", reference, "': op ", item.def->op(), " has no output '", output, "'");
-        return false;
-      }
-      if (rest.empty()) return true;
-    }
-    int index;
-    if (!absl::SimpleAtoi(rest, &index) || index < 0 || index >= source->count) {
-      *error = absl::StrCat("'", reference, "': there is no output ", rest, ", only ", source->count);
-      return false;
-    }
-    source->first += index;
-    source->count = 1;
-    return true;
-  }
-
   void ReadEdges() {
     for (Item& item : items_) {
       if (item.def == nullptr || item.op == nullptr) continue;
@@ -345,13 +225,13 @@ class FunctionReader {
       for (const std::string& input : item.def->input()) {
         std::string error;
         if (!input.empty() && input[0] == '^') {
-          const auto it = by_name_.find(absl::string_view(input).substr(1));
-          if (it != by_name_.end()) item.controls.push_back(it->second);
+          const int control = items_.Find(absl::string_view(input).substr(1));
+          if (control >= 0) item.controls.push_back(control);
           else NodeError(*item.def, absl::StrCat("control input '", input, "' names no node of the function"));
           continue;
         }
         Source source;
-        if (!Resolve(input, &source, &error)) {
+        if (!items_.Resolve(input, &source, &error)) {
           if (!error.empty()) NodeError(*item.def, absl::StrCat("input ", error));
           ok = false;
           continue;
@@ -364,7 +244,8 @@ class FunctionReader {
       for (const std::string& reference : custom->second.list().s()) {
         Source source;
         std::string error;
-        if (!Resolve(reference, &source, &error)) NodeError(*item.def, absl::StrCat("custom gradient: input ", error));
+        if (!items_.Resolve(reference, &source, &error))
+          NodeError(*item.def, absl::StrCat("custom gradient: input ", error));
         else
           for (int i = 0; i < source.count; ++i) item.custom_inputs.push_back({source.item, source.first + i});
       }
@@ -394,7 +275,7 @@ class FunctionReader {
       std::string error;
       if (ret == fdef_->ret().end()) {
         errors_.Add(absl::StrCat("output '", arg.name(), "' is not in its ret map"));
-      } else if (!Resolve(ret->second, &source, &error)) {
+      } else if (!items_.Resolve(ret->second, &source, &error)) {
         if (!error.empty()) errors_.Add(absl::StrCat("output '", arg.name(), "': ", error));
       } else if (static_cast<size_t>(source.count) != dtypes.size()) {
         errors_.Add(absl::StrCat("output '", arg.name(), "' is ", dtypes.size(), " tensors, but got ", source.count));
@@ -432,9 +313,9 @@ class FunctionReader {
   void Build(const std::vector<int>& order) {
     InferHandleDtypes();
     for (const int i : order) {
+      if (!exhausted_.ok()) return;
       Item& item = items_[i];
       if (item.def == nullptr) continue;  // arguments are there already
-      if (!exhausted_.ok()) return;
       std::vector<Port> inputs = item.inputs;
       for (Port& p : inputs) p = BodyPort(p);
       if (IsGradient(item.def->op())) ResolveGradient(&item, inputs);
@@ -443,58 +324,8 @@ class FunctionReader {
         if (items_[c].def != nullptr) body_->node(item.id).controls.push_back(items_[c].id);
       const absl::Status status = InferFacts(body_.get(), item.id);
       if (!status.ok()) NodeError(*item.def, std::string(status.message()));
-      if (IsCall(*item.def, *item.op)) InferCall(item);
-      else if (body_->compiled && IsBranch(*item.def)) InferBranch(item);
-      else if (body_->compiled && IsLoop(*item.def)) InferLoop(item);
+      InferFromFunctions(functions_, body_.get(), item.id);
     }
-  }
-
-  void InferCall(const Item& item) {
-    const std::vector<ResultFacts>& facts =
-        functions_->FactsOfResults(WithInputs(Callee(*item.def), *body_, body_->node(item.id).inputs));
-    for (size_t i = 0; i < facts.size() && i < item.out.size(); ++i)
-      Learn({item.id, static_cast<int>(i)}, facts[i].shape, facts[i].ints);
-  }
-
-  // To XLA a shape must be known, whichever branch is taken.
-  void InferBranch(const Item& item) {
-    const auto& inputs = body_->node(item.id).inputs;
-    std::vector<std::vector<ResultFacts>> facts;
-    for (const tf::NameAttrList& f : Branches(*item.def)) {
-      facts.push_back(functions_->FactsOfResults(WithInputs(f, *body_, absl::MakeSpan(inputs).subspan(1))));
-      if (facts.back().size() != item.out.size()) return;
-    }
-    const auto equal = [](const IntsPtr& a, const IntsPtr& b) {
-      const auto same = [](const Ints::Element& x, const Ints::Element& y) { return x.value == y.value; };
-      return a != nullptr && b != nullptr && a->dims == b->dims &&
-             std::equal(a->elements.begin(), a->elements.end(), b->elements.begin(), b->elements.end(), same);
-    };
-    for (size_t i = 0; !facts.empty() && i < item.out.size(); ++i) {
-      const auto shared = [&](const auto& same) {
-        return std::all_of(facts.begin(), facts.end(), [&](const auto& f) { return same(f[i], facts[0][i]); });
-      };
-      const bool same_shape = shared([](const auto& a, const auto& b) { return a.shape.IsIdenticalTo(b.shape); });
-      const bool same_ints = shared([&](const auto& a, const auto& b) { return equal(a.ints, b.ints); });
-      Learn({item.id, static_cast<int>(i)}, same_shape ? facts[0][i].shape : tf::PartialTensorShape(),
-            same_ints ? facts[0][i].ints : nullptr);
-    }
-  }
-
-  // To XLA a variable has the same shape in all iterations.
-  void InferLoop(const Item& item) {
-    const auto& inputs = body_->node(item.id).inputs;
-    for (size_t i = 0; i < inputs.size() && i < item.out.size(); ++i)
-      if (item.out[i] != tf::DT_RESOURCE)
-        Learn({item.id, static_cast<int>(i)}, StaticShape(body_->output(inputs[i]).shape), nullptr);
-  }
-
-  void Learn(Port p, const tf::PartialTensorShape& shape, const IntsPtr& ints) {
-    Shape known;
-    Output& output = body_->output(p);
-    if (!shape.unknown_rank() && body_->shapes()->MakeShapeFromPartialTensorShape(shape, &known).ok())
-      output.shape = known;
-    const bool is_list = ints != nullptr && output.dtype == tf::DT_VARIANT;
-    if (is_list || (ints != nullptr && IsIntegral(output.dtype))) output.ints = ints;
   }
 
   // Each tensor of an argument is a node of the body; all outputs of a node are of one.
@@ -522,8 +353,7 @@ class FunctionReader {
   const tf::FunctionDef* fdef_ = nullptr;
   std::unique_ptr<Body> body_;
   AttrMap attrs_;
-  std::vector<Item> items_;
-  absl::flat_hash_map<std::string, int> by_name_;
+  Items items_;
   absl::flat_hash_map<std::string, const tf::OpRegistrationData*> ops_;
   Errors errors_;
   absl::StatusCode code_ = absl::StatusCode::kInvalidArgument;

@@ -8,9 +8,6 @@
 
 namespace symgrad {
 
-// TensorFlow's own gradient op. A function that holds it means the gradient, and gets it from this engine.
-inline constexpr char kStockGradientOp[] = "SymbolicGradient";
-
 // The function of one node that an op is, where f names an op and gives its attrs: NameAttrList("Square", T=float). It
 // has no name yet.
 absl::StatusOr<tensorflow::FunctionDef> FunctionOfOp(const tensorflow::OpDef& op, const tensorflow::NameAttrList& f);

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "csrc/engine/body/calls.h"
 
 namespace symgrad {
 namespace {

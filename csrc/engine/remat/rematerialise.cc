@@ -133,8 +133,8 @@ class Rewriter {
       std::vector<tf::shape_inference::ShapeAndType> handle = it->second;
       body_->handles[body_->output_index(to)] = std::move(handle);
     }
-    if (const tf::DataType flow = body_->flow(from); flow != tf::DT_INVALID)
-      body_->flows[body_->output_index(to)] = flow;
+    if (const tf::DataType flow = body_->flow_element(from); flow != tf::DT_INVALID)
+      body_->flow_elements[body_->output_index(to)] = flow;
   }
 
   // Puts a barrier between the copies of `group` and what they start from, which opens when the triggers are there. Who

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
+#include "csrc/engine/body/calls.h"
 #include "csrc/engine/library/effects.h"
 #include "csrc/rules/traits/trait.h"
 

@@ -1,75 +1,62 @@
 // RemoteCall: both halves of its function run where it runs.
-#include "csrc/engine/differentiate/differentiator.h"
+#include "csrc/engine/body/calls.h"
+#include "csrc/engine/emit/literal.h"
+#include "csrc/engine/facts/known_inputs.h"
+#include "csrc/engine/structure/structure.h"
 #include "csrc/engine/write/author.h"
 
 namespace symgrad {
 namespace {
 
 // A function of the target and of inputs of these dtypes that calls `f` there.
-absl::StatusOr<FunctionAuthor::Function> WriteCall(Differentiator* differentiator, const tf::NodeDef& like,
-                                                   const std::string& f, const tf::DataTypeVector& inputs,
-                                                   const tf::DataTypeVector& outputs) {
-  FunctionAuthor author(differentiator);
+absl::StatusOr<Callable> WriteCall(Splitter* splitter, const tf::NodeDef& like, const Callable& f,
+                                   const tf::DataTypeVector& inputs) {
+  FunctionAuthor author(splitter);
   Values all = {author.Arg(tf::DT_STRING)};
   for (const V& arg : author.Args(inputs)) all.push_back(arg);
   tf::NodeDef node;
   node.set_op("RemoteCall");
   CopyRuntimeAttrs(like, &node);
   auto& attrs = *node.mutable_attr();
-  attrs["f"].mutable_func()->set_name(f);
+  const tf::DataTypeVector outputs = Dtypes(f.results);
+  attrs["f"].mutable_func()->set_name(f.name);
   SetTypes(inputs, &attrs["Tin"]);
   SetTypes(outputs, &attrs["Tout"]);
   const V call = author->EmitNode(std::move(node), all, outputs);
-  Values results;
-  for (size_t i = 0; i < outputs.size(); ++i) results.push_back(call.out(static_cast<int>(i)));
-  return author.Finish("remote", results);
+  TF_ASSIGN_OR_RETURN(Callable remote, author.Finish("remote", OutputsOf(call, outputs.size())));
+  remote.results = f.results;  // with their shapes
+  return remote;
 }
 
 }  // namespace
 
-absl::StatusOr<SplitVjp> SplitRemote(Differentiator* differentiator, const Body& body, const Frame& frame) {
-  const Node& node = body.node(frame.node);
+absl::StatusOr<SplitVjp> SplitRemote(Splitter* splitter, const Body& body, const VjpQuery& query) {
+  const Node& node = body.node(query.node);
   const std::vector<Port> inputs(node.inputs.begin() + 1, node.inputs.end());  // without the target
   std::vector<bool> seeds;
-  for (const V& dy : frame.cotangents) seeds.push_back(static_cast<bool>(dy));
-  TF_ASSIGN_OR_RETURN(const SplitVjp* split,
-                      differentiator->Split(WithInputs(Callee(*node.def), body, inputs),
-                                            {frame.wants.begin() + 1, frame.wants.end()}, seeds));
-  SplitVjp result;
-  result.results = split->results;
-  result.residuals = split->residuals;
-  result.residual_shapes = split->residual_shapes;
-  result.gradient_dtypes = split->gradient_dtypes;
-  tf::DataTypeVector forward_in, forward_out = split->results, pullback_in;
+  for (const V& dy : query.cotangents) seeds.push_back(static_cast<bool>(dy));
+  TF_ASSIGN_OR_RETURN(const SplitVjp* callee, splitter->Split(WithInputs(Callee(*node.def), body, inputs),
+                                                              {query.wants.begin() + 1, query.wants.end()}, seeds));
+  SplitVjp split;
+  split.num_results = callee->num_results;
+  tf::DataTypeVector forward_in, pullback_in;
   for (const Port& p : inputs) forward_in.push_back(tf::BaseType(body.output(p).dtype));
-  forward_out.insert(forward_out.end(), split->residuals.begin(), split->residuals.end());
-  TF_ASSIGN_OR_RETURN(const auto forward,
-                      WriteCall(differentiator, *node.def, split->forward, forward_in, forward_out));
-  TF_ASSIGN_OR_RETURN(const auto whole, WriteCall(differentiator, *node.def, split->whole, forward_in, forward_out));
-  result.forward = forward.name;
-  result.stateful_forward = forward.stateful;
-  result.whole = whole.name;
-  result.stateful_whole = whole.stateful;
-  result.gradients = {-1};
-  result.gradients.insert(result.gradients.end(), split->gradients.begin(), split->gradients.end());
-  result.indices = {-1};
-  result.indices.insert(result.indices.end(), split->indices.begin(), split->indices.end());
-  result.gradient_shapes = split->gradient_shapes;
-  if (split->gradient_dtypes.empty()) return result;
+  TF_ASSIGN_OR_RETURN(split.forward, WriteCall(splitter, *node.def, callee->forward, forward_in));
+  TF_ASSIGN_OR_RETURN(split.whole, WriteCall(splitter, *node.def, callee->whole, forward_in));
+  split.gradients.resize(1);  // none of the target
+  split.gradients.insert(split.gradients.end(), callee->gradients.begin(), callee->gradients.end());
+  if (!callee->has_pullback()) return split;
 
-  result.args = {0};
-  for (const int a : split->args) {
-    result.args.push_back(a + 1);
+  split.args = {0};
+  for (const int a : callee->args) {
+    split.args.push_back(a + 1);
     pullback_in.push_back(forward_in[a]);
   }
-  pullback_in.insert(pullback_in.end(), split->residuals.begin(), split->residuals.end());
-  for (const V& dy : frame.cotangents)
+  for (const TensorSpec& residual : callee->residuals()) pullback_in.push_back(residual.dtype);
+  for (const V& dy : query.cotangents)
     if (dy) pullback_in.push_back(ToTf(dy.dtype()));
-  TF_ASSIGN_OR_RETURN(const auto pullback,
-                      WriteCall(differentiator, *node.def, split->pullback, pullback_in, split->gradient_dtypes));
-  result.pullback = pullback.name;
-  result.stateful_pullback = pullback.stateful;
-  return result;
+  TF_ASSIGN_OR_RETURN(split.pullback, WriteCall(splitter, *node.def, callee->pullback, pullback_in));
+  return split;
 }
 
 }  // namespace symgrad

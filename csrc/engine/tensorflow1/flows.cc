@@ -5,6 +5,8 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
+#include "csrc/engine/body/calls.h"
+#include "csrc/engine/library/references.h"
 #include "csrc/rules/traits/trait.h"
 
 namespace symgrad {
@@ -19,11 +21,11 @@ class Marks {
 
   void Mark(Port p, tf::DataType element) {
     if (element == tf::DT_INVALID || body_->output(p).dtype != tf::DT_FLOAT) return;
-    grown_ |= body_->flows.emplace(body_->output_index(p), element).second;
+    grown_ |= body_->flow_elements.emplace(body_->output_index(p), element).second;
   }
   void MarkAll(const std::vector<Port>& ports) {
     for (const Port& p : ports) {
-      const tf::DataType element = body_->flow(p);
+      const tf::DataType element = body_->flow_element(p);
       if (element == tf::DT_INVALID) continue;
       for (const Port& other : ports) Mark(other, element);
       return;
@@ -56,12 +58,8 @@ void MarkArrayOp(int id, const Body& body, Marks* marks) {
 // The functions that a node stands for.
 std::vector<tf::NameAttrList> Callees(const Node& n) {
   if (IsCall(*n.def, *n.op)) return {Callee(*n.def)};
-  std::vector<tf::NameAttrList> callees;
-  for (const char* name : {"then_branch", "else_branch", "body"})
-    if (const auto it = n.def->attr().find(name); it != n.def->attr().end()) callees.push_back(it->second.func());
-  if (const auto it = n.def->attr().find("branches"); it != n.def->attr().end())
-    callees.insert(callees.end(), it->second.list().func().begin(), it->second.list().func().end());
-  return callees;
+  if (IsBranch(*n.def)) return Branches(*n.def);
+  return {n.def->attr().at("body").func()};  // of a loop
 }
 
 using Same = std::vector<std::vector<Port>>;  // ports that are one flow, if any of them is a flow
@@ -70,7 +68,7 @@ void MarkStructure(Functions* functions, int id, const Body& body, Marks* marks,
   const Node& n = body.node(id);
   const size_t first = IsBranch(*n.def) ? 1 : 0;
   for (const tf::NameAttrList& f : Callees(n)) {
-    const Flows& flows = functions->FlowsOf(f);
+    const FunctionFlows& flows = functions->FlowsOf(f);
     for (size_t i = 0; i < flows.args.size() && first + i < n.inputs.size(); ++i)
       marks->Mark(n.inputs[first + i], flows.args[i]);
     for (int i = 0; i < n.num_outputs && i < static_cast<int>(flows.results.size()); ++i)
@@ -97,17 +95,13 @@ bool HasArrays(const Functions& functions, const std::string& f) {
     if (record == nullptr) continue;
     for (const tf::NodeDef& node : record->fdef().node_def()) {
       if (IsArrayOp(node.op())) return true;
-      meet(node.op());
-      for (const auto& [name, value] : node.attr()) {
-        if (value.has_func()) meet(value.func().name());
-        for (const tf::NameAttrList& called : value.list().func()) meet(called.name());
-      }
+      VisitReferences(node, meet);
     }
   }
   return false;
 }
 
-Flows FindFlows(Functions* functions, Body* body) {
+FunctionFlows FindFlows(Functions* functions, Body* body) {
   Marks marks(body);
   Same same;
   for (int id = 0; id < body->num_nodes(); ++id) {
@@ -124,9 +118,9 @@ Flows FindFlows(Functions* functions, Body* body) {
     for (auto ports = same.rbegin(); ports != same.rend(); ++ports) marks.MarkAll(*ports);
   } while (marks.TakeGrown());
 
-  Flows flows;
-  for (const int arg : body->args) flows.args.push_back(body->flow({arg, 0}));
-  for (const Port& p : body->results) flows.results.push_back(body->flow(p));
+  FunctionFlows flows;
+  for (const int arg : body->args) flows.args.push_back(body->flow_element({arg, 0}));
+  for (const Port& p : body->results) flows.results.push_back(body->flow_element(p));
   for (size_t i = 0; i < body->args.size(); ++i) {
     const int arg = body->args[i];
     if (body->output({arg, 0}).dtype != tf::DT_FLOAT) continue;
@@ -142,7 +136,7 @@ Flows FindFlows(Functions* functions, Body* body) {
 }
 
 bool UsesGradientArray(const Body& body, const Node& node) {
-  if (body.flows.empty()) return false;
+  if (body.flow_elements.empty()) return false;
   return std::any_of(node.inputs.begin(), node.inputs.end(), [&](Port p) {
     while (!body.node(p.node).is_arg() && body.node(p.node).type() == "Identity") p = body.node(p.node).inputs[0];
     return p.index == 0 && !body.node(p.node).is_arg() && HasTrait(body.node(p.node).type(), Trait::kGradientArray);

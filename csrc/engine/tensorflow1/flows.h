@@ -15,8 +15,8 @@ namespace symgrad {
 // Whether f or what it calls has arrays at all.
 bool HasArrays(const Functions& functions, const std::string& f);
 
-// Fills in body->flows, where arguments may be marked already; what it finds of arguments and results.
-Flows FindFlows(Functions* functions, Body* body);
+// Fills in body->flow_elements, where arguments may be marked already; what it finds of arguments and results.
+FunctionFlows FindFlows(Functions* functions, Body* body);
 
 // Whether a node takes a gradient array, one that TensorFlow itself made for the gradients of another. Its flow is that
 // of the other array, and a list can't tell the elements of the two.

@@ -95,49 +95,49 @@ bool FunctionText::IsStateful(const tf::NodeDef& node) const {
   return functions_->LookUp(node.op(), &op).ok() && op->op_def.is_stateful();
 }
 
-void FunctionText::Walk(Slice* slice, std::vector<Taken>* taken) const {
+void FunctionText::Walk(Excerpt* excerpt, std::vector<Taken>* taken) const {
   const auto take = [&](const std::string& reference) {
     for (const Taken& t : *taken)
       if (t.reference == reference) return t.name;
     return taken->emplace_back(Taken{absl::StrCat(prefix_, taken->size()), reference, Dtype(reference)}).name;
   };
-  std::vector<std::string> pending = slice->results;
-  pending.insert(pending.end(), slice->effects.begin(), slice->effects.end());
+  std::vector<std::string> pending = excerpt->results;
+  pending.insert(pending.end(), excerpt->effects.begin(), excerpt->effects.end());
   while (!pending.empty()) {
     const std::string reference = std::move(pending.back());
     pending.pop_back();
     const bool control = IsControl(reference);
     const tf::NodeDef* node = Find(reference);
-    const Slice::Step step =
-        node != nullptr ? slice->step(reference, *node) : Slice::Step{Slice::Step::kTake, reference};
-    if (step.kind == Slice::Step::kDrop) continue;
-    if (step.kind == Slice::Step::kTake && control) {
-      if (Find(step.reference) != nullptr) slice->after.insert(absl::StrCat("^", NodeOf(step.reference)));
+    const Excerpt::Step step =
+        node != nullptr ? excerpt->step(reference, *node) : Excerpt::Step{Excerpt::Step::kTake, reference};
+    if (step.kind == Excerpt::Step::kDrop) continue;
+    if (step.kind == Excerpt::Step::kTake && control) {
+      if (Find(step.reference) != nullptr) excerpt->after.insert(absl::StrCat("^", NodeOf(step.reference)));
       continue;
     }
-    if (step.kind == Slice::Step::kTake) {
-      slice->arguments[reference] = take(step.reference);
+    if (step.kind == Excerpt::Step::kTake) {
+      excerpt->arguments[reference] = take(step.reference);
       continue;
     }
-    if (!slice->nodes.insert(by_name_.at(node->name())).second) continue;
-    slice->stateful = slice->stateful || IsStateful(*node);
+    if (!excerpt->nodes.insert(by_name_.at(node->name())).second) continue;
+    excerpt->stateful = excerpt->stateful || IsStateful(*node);
     pending.insert(pending.end(), node->input().begin(), node->input().end());
   }
 }
 
-absl::StatusOr<std::string> FunctionText::Write(const char* stem, const Slice& slice, const std::vector<Taken>& taken,
-                                                size_t extra) {
+absl::StatusOr<std::string> FunctionText::Write(const char* stem, const Excerpt& excerpt,
+                                                const std::vector<Taken>& taken, size_t extra) {
   tf::FunctionDef f;
   tf::OpDef* signature = f.mutable_signature();
-  signature->set_is_stateful(slice.stateful);
+  signature->set_is_stateful(excerpt.stateful);
   for (const Taken& t : taken) {
     tf::OpDef::ArgDef* arg = signature->add_input_arg();
     arg->set_name(t.name);
     arg->set_type(t.dtype);
   }
   const auto inner = [&](const std::string& reference) {
-    const auto it = slice.arguments.find(reference);
-    return it == slice.arguments.end() ? reference : it->second;
+    const auto it = excerpt.arguments.find(reference);
+    return it == excerpt.arguments.end() ? reference : it->second;
   };
   const auto add_result = [&](const std::string& reference, tf::DataType dtype) {
     tf::OpDef::ArgDef* arg = signature->add_output_arg();
@@ -145,10 +145,10 @@ absl::StatusOr<std::string> FunctionText::Write(const char* stem, const Slice& s
     arg->set_type(dtype);
     (*f.mutable_ret())[arg->name()] = reference;
   };
-  for (const std::string& result : slice.results) add_result(inner(result), Dtype(result));
+  for (const std::string& result : excerpt.results) add_result(inner(result), Dtype(result));
   for (size_t i = extra; i < taken.size(); ++i) add_result(taken[i].name, taken[i].dtype);
 
-  std::vector<int> order(slice.nodes.begin(), slice.nodes.end());
+  std::vector<int> order(excerpt.nodes.begin(), excerpt.nodes.end());
   std::sort(order.begin(), order.end());
   for (const int i : order) {
     tf::NodeDef* node = f.add_node_def();
@@ -156,7 +156,7 @@ absl::StatusOr<std::string> FunctionText::Write(const char* stem, const Slice& s
     node->clear_input();
     for (const std::string& input : fdef_.node_def(i).input()) {
       if (!IsControl(input)) node->add_input(inner(input));
-      else if (const auto it = by_name_.find(NodeOf(input)); it != by_name_.end() && slice.nodes.contains(it->second))
+      else if (const auto it = by_name_.find(NodeOf(input)); it != by_name_.end() && excerpt.nodes.contains(it->second))
         node->add_input(input);
     }
   }
@@ -195,13 +195,13 @@ void FunctionText::Substitute() {
 
 // Keeps what results and effects need.
 void FunctionText::Prune() {
-  Slice all;
+  Excerpt all;
   for (const auto& [output, reference] : fdef_.ret()) all.results.push_back(reference);
   for (const auto& [output, node] : fdef_.control_ret())
     if (by_name_.contains(node) && !moved_.contains(node)) all.effects.push_back(absl::StrCat("^", node));
   for (const tf::NodeDef& node : fdef_.node_def())
     if (IsStateful(node) && !moved_.contains(node.name())) all.effects.push_back(absl::StrCat("^", node.name()));
-  all.step = [](const std::string&, const tf::NodeDef&) { return Slice::Step{}; };
+  all.step = [](const std::string&, const tf::NodeDef&) { return Excerpt::Step{}; };
   std::vector<Taken> args;
   Walk(&all, &args);
   google::protobuf::RepeatedPtrField<tf::NodeDef> nodes;

@@ -29,7 +29,7 @@ struct Taken {
 };
 
 // A part of a function: from what it results in back to where `step` says that it begins.
-struct Slice {
+struct Excerpt {
   // What becomes of a tensor, or of a control input, that is met on the way.
   struct Step {
     enum { kInside, kTake, kDrop } kind = kInside;
@@ -46,6 +46,7 @@ struct Slice {
   bool stateful = false;
 };
 
+// The function, and the changes to it that the next Substitute makes.
 class FunctionText {
  public:
   // `attrs` instantiates the function, so that what is cut out of it is not polymorphic.
@@ -64,11 +65,11 @@ class FunctionText {
   // A beginning of names that no node or argument has.
   const std::string& prefix() const { return prefix_; }
 
-  // Finds what a slice consists of; what it takes is added to `taken`.
-  void Walk(Slice* slice, std::vector<Taken>* taken) const;
-  // Adds a slice to the library as a function of `taken`, which also returns those of `taken` from `extra` on; its
+  // Finds what an excerpt consists of; what it takes is added to `taken`.
+  void Walk(Excerpt* excerpt, std::vector<Taken>* taken) const;
+  // Adds an excerpt to the library as a function of `taken`, which also returns those of `taken` from `extra` on; its
   // name.
-  absl::StatusOr<std::string> Write(const char* stem, const Slice& slice, const std::vector<Taken>& taken,
+  absl::StatusOr<std::string> Write(const char* stem, const Excerpt& excerpt, const std::vector<Taken>& taken,
                                     size_t extra);
 
   // At the next Substitute: a new node, and what consumers of `reference` take instead.

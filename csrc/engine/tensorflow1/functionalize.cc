@@ -14,13 +14,14 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "csrc/engine/body/calls.h"
 #include "csrc/engine/body/errors.h"
 #include "csrc/engine/tensorflow1/function_text.h"
 
 namespace symgrad {
 namespace {
 
-using Step = Slice::Step;
+using Step = Excerpt::Step;
 
 // The predicates, by number, on which it depends whether a node is alive, and what they must be.
 using Alive = std::map<int, bool>;
@@ -49,6 +50,8 @@ RoundsPtr Latest(const RoundsPtr& a, const RoundsPtr& b) {
   return *both == *a ? a : *both == *b ? b : both;
 }
 
+// First all outermost loops, then all outermost branches: each becomes one node, in one function each for a branch, for
+// a condition and for a body.
 class Functionalizer {
  public:
   Functionalizer(Functions* functions, const tf::FunctionDef& fdef, const AttrMap& attrs)
@@ -74,7 +77,7 @@ class Functionalizer {
 
   // -- Loops.
 
-  struct Frame {
+  struct LoopFrame {
     std::vector<const tf::NodeDef*> merges, switches, nexts;  // by variable
     const tf::NodeDef* condition = nullptr;                   // LoopCond
     std::string name;
@@ -89,11 +92,11 @@ class Functionalizer {
   }
 
   void Loops() {
-    std::map<std::string, Frame> frames;
+    std::map<std::string, LoopFrame> frames;
     absl::flat_hash_map<std::string, std::vector<const tf::NodeDef*>> consumers;
     for (const tf::NodeDef& node : text_.fdef().node_def()) {
       if (node.op() == "Enter") {
-        Frame& frame = frames[FrameName(node)];
+        LoopFrame& frame = frames[FrameName(node)];
         frame.name = FrameName(node);
         if (node.attr().contains("parallel_iterations"))
           frame.parallel_iterations = node.attr().at("parallel_iterations").i();
@@ -104,7 +107,7 @@ class Functionalizer {
     for (const tf::NodeDef& node : text_.fdef().node_def()) {
       const tf::NodeDef* enter = node.op() == "Merge" ? text_.Find(FunctionText::Input(node, 0), "Enter") : nullptr;
       if (enter == nullptr) continue;
-      Frame& frame = frames[FrameName(*enter)];
+      LoopFrame& frame = frames[FrameName(*enter)];
       const tf::NodeDef *next = text_.Find(FunctionText::Input(node, 1), "NextIteration"), *branch = nullptr;
       if (next == nullptr) return Error(node, "its second input must be a NextIteration");
       for (const tf::NodeDef* consumer : consumers[node.name()]) {
@@ -121,7 +124,7 @@ class Functionalizer {
     }
     for (auto& [name, frame] : frames) Members(consumers, &frame);
     for (const auto& entry : frames) {
-      const Frame& frame = entry.second;
+      const LoopFrame& frame = entry.second;
       const bool inner = std::any_of(frames.begin(), frames.end(), [&frame](const auto& other) {
         return other.first != frame.name && !frame.merges.empty() &&
                other.second.members.contains(frame.merges[0]->name());
@@ -130,7 +133,7 @@ class Functionalizer {
     }
   }
 
-  void Members(const absl::flat_hash_map<std::string, std::vector<const tf::NodeDef*>>& consumers, Frame* frame) {
+  void Members(const absl::flat_hash_map<std::string, std::vector<const tf::NodeDef*>>& consumers, LoopFrame* frame) {
     std::vector<std::string> pending;
     for (const tf::NodeDef& node : text_.fdef().node_def())
       if (node.op() == "Enter" && FrameName(node) == frame->name) pending.push_back(node.name());
@@ -144,7 +147,7 @@ class Functionalizer {
     }
   }
 
-  void Loop(const Frame& frame) {
+  void Loop(const LoopFrame& frame) {
     if (frame.condition == nullptr) return errors_.Add(absl::StrCat("frame '", frame.name, "' has no LoopCond"));
     std::vector<Taken> taken;
     absl::flat_hash_map<std::string, std::string> variables;  // what stands for a variable -> its initial value
@@ -168,7 +171,7 @@ class Functionalizer {
       if (frame.members.contains(node.name()) || node.op() == "Const") return {};
       return {Step::kTake, reference};
     };
-    Slice condition, body;
+    Excerpt condition, body;
     condition.results = {FunctionText::Input(*frame.condition, 0)};
     body.results = next;
     condition.step = body.step = step;
@@ -185,12 +188,20 @@ class Functionalizer {
     const absl::StatusOr<std::string> body_name = text_.Write("body", body, taken, n);
     if (!cond_name.ok() || !body_name.ok()) return Error(*frame.condition, "its function can't be written");
 
+    AddLoop(frame, condition, body, taken, *cond_name, *body_name);
+  }
+
+  // The While node, in the place of the frame's exits. Its first variables are those of the frame, the others are what
+  // is taken from outside.
+  void AddLoop(const LoopFrame& frame, const Excerpt& condition, const Excerpt& body, const std::vector<Taken>& taken,
+               const std::string& cond_name, const std::string& body_name) {
+    const size_t n = frame.merges.size();
     tf::NodeDef loop;
     loop.set_name(absl::StrCat(frame.merges[0]->name(), text_.prefix(), "loop"));
     loop.set_op(condition.stateful || body.stateful ? "While" : "StatelessWhile");
     auto& attrs = *loop.mutable_attr();
-    attrs["cond"].mutable_func()->set_name(*cond_name);
-    attrs["body"].mutable_func()->set_name(*body_name);
+    attrs["cond"].mutable_func()->set_name(cond_name);
+    attrs["body"].mutable_func()->set_name(body_name);
     attrs["parallel_iterations"].set_i(frame.parallel_iterations);
     attrs["_lower_using_switch_merge"].set_b(true);
     for (size_t i = 0; i < taken.size(); ++i) {
@@ -281,7 +292,7 @@ class Functionalizer {
   using BranchEffects = std::array<std::vector<std::string>, 2>;
 
   // What two slices of a node are ordered after.
-  static std::set<std::string> After(const Slice& a, const Slice& b) {
+  static std::set<std::string> After(const Excerpt& a, const Excerpt& b) {
     std::set<std::string> after = a.after;
     after.insert(b.after.begin(), b.after.end());
     return after;
@@ -320,12 +331,12 @@ class Functionalizer {
   void Branch(const std::vector<Join>& joins, const BranchEffects& effects) {
     const int predicate = joins[0].predicate;
     std::vector<Taken> taken;
-    Slice slices[2];
+    Excerpt slices[2];
     for (const bool holds : {false, true}) {
-      Slice& slice = slices[holds];
-      for (const Join& join : joins) slice.results.push_back(join.input[holds]);
-      slice.effects = effects[holds];
-      slice.step = [&, holds](const std::string& reference, const tf::NodeDef& node) -> Step {
+      Excerpt& excerpt = slices[holds];
+      for (const Join& join : joins) excerpt.results.push_back(join.input[holds]);
+      excerpt.effects = effects[holds];
+      excerpt.step = [&, holds](const std::string& reference, const tf::NodeDef& node) -> Step {
         const Alive alive = StateOf(reference).alive;
         const auto it = alive.find(predicate);
         if (it != alive.end() && it->second != holds) return {Step::kDrop, ""};
@@ -333,8 +344,8 @@ class Functionalizer {
         if (node.op() == "Switch" && begins && it != alive.end()) return {Step::kTake, FunctionText::Input(node, 0)};
         return it != alive.end() || node.op() == "Const" ? Step{} : Step{Step::kTake, reference};
       };
-      text_.Walk(&slice, &taken);
-      for (const int node : slice.nodes) text_.Move(node);
+      text_.Walk(&excerpt, &taken);
+      for (const int node : excerpt.nodes) text_.Move(node);
     }
     tf::NodeDef branch;
     branch.set_name(absl::StrCat(joins[0].merge->name(), text_.prefix(), "branch"));

@@ -6,6 +6,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
+#include "csrc/engine/library/effects.h"
 #include "csrc/rules/traits/trait.h"
 
 namespace symgrad {
@@ -16,6 +17,8 @@ bool MakesList(const std::string& op) {
   return op == "EmptyTensorList" || op == "TensorListFromTensor" || op == "TensorListReserve";
 }
 
+// Marks what belongs to the pullback, walks back from the gradients to where it ends, and, in a loop, takes from what
+// crosses there that which is cheap to compute again.
 class Cutter {
  public:
   Cutter(const Functions& functions, const Body& body, const std::vector<Port>& gradients, const LoopArguments* loop)
@@ -55,9 +58,10 @@ class Cutter {
     const std::vector<bool> written = WrittenArguments(functions_, body_);
     invariant_.assign(body_.num_nodes(), false);
     std::vector<bool> constant(body_.num_nodes(), false);  // a variable that is only read
-    for (size_t i = 0; i < loop_->invariant.size(); ++i) {
-      invariant_[body_.args[i]] = loop_->invariant[i];
-      constant[body_.args[i]] = loop_->invariant[i] && !written[i] && !loop_->written[i];
+    for (size_t i = 0; i < loop_->size(); ++i) {
+      const LoopArgument& arg = (*loop_)[i];
+      invariant_[body_.args[i]] = arg.invariant;
+      constant[body_.args[i]] = arg.invariant && !written[i] && !arg.written;
     }
     for (int id = 0; id < body_.num_nodes(); ++id) {
       const Node& n = body_.node(id);
@@ -99,9 +103,10 @@ class Cutter {
 
   void Recompute() {
     free_.assign(body_.num_nodes(), false);
-    for (size_t i = 0; i < loop_->invariant.size(); ++i) {
+    for (size_t i = 0; i < loop_->size(); ++i) {
       const int arg = body_.args[i];
-      free_[arg] = loop_->counter[i] || (loop_->invariant[i] && body_.output({arg, 0}).dtype != tf::DT_RESOURCE);
+      const bool is_variable = body_.output({arg, 0}).dtype == tf::DT_RESOURCE;
+      free_[arg] = (*loop_)[i].counter || ((*loop_)[i].invariant && !is_variable);
     }
     for (const Port& p : residuals_) kept_.insert(body_.output_index(p));
     std::vector<Port> order = residuals_;

@@ -7,16 +7,18 @@
 
 namespace symgrad {
 
-// What is known of the arguments of a loop's body.
-struct LoopArguments {
-  std::vector<bool> invariant;  // the same in all iterations
-  std::vector<bool> counter;    // an integer that the number of the iteration tells
-  std::vector<bool> written;    // a variable that the condition writes
+// What is known of an argument of a loop's body.
+struct LoopArgument {
+  bool invariant = false;  // the same in all iterations
+  bool counter = false;    // an integer that the number of the iteration tells
+  bool written = false;    // a variable that the condition writes
 };
+using LoopArguments = std::vector<LoopArgument>;
 
 // Which arguments of a body are variables that it writes; all, if it writes what it was not given.
 std::vector<bool> WrittenArguments(const Functions& functions, const Body& body);
 
+// What the pullback takes besides cotangents.
 struct Cut {
   std::vector<bool> args;        // by argument: the pullback takes it
   std::vector<Port> residuals;   // what the forward half returns for the pullback

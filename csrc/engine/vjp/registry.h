@@ -23,7 +23,8 @@ void ObserveRules(void (*observer)(const Rule&));
 // How many rules and traits there are: a library that brings more may change what was built before.
 int NumRules();
 
-// An error if two tables have a rule, or a trait of one kind, for the same op: which one would be used must not depend on the order of loading.
+// An error if two tables have a rule, or a trait of one kind, for the same op: which one would be used must not depend
+// on the order of loading.
 absl::Status CheckRegistry();
 
 }  // namespace symgrad

@@ -38,6 +38,7 @@ bool Contains(const std::vector<Port>& ports, Port p) {
   return std::find(ports.begin(), ports.end(), p) != ports.end();
 }
 
+// Walks back from a gradient through sums, to the terms that sum over rows.
 class Finder {
  public:
   using Operands = std::optional<std::vector<Port>>;

@@ -4,9 +4,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "csrc/engine/body/calls.h"
 #include "csrc/engine/body/errors.h"
 #include "csrc/engine/body/node_check.h"
 #include "csrc/engine/tensorflow1/flows.h"
+#include "csrc/engine/vjp/cotangent.h"
 #include "csrc/engine/vjp/registry.h"
 #include "csrc/rules/traits/arrays.h"
 #include "csrc/rules/traits/trait.h"
@@ -15,13 +17,15 @@
 namespace symgrad {
 namespace {
 
+// Cotangents gather at the outputs of nodes, in lists that are summed up when the sweep arrives there: then all that
+// will ever come has come.
 class Sweep {
  public:
-  Sweep(Builder* builder, Differentiator* differentiator, const std::vector<bool>& wrt, const std::vector<bool>& seeds,
+  Sweep(Builder* builder, NodeGradients* nodes, const std::vector<bool>& wrt, const std::vector<bool>& seeds,
         FlowSeeds flow_seeds, const std::vector<Port>& inner)
       : builder_(builder),
         body_(builder->body()),
-        differentiator_(differentiator),
+        nodes_(nodes),
         wrt_(wrt),
         seeds_(seeds),
         flow_seeds_(flow_seeds),
@@ -36,7 +40,7 @@ class Sweep {
     for (int id = body_->num_forward - 1; id >= 0; --id) {
       if (depends_[id] && !body_->node(id).is_arg()) Visit(id);
       TF_RETURN_IF_ERROR(exhausted_);
-      TF_RETURN_IF_ERROR(differentiator_->Spend(body_->num_outputs() - std::exchange(made, body_->num_outputs())));
+      TF_RETURN_IF_ERROR(nodes_->SpendOn(body_->num_outputs() - std::exchange(made, body_->num_outputs())));
     }
     if (!errors_.empty()) {
       const std::string what =
@@ -61,8 +65,7 @@ class Sweep {
     for (int id = 0; id < body_->num_forward; ++id) {
       const Node& n = body_->node(id);
       if (n.is_arg()) continue;
-      const Rule* rule = FindRule(n.type());
-      if (rule != nullptr && rule->gradient == nullptr && !HasOwnGradient(*n.def)) continue;
+      if (HasNoGradient(n)) continue;
       for (const Port& p : n.inputs)
         if (Wanted(p)) depends_[id] = true;
     }
@@ -89,7 +92,7 @@ class Sweep {
     const std::vector<Port> results = body_->results;
     for (size_t i = 0; i < results.size(); ++i) {
       if (!seeds_[i]) continue;
-      const bool flow = body_->flow(results[i]) != tf::DT_INVALID;
+      const bool flow = body_->flow_element(results[i]) != tf::DT_INVALID;
       const bool list = flow && flow_seeds_ == FlowSeeds::kLists;
       const int dy =
           body_->AddArg(absl::StrCat("dy_", i), list ? tf::DT_VARIANT : tf::BaseType(body_->output(results[i]).dtype));
@@ -104,7 +107,7 @@ class Sweep {
   // The cotangent of a forward tensor; all that flows into it has been seen.
   V Cotangent(Port p) {
     std::vector<V> parts = std::exchange(cotangents_[body_->output_index(p)], {});
-    const bool flow = body_->flow(p) != tf::DT_INVALID;
+    const bool flow = body_->flow_element(p) != tf::DT_INVALID;
     V sum = parts.size() == 1 ? parts[0] : flow && !parts.empty() ? SumOfLists(parts) : builder_->Sum(parts);
     // A cotangent has the shape of its primal, whatever else is known of it.
     if (sum.is_tensor() && body_->output(p).dtype != tf::DT_RESOURCE && !body_->FullyDefined(ToPort(sum)) &&
@@ -117,52 +120,47 @@ class Sweep {
 
   void Visit(int id) {
     const Node& n = body_->node(id);
-    Frame frame;
-    frame.node = id;
-    frame.diverges = MayDiverge(id);
+    VjpQuery query;
+    query.node = id;
+    query.diverges = MayDiverge(id);
     bool any = false;
     builder_->set_origin(id);
     for (int i = 0; i < n.num_outputs; ++i) {
-      frame.cotangents.push_back(Cotangent({id, i}));
-      any = any || static_cast<bool>(frame.cotangents.back());
+      query.cotangents.push_back(Cotangent({id, i}));
+      any = any || static_cast<bool>(query.cotangents.back());
     }
     if (!any) return;
-    for (const Port& p : n.inputs) frame.wants.push_back(Wanted(p));
+    for (const Port& p : n.inputs) query.wants.push_back(Wanted(p));
 
-    if (n.def->attr().contains(kCustomGradient)) {
-      const absl::StatusOr<Grads> grads = differentiator_->CustomGradient(builder_, frame);
-      return grads.ok() ? Distribute(id, *grads) : NodeError(id, grads.status().code(), grads.status().message());
-    }
-    if (const auto custom = n.def->attr().find("_gradient_op_type"); custom != n.def->attr().end()) {
-      NodeError(id, absl::StatusCode::kUnimplemented,
-                absl::StrCat(
-                    "its gradient is '", custom->second.s(), "', which was defined in Python (tf.custom_gradient, ",
-                    "Graph.gradient_override_map) and was not handed over: differentiate the ConcreteFunction itself"));
-      return;
-    }
-    if (UsesGradientArray(*body_, n)) {
-      NodeError(id, absl::StatusCode::kUnimplemented,
-                "it belongs to a gradient that TensorFlow made, of which there is no further one: differentiate the "
-                "function before that, twice");
-      return;
-    }
-    if (IsStructure(*n.def, *n.op)) {
-      const absl::StatusOr<Grads> grads = differentiator_->StructureGradient(builder_, frame);
-      return grads.ok() ? Distribute(id, *grads) : NodeError(id, grads.status().code(), grads.status().message());
-    }
+    const absl::StatusOr<Grads> grads = Pull(std::move(query));
+    if (grads.ok()) Distribute(id, *grads);
+    else NodeError(id, grads.status().code(), grads.status().message());
+  }
+
+  // The cotangents of a node's inputs: by a gradient of its own, by the functions that it stands for, or by its op's
+  // rule.
+  absl::StatusOr<Grads> Pull(VjpQuery query) {
+    const Node& n = body_->node(query.node);
+    if (n.def->attr().contains(kCustomGradient)) return nodes_->CustomGradient(builder_, query);
+    if (const auto custom = n.def->attr().find("_gradient_op_type"); custom != n.def->attr().end())
+      return absl::UnimplementedError(absl::StrCat(
+          "its gradient is '", custom->second.s(), "', which was defined in Python (tf.custom_gradient, ",
+          "Graph.gradient_override_map) and was not handed over: differentiate the ConcreteFunction itself"));
+    if (UsesGradientArray(*body_, n))
+      return absl::UnimplementedError(
+          "it belongs to a gradient that TensorFlow made, of which there is no further one: differentiate the "
+          "function before that, twice");
+    if (IsStructure(*n.def, *n.op)) return nodes_->StructureGradient(builder_, query);
     const Rule* rule = FindRule(n.type());
-    if (rule == nullptr) {
-      NodeError(
-          id, absl::StatusCode::kUnimplemented,
+    if (rule == nullptr)
+      return absl::UnimplementedError(
           "no gradient is registered for this op: put tf.stop_gradient around it if none should flow, or register a "
           "rule (docs/writing-a-rule.md)");
-      return;
-    }
-    builder_->frame() = std::move(frame);
-    const Grads grads = rule->gradient(Op(id));
-    const absl::Status status = builder_->TakeStatus();
-    if (!status.ok()) return NodeError(id, status.code(), status.message());
-    Distribute(id, grads);
+    const int id = query.node;
+    builder_->query() = std::move(query);
+    Grads grads = rule->gradient(Op(id));
+    TF_RETURN_IF_ERROR(builder_->TakeStatus());
+    return grads;
   }
 
   void Distribute(int id, const Grads& grads) {
@@ -183,7 +181,7 @@ class Sweep {
                                "; put tf.stop_gradient around that input if none should flow"));
         continue;
       }
-      const tf::DataType expected = body_->flow(p) != tf::DT_INVALID ? tf::DT_VARIANT : tf::BaseType(dtype);
+      const tf::DataType expected = body_->flow_element(p) != tf::DT_INVALID ? tf::DT_VARIANT : tf::BaseType(dtype);
       if (dtype != tf::DT_RESOURCE && tf::BaseType(ToTf(grads[i].dtype())) != expected)
         return NodeError(
             id, absl::StatusCode::kInternal,
@@ -203,14 +201,14 @@ class Sweep {
     // The sweep goes on, with any cotangents, to what else is wrong behind this node.
     for (const Port& p : body_->node(id).inputs) {
       const tf::DataType dtype = tf::BaseType(body_->output(p).dtype);
-      if (Wanted(p) && dtype != tf::DT_RESOURCE && dtype != tf::DT_VARIANT && body_->flow(p) == tf::DT_INVALID)
+      if (Wanted(p) && dtype != tf::DT_RESOURCE && dtype != tf::DT_VARIANT && body_->flow_element(p) == tf::DT_INVALID)
         cotangents_[body_->output_index(p)].push_back(zeros_like(ToValue(p)));
     }
   }
 
   Builder* const builder_;
   Body* const body_;
-  Differentiator* const differentiator_;
+  NodeGradients* const nodes_;
   const std::vector<bool>&wrt_, &seeds_;
   const FlowSeeds flow_seeds_;
   const std::vector<Port>& inner_;
@@ -225,16 +223,10 @@ class Sweep {
 
 }  // namespace
 
-bool IsDifferentiable(tf::DataType dtype) {
-  dtype = tf::BaseType(dtype);
-  return tf::DataTypeIsFloating(dtype) || tf::DataTypeIsComplex(dtype) || dtype == tf::DT_RESOURCE ||
-         dtype == tf::DT_VARIANT;
-}
-
-absl::StatusOr<std::vector<V>> ReverseSweep(Builder* builder, Differentiator* differentiator,
-                                            const std::vector<bool>& wrt, const std::vector<bool>& seeds,
-                                            FlowSeeds flow_seeds, const std::vector<Port>& inner) {
-  return Sweep(builder, differentiator, wrt, seeds, flow_seeds, inner).Run();
+absl::StatusOr<std::vector<V>> ReverseSweep(Builder* builder, NodeGradients* nodes, const std::vector<bool>& wrt,
+                                            const std::vector<bool>& seeds, FlowSeeds flow_seeds,
+                                            const std::vector<Port>& inner) {
+  return Sweep(builder, nodes, wrt, seeds, flow_seeds, inner).Run();
 }
 
 }  // namespace symgrad

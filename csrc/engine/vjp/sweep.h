@@ -3,15 +3,25 @@
 
 #include <vector>
 
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "csrc/engine/body/body.h"
-#include "csrc/engine/differentiate/differentiator.h"
 #include "csrc/engine/emit/builder.h"
 
 namespace symgrad {
 
-// Whether a tensor of this dtype can carry a gradient. A resource stands for the variable it refers to.
-bool IsDifferentiable(tf::DataType dtype);
+// Who knows the cotangents of the inputs of nodes that rules know nothing of, and how much may be made. The sweep knows
+// no functions.
+class NodeGradients {
+ public:
+  virtual ~NodeGradients() = default;
+  // Of a node that stands for functions: a call, a branch or a loop. The node itself becomes a call that returns
+  // residuals, too.
+  virtual absl::StatusOr<Grads> StructureGradient(Builder* builder, const VjpQuery& query) = 0;
+  // Of a node that comes with a gradient function of its own (kCustomGradient).
+  virtual absl::StatusOr<Grads> CustomGradient(Builder* builder, const VjpQuery& query) = 0;
+  // See Functions::Spend.
+  virtual absl::Status SpendOn(int64_t made) = 0;
+};
 
 // The cotangents of those results that are flows of arrays (flows.h): lists, or, to a caller who knows of none, numbers
 // that tell nothing.
@@ -24,8 +34,8 @@ enum class FlowSeeds { kLists, kNumbers };
 //
 // One pass over the nodes in reverse order; a rule runs only for a node that lies between a wanted argument and a
 // result. Everything that can't be differentiated is listed in one Unimplemented error.
-absl::StatusOr<std::vector<V>> ReverseSweep(Builder* builder, Differentiator* differentiator,
-                                            const std::vector<bool>& wrt, const std::vector<bool>& seeds,
-                                            FlowSeeds flow_seeds, const std::vector<Port>& inner = {});
+absl::StatusOr<std::vector<V>> ReverseSweep(Builder* builder, NodeGradients* nodes, const std::vector<bool>& wrt,
+                                            const std::vector<bool>& seeds, FlowSeeds flow_seeds,
+                                            const std::vector<Port>& inner = {});
 
 }  // namespace symgrad

@@ -9,6 +9,7 @@
 #include "absl/strings/string_view.h"
 #include "csrc/engine/body/body.h"
 #include "csrc/engine/emit/builder.h"
+#include "csrc/engine/facts/facts.h"
 #include "csrc/engine/library/functions.h"
 #include "csrc/engine/write/export.h"
 
@@ -18,11 +19,6 @@ namespace symgrad {
 class FunctionAuthor {
  public:
   explicit FunctionAuthor(Functions* functions) : functions_(functions), builder_(&body_), scope_(&builder_) {}
-
-  struct Function {
-    std::string name;
-    bool stateful = false;
-  };
 
   V Arg(tf::DataType dtype, const tf::PartialTensorShape& shape = tf::PartialTensorShape()) {
     const V arg = V::Tensor(body_.AddArg(absl::StrCat("x_", body_.args.size()), dtype), 0);
@@ -36,21 +32,19 @@ class FunctionAuthor {
     for (const tf::DataType t : dtypes) args.push_back(Arg(t));
     return args;
   }
+  Values Args(absl::Span<const TensorSpec> tensors) { return Args(Dtypes(tensors)); }
   // What is known of the shape of a value.
   tf::PartialTensorShape StaticShapeOf(const V& v) const { return StaticShape(body_.output(ToPort(v)).shape); }
   Builder* operator->() { return &builder_; }
 
   // Adds the function, under a name made of `stem` and a hash of its content.
-  absl::StatusOr<Function> Finish(absl::string_view stem, const Values& results) {
+  absl::StatusOr<Callable> Finish(absl::string_view stem, const Values& results) {
     TF_RETURN_IF_ERROR(builder_.TakeStatus());
     Signature signature;
     signature.args = args_;
     signature.keeps = Keeps::kAll;
     for (const V& v : results) signature.results.push_back(ToPort(v));
-    tf::FunctionDef fdef = ExportFunction(*functions_, body_, "", signature, tf::FunctionDef());
-    const bool stateful = fdef.signature().is_stateful();
-    TF_ASSIGN_OR_RETURN(std::string name, functions_->AddNamedByContent(stem, std::move(fdef)));
-    return Function{std::move(name), stateful};
+    return WriteFunction(functions_, body_, stem, signature, tf::FunctionDef());
   }
 
  private:
@@ -60,15 +54,6 @@ class FunctionAuthor {
   Builder::Scope scope_;
   std::vector<Port> args_;
 };
-
-// The attrs of a control-flow node that speak to the runtime, for the node that takes its place.
-inline void CopyRuntimeAttrs(const tf::NodeDef& from, tf::NodeDef* to) {
-  for (const auto& [name, value] : from.attr()) {
-    const bool tells_of_signature =
-        name == "_output_shapes" || name == "_num_original_outputs" || name == "_read_only_resource_inputs";
-    if (name[0] == '_' && !tells_of_signature) (*to->mutable_attr())[name] = value;
-  }
-}
 
 inline void SetTypes(const Values& values, tf::AttrValue* attr) {
   attr->mutable_list()->Clear();

@@ -8,12 +8,14 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "csrc/engine/library/functions.h"
+#include "csrc/engine/body/calls.h"
+#include "csrc/engine/facts/facts.h"
 #include "tensorflow/core/framework/node_def_util.h"
 
 namespace symgrad {
 namespace {
 
+// Names first, then nodes in the order of the body, each hub before the first node that waits for it.
 class FunctionWriter {
  public:
   FunctionWriter(const Functions& functions, const Body& body, const Signature& signature)
@@ -23,11 +25,10 @@ class FunctionWriter {
         results_(signature.results),
         part_(FindPart(functions, body, signature)) {}
 
-  tf::FunctionDef Write(const std::string& name, const tf::FunctionDef& source) {
+  tf::FunctionDef Write(const tf::FunctionDef& source) {
     for (size_t i = 0; i < args_.size(); ++i) arg_of_[body_.output_index(args_[i])] = static_cast<int>(i);
     NameNodes();
     NameArgs();
-    fdef_.mutable_signature()->set_name(name);
     WriteArgs(source);
     for (const char* attr : {"_noinline", "_XlaMustCompile"})
       if (const auto it = source.attr().find(attr); it != source.attr().end())
@@ -209,9 +210,15 @@ class FunctionWriter {
 
 }  // namespace
 
-tf::FunctionDef ExportFunction(const Functions& functions, const Body& body, const std::string& name,
-                               const Signature& signature, const tf::FunctionDef& source) {
-  return FunctionWriter(functions, body, signature).Write(name, source);
+absl::StatusOr<Callable> WriteFunction(Functions* functions, const Body& body, absl::string_view stem,
+                                       const Signature& signature, const tf::FunctionDef& source) {
+  tf::FunctionDef fdef = FunctionWriter(*functions, body, signature).Write(source);
+  Callable function;
+  function.stateful = fdef.signature().is_stateful();
+  for (const Port& p : signature.results)
+    function.results.push_back({tf::BaseType(body.output(p).dtype), StaticShape(body.output(p).shape)});
+  TF_ASSIGN_OR_RETURN(function.name, functions->AddNamedByContent(stem, std::move(fdef)));
+  return function;
 }
 
 }  // namespace symgrad

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
+#include "csrc/engine/library/effects.h"
 
 namespace symgrad {
 namespace {
@@ -13,6 +14,7 @@ constexpr int kNone = -1;
 // A constant is the same whatever it is ordered after.
 bool IsConst(const Node& n) { return n.type() == "Const"; }
 
+// Marks what results need, adds the checks or effects that are to be kept, and then joins what was ordered.
 class PartFinder {
  public:
   PartFinder(const Functions& functions, const Body& body, const Signature& signature)

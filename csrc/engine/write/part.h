@@ -31,6 +31,7 @@ struct Signature {
   bool results_wait = false;  // for all checks
 };
 
+// What FindPart has found.
 struct Part {
   // By node: it is kept; something that is kept is ordered after it, so all that it does is to happen (Body::whole).
   std::vector<bool> kept, awaited;

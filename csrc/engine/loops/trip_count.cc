@@ -1,9 +1,11 @@
-#include "csrc/engine/structure/trip_count.h"
+#include "csrc/engine/loops/trip_count.h"
 
 #include <algorithm>
 #include <optional>
 #include <string>
 
+#include "csrc/engine/body/calls.h"
+#include "csrc/engine/facts/known_inputs.h"
 #include "csrc/engine/read/import.h"
 
 namespace symgrad {

@@ -1,24 +1,18 @@
-#include "csrc/engine/structure/loop_plan.h"
+#include "csrc/engine/loops/loop_plan.h"
 
 #include <algorithm>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
-#include "csrc/engine/emit/literal.h"
+#include "csrc/engine/facts/facts.h"
+#include "csrc/engine/facts/known_inputs.h"
+#include "csrc/engine/loops/list_step.h"
 #include "csrc/engine/read/import.h"
-#include "csrc/engine/structure/list_step.h"
-#include "csrc/engine/structure/trip_count.h"
-#include "csrc/engine/vjp/registry.h"
-#include "csrc/engine/vjp/sweep.h"
+#include "csrc/engine/vjp/cotangent.h"
 
 namespace symgrad {
 namespace {
-
-bool HasNoGradient(const Node& n) {
-  const Rule* rule = FindRule(n.type());
-  return rule != nullptr && rule->gradient == nullptr && !HasOwnGradient(*n.def);
-}
 
 // Which results of a body depend on the marked arguments through tensors that carry gradients.
 std::vector<bool> Depend(const Body& body, const std::vector<bool>& marked) {
@@ -38,30 +32,33 @@ std::vector<bool> Depend(const Body& body, const std::vector<bool>& marked) {
 // Of what is known of a variable's value: a list's length and shape are integers.
 tf::DataType ValueType(tf::DataType dtype) { return dtype == tf::DT_VARIANT ? tf::DT_INT64 : dtype; }
 
+// Reads condition and body as often as it takes to know what stays the same in all iterations, and splits the body as
+// often as it takes to know which cotangents go from one to the next.
 class Planner {
  public:
-  Planner(Differentiator* differentiator, const Body& outer, const Frame& frame)
-      : differentiator_(differentiator), outer_(outer), frame_(frame), inputs_(outer.node(frame.node).inputs) {
-    plan_.node = outer.node(frame.node).def;
-    plan_.n = inputs_.size();
+  Planner(Splitter* splitter, const Body& outer, const VjpQuery& query)
+      : splitter_(splitter), outer_(outer), query_(query), inputs_(outer.node(query.node).inputs) {
+    plan_.node = outer.node(query.node).def;
     plan_.compiled = outer.compiled;
-    for (const Port& p : inputs_) {
-      plan_.dtypes.push_back(tf::BaseType(outer.output(p).dtype));
-      plan_.flows.push_back(outer.flow(p));
+    for (size_t i = 0; i < inputs_.size(); ++i) {
+      LoopVariable& x = variables_.emplace_back();
+      x.dtype = tf::BaseType(outer.output(inputs_[i]).dtype);
+      x.flow_element = outer.flow_element(inputs_[i]);
+      const V dy = i < query.cotangents.size() ? query.cotangents[i] : none;
+      if (dy) x.cotangent_dtype = ToTf(dy.dtype());
     }
-    for (const V& dy : frame.cotangents) plan_.cotangent_dtypes.push_back(dy ? ToTf(dy.dtype()) : tf::DT_INVALID);
   }
 
   absl::StatusOr<LoopPlan> Plan() {
     TF_RETURN_IF_ERROR(ReadBody());
-    TF_ASSIGN_OR_RETURN(auto condition, ImportFunction(differentiator_, Specialize(Function("cond"))));
-    if (condition->args.size() != plan_.n)
+    TF_ASSIGN_OR_RETURN(auto condition, ImportFunction(splitter_, Specialize(Function("cond"))));
+    if (condition->args.size() != variables_.size())
       return absl::InvalidArgumentError(
-          absl::StrCat("its condition '", Function("cond").name(), "' must take ", plan_.n, " variables"));
+          absl::StrCat("its condition '", Function("cond").name(), "' must take ", variables_.size(), " variables"));
     ReadTrips(*condition);
     TF_RETURN_IF_ERROR(Split(*condition));
-    for (size_t i = 0; i < plan_.n; ++i) plan_.last_lists.push_back(Last(i));
-    TF_RETURN_IF_ERROR(Stacks());
+    for (size_t i = 0; i < variables_.size(); ++i) variables_[i].last = Last(i);
+    TF_RETURN_IF_ERROR(PlanStacks());
     return std::move(plan_);
   }
 
@@ -71,38 +68,48 @@ class Planner {
   // Which variables are invariant, which are counters.
   absl::Status ReadBody() {
     const tf::NameAttrList& f = Function("body");
-    TF_ASSIGN_OR_RETURN(plan_.body, ImportFunction(differentiator_, f));
+    TF_ASSIGN_OR_RETURN(plan_.body, ImportFunction(splitter_, f));
     const Body* loop = plan_.body.get();
-    if (loop->args.size() != plan_.n || loop->results.size() != plan_.n)
+    if (loop->args.size() != variables_.size() || loop->results.size() != variables_.size())
       return absl::InvalidArgumentError(
-          absl::StrCat("its body '", f.name(), "' must take and return ", plan_.n, " variables"));
-    for (size_t i = 0; i < plan_.n; ++i) {
-      plan_.invariant.push_back(Origin(*loop, loop->results[i]) == Port{loop->args[i], 0});
-      plan_.shapes.push_back(VariableShape(i));
+          absl::StrCat("its body '", f.name(), "' must take and return ", variables_.size(), " variables"));
+    for (size_t i = 0; i < variables_.size(); ++i) {
+      variables_[i].invariant = Origin(*loop, loop->results[i]) == Port{loop->args[i], 0};
+      variables_[i].shape = VariableShape(i);
     }
     TF_RETURN_IF_ERROR(ReadSteady(f));
-    for (size_t i = 0; i < plan_.n; ++i) {
-      const bool steps = IsIntegral(plan_.dtypes[i]) && CounterStep(*plan_.body, static_cast<int>(i)).has_value();
-      plan_.counter.push_back(steps && outer_.rank(inputs_[i]) == 0);
+    for (size_t i = 0; i < variables_.size(); ++i) {
+      const bool steps = IsIntegral(variables_[i].dtype) && CounterStep(*plan_.body, static_cast<int>(i)).has_value();
+      variables_[i].counter = steps && outer_.rank(inputs_[i]) == 0;
     }
     return absl::OkStatus();
   }
 
-  // Which variables carry cotangents through the loop; and splits the body for them.
-  absl::Status Split(const Body& condition) {
-    const size_t n = plan_.n;
-    std::vector<bool> wants = frame_.wants;
+  // Which variables a gradient is wanted of: before the loop, or in one of its iterations.
+  std::vector<bool> Wants() const {
+    std::vector<bool> wants = query_.wants;
     for (bool grown = true; grown;) {
       grown = false;
       const std::vector<bool> depends = Depend(*plan_.body, wants);
-      for (size_t i = 0; i < n; ++i) {
-        if (!depends[i] || wants[i] || (plan_.dtypes[i] == tf::DT_RESOURCE && !plan_.invariant[i])) continue;
+      for (size_t i = 0; i < variables_.size(); ++i) {
+        const bool changing_handle = variables_[i].dtype == tf::DT_RESOURCE && !variables_[i].invariant;
+        if (!depends[i] || wants[i] || changing_handle) continue;
         wants[i] = grown = true;
       }
     }
-    const LoopArguments arguments{plan_.invariant, plan_.counter, WrittenArguments(*differentiator_, condition)};
+    return wants;
+  }
+
+  // Which variables carry cotangents through the loop; and splits the body for them.
+  absl::Status Split(const Body& condition) {
+    const std::vector<bool> wants = Wants(), written = WrittenArguments(*splitter_, condition);
+    LoopArguments arguments;
+    for (size_t i = 0; i < variables_.size(); ++i) {
+      LoopVariable& x = variables_[i];
+      arguments.push_back({x.invariant, x.counter, written[i]});
+      x.carried = wants[i] && !x.invariant && x.seeded();
+    }
     const tf::NameAttrList body = Specialize(Function("body"));
-    for (size_t i = 0; i < n; ++i) plan_.carried.push_back(wants[i] && !plan_.invariant[i] && plan_.seeded(i));
     // What carries is found by splitting. A chain of variables, each of which takes its value from the next, would take
     // as many splits: after a few, what may carry does.
     constexpr int kMaxSplits = 4;
@@ -110,17 +117,20 @@ class Planner {
     for (bool grown = true; grown;) {
       grown = false;
       if (++splits == kMaxSplits) Spread(wants);
-      TF_ASSIGN_OR_RETURN(const SplitVjp* split, differentiator_->Split(body, wants, plan_.carried, &arguments));
+      std::vector<bool> carried;
+      for (const LoopVariable& x : variables_) carried.push_back(x.carried);
+      TF_ASSIGN_OR_RETURN(const SplitVjp* split, splitter_->Split(body, wants, carried, &arguments));
       plan_.split = *split;
-      for (size_t i = 0; i < n; ++i) {
-        if (split->gradients[i] < 0 || plan_.invariant[i] || plan_.carried[i]) continue;
-        plan_.carried[i] = grown = true;
+      for (size_t i = 0; i < variables_.size(); ++i) {
+        LoopVariable& x = variables_[i];
+        if (!split->gradients[i].in_pullback() || x.invariant || x.carried) continue;
+        x.carried = grown = true;
       }
     }
-    const SplitVjp& split = plan_.split;
-    for (size_t i = 0; i < n; ++i)
-      plan_.summed.push_back(plan_.invariant[i] && wants[i] &&
-                             (split.gradients[i] >= 0 || split.finished[i] >= 0 || plan_.seeded(i)));
+    for (size_t i = 0; i < variables_.size(); ++i) {
+      LoopVariable& x = variables_[i];
+      x.summed = x.invariant && wants[i] && (plan_.split.gradients[i].exists() || x.seeded());
+    }
     return absl::OkStatus();
   }
 
@@ -135,9 +145,9 @@ class Planner {
       pending.push_back(p.node);
     };
     absl::flat_hash_map<int, size_t> variable;  // by argument
-    for (size_t i = 0; i < plan_.n; ++i) {
+    for (size_t i = 0; i < variables_.size(); ++i) {
       variable[body.args[i]] = i;
-      if (plan_.carried[i]) meet(body.results[i]);
+      if (variables_[i].carried) meet(body.results[i]);
     }
     while (!pending.empty()) {
       const int id = pending.back();
@@ -145,8 +155,8 @@ class Planner {
       const Node& n = body.node(id);
       if (n.is_arg()) {
         const size_t i = variable.at(id);
-        if (plan_.carried[i] || plan_.invariant[i] || !wants[i]) continue;
-        plan_.carried[i] = true;
+        if (variables_[i].carried || variables_[i].invariant || !wants[i]) continue;
+        variables_[i].carried = true;
         meet(body.results[i]);
       } else if (!HasNoGradient(n)) {
         for (const Port& p : n.inputs) meet(p);
@@ -157,9 +167,9 @@ class Planner {
   // What becomes of a list, where that can be told.
   std::optional<LastList> Last(size_t i) const {
     const IntsPtr before = outer_.output(inputs_[i]).ints;
-    if (!plan_.compiled || plan_.dtypes[i] != tf::DT_VARIANT || before == nullptr || !before->known())
+    if (!plan_.compiled || variables_[i].dtype != tf::DT_VARIANT || before == nullptr || !before->known())
       return std::nullopt;
-    const auto step = StepOfList(differentiator_, *plan_.body, static_cast<int>(i));
+    const auto step = StepOfList(splitter_, *plan_.body, static_cast<int>(i));
     if (!step) return std::nullopt;
     LastList last{step->element, {}, before->elements[0].value, step->by < 0};
     if (step->by != 0 && (!plan_.trips.exact || last.length + step->by * plan_.trips.most != 0)) return std::nullopt;
@@ -169,22 +179,21 @@ class Planner {
     return last;
   }
 
-  absl::Status Stacks() {
+  absl::Status PlanStacks() {
     const SplitVjp& split = plan_.split;
-    std::vector<bool> stacked(plan_.n, false);
+    std::vector<bool> stacked(variables_.size(), false);
     for (const int a : split.args) {
-      if (!plan_.stacked(a)) continue;
+      if (!variables_[a].stacked()) continue;
       stacked[a] = true;
-      plan_.stacks.push_back({plan_.dtypes[a], plan_.shapes[a]});
+      plan_.stacks.push_back({variables_[a].dtype, variables_[a].shape});
     }
-    for (size_t r = 0; r < split.residuals.size(); ++r) {
+    const absl::Span<const TensorSpec> residuals = split.residuals();
+    for (size_t r = 0; r < residuals.size(); ++r) {
       const int next = split.residual_results[r];
       plan_.next.push_back(next >= 0 && stacked[next] ? next : -1);
-      if (plan_.next.back() < 0) plan_.stacks.push_back({split.residuals[r], split.residual_shapes[r]});
+      if (plan_.next.back() < 0) plan_.stacks.push_back(residuals[r]);
     }
-    for (size_t k = 0; k < split.operands.size(); ++k)
-      plan_.operands.push_back({split.operands[k], split.operand_shapes[k]});
-    for (const Stack& stack : plan_.stacks)
+    for (const TensorSpec& stack : plan_.stacks)
       if (plan_.compiled && stack.dtype == tf::DT_VARIANT)
         return absl::UnimplementedError(
             "XLA can't compile its gradient, as that keeps a list of each iteration, and a list of lists has no size: "
@@ -195,13 +204,13 @@ class Planner {
   // Reads the body with what is known of its variables: of a list, which may change, the length and the shape, if the
   // body keeps them.
   absl::Status ReadSteady(const tf::NameAttrList& f) {
-    for (size_t i = 0; i < plan_.n; ++i) steady_.push_back(plan_.invariant[i] || plan_.dtypes[i] == tf::DT_VARIANT);
+    for (const LoopVariable& x : variables_) steady_.push_back(x.invariant || x.dtype == tf::DT_VARIANT);
     for (bool changed = true; changed;) {
       changed = false;
-      TF_ASSIGN_OR_RETURN(plan_.body, ImportFunction(differentiator_, Specialize(f)));
-      for (size_t i = 0; i < plan_.n; ++i) {
+      TF_ASSIGN_OR_RETURN(plan_.body, ImportFunction(splitter_, Specialize(f)));
+      for (size_t i = 0; i < variables_.size(); ++i) {
         const IntsPtr before = outer_.output(inputs_[i]).ints, after = plan_.body->output(plan_.body->results[i]).ints;
-        if (!steady_[i] || plan_.invariant[i] || before == nullptr || !before->known()) continue;
+        if (!steady_[i] || variables_[i].invariant || before == nullptr || !before->known()) continue;
         const auto equal = [](const Ints::Element& a, const Ints::Element& b) { return a.value == b.value; };
         if (after != nullptr && std::equal(before->elements.begin(), before->elements.end(), after->elements.begin(),
                                            after->elements.end(), equal))
@@ -218,11 +227,11 @@ class Planner {
     constexpr int64_t kMaxReserved = 1 << 20;
     std::vector<Range> initial;
     for (const Port& p : inputs_) initial.push_back(RangeOf(outer_, p, outer_.ranges));
-    plan_.trips = CountTrips(differentiator_, condition, *plan_.body, initial);
-    for (size_t i = 0; i < plan_.n; ++i) {
+    plan_.trips = CountTrips(splitter_, condition, *plan_.body, initial);
+    for (size_t i = 0; i < variables_.size(); ++i) {
       Range& range = ranges_.emplace_back();
-      if (plan_.invariant[i]) range = initial[i];
-      if (!plan_.counter[i] || plan_.trips.most < 1) continue;
+      if (variables_[i].invariant) range = initial[i];
+      if (!variables_[i].counter || plan_.trips.most < 1) continue;
       const int64_t way = *CounterStep(*plan_.body, static_cast<int>(i)) * (plan_.trips.most - 1);
       range = {initial[i].low + std::min<int64_t>(way, 0), initial[i].high + std::max<int64_t>(way, 0)};
     }
@@ -236,9 +245,9 @@ class Planner {
 
   // What is known of a variable in all iterations. To XLA a variable has one shape.
   tf::PartialTensorShape VariableShape(size_t i) const {
-    if (plan_.invariant[i] || plan_.compiled) return StaticShape(outer_.output(inputs_[i]).shape);
+    if (variables_[i].invariant || plan_.compiled) return StaticShape(outer_.output(inputs_[i]).shape);
     const auto shapes = plan_.node->attr().find("output_shapes");
-    if (shapes == plan_.node->attr().end() || shapes->second.list().shape_size() != static_cast<int>(plan_.n))
+    if (shapes == plan_.node->attr().end() || shapes->second.list().shape_size() != static_cast<int>(variables_.size()))
       return tf::PartialTensorShape();
     const tf::TensorShapeProto& shape = shapes->second.list().shape(static_cast<int>(i));
     return tf::PartialTensorShape::IsValid(shape) ? tf::PartialTensorShape(shape) : tf::PartialTensorShape();
@@ -250,12 +259,12 @@ class Planner {
     auto* shapes = (*specialized.mutable_attr())[kInputShapes].mutable_list();
     auto* values = (*specialized.mutable_attr())[kInputValues].mutable_list();
     values->Clear();
-    for (size_t i = 0; i < plan_.n; ++i) {
+    for (size_t i = 0; i < variables_.size(); ++i) {
       tf::TensorProto* value = values->add_tensor();
       const IntsPtr ints = outer_.output(inputs_[i]).ints;
-      if (!plan_.invariant[i]) plan_.shapes[i].AsProto(shapes->mutable_shape(static_cast<int>(i)));
+      if (!variables_[i].invariant) variables_[i].shape.AsProto(shapes->mutable_shape(static_cast<int>(i)));
       if (!steady_[i]) continue;
-      if (ints != nullptr && ints->known() && !FillInts(*ints, ValueType(plan_.dtypes[i]), value)) value->Clear();
+      if (ints != nullptr && ints->known() && !FillInts(*ints, ValueType(variables_[i].dtype), value)) value->Clear();
     }
     for (const Range& range : ranges_)
       for (const int64_t end : {range.low, range.high})
@@ -263,19 +272,20 @@ class Planner {
     return specialized;
   }
 
-  Differentiator* const differentiator_;
+  Splitter* const splitter_;
   const Body& outer_;
-  const Frame& frame_;
+  const VjpQuery& query_;
   const absl::InlinedVector<Port, 3>& inputs_;
   LoopPlan plan_;
-  std::vector<bool> steady_;   // what is known of its integers before the loop is so in all iterations
+  std::vector<LoopVariable>& variables_ = plan_.variables;
+  std::vector<bool> steady_;   // by variable: what is known of its integers before the loop is so in all iterations
   std::vector<Range> ranges_;  // of the variables in the body, once they are known
 };
 
 }  // namespace
 
-absl::StatusOr<LoopPlan> LoopPlan::Make(Differentiator* differentiator, const Body& body, const Frame& frame) {
-  return Planner(differentiator, body, frame).Plan();
+absl::StatusOr<LoopPlan> LoopPlan::Make(Splitter* splitter, const Body& body, const VjpQuery& query) {
+  return Planner(splitter, body, query).Plan();
 }
 
 std::vector<int> LoopPlan::Ahead() const {

@@ -17,6 +17,7 @@
 #include "absl/strings/string_view.h"
 #include "csrc/engine/body/body.h"
 #include "csrc/engine/differentiate/differentiator.h"
+#include "csrc/engine/library/gradient_op.h"
 #include "tensorflow/core/framework/function.h"
 #include "tensorflow/core/framework/graph.pb.h"
 

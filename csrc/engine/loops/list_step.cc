@@ -1,8 +1,10 @@
-#include "csrc/engine/structure/list_step.h"
+#include "csrc/engine/loops/list_step.h"
 
 #include <algorithm>
 #include <string>
 
+#include "csrc/engine/body/calls.h"
+#include "csrc/engine/facts/known_inputs.h"
 #include "csrc/engine/read/import.h"
 
 namespace symgrad {

@@ -1,12 +1,16 @@
-#include "csrc/engine/differentiate/forward_pass.h"
+#include "csrc/graph/forward_pass.h"
 
 #include <algorithm>
 #include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "csrc/engine/body/calls.h"
 #include "csrc/engine/body/node_check.h"
 #include "csrc/engine/body/topological_order.h"
+#include "csrc/engine/facts/facts.h"
+#include "csrc/engine/library/gradient_op.h"
+#include "csrc/engine/vjp/cotangent.h"
 #include "csrc/engine/vjp/registry.h"
 #include "csrc/engine/vjp/sweep.h"
 #include "csrc/engine/write/export.h"
@@ -406,9 +410,10 @@ absl::StatusOr<ForwardPass::Pullback> ForwardPass::Write(const Body& body, const
   if (!all_known) return absl::UnimplementedError("a gradient takes what no node of the graph returns");
   for (size_t i = num_args; i < body.args.size(); ++i) signature.args.push_back({body.args[i], 0});
 
-  tf::FunctionDef fdef = ExportFunction(*differentiator, body, "", signature, tf::FunctionDef());
-  pullback.stateful = fdef.signature().is_stateful();
-  TF_ASSIGN_OR_RETURN(pullback.name, differentiator->AddNamedByContent("pullback", std::move(fdef)));
+  TF_ASSIGN_OR_RETURN(const Callable function,
+                      WriteFunction(differentiator, body, "pullback", signature, tf::FunctionDef()));
+  pullback.name = function.name;
+  pullback.stateful = function.stateful;
   pullback.functions = differentiator->Generated(pullback.name);
   return pullback;
 }

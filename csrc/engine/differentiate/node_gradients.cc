@@ -1,0 +1,175 @@
+#include "csrc/engine/differentiate/node_gradients.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "csrc/engine/body/calls.h"
+#include "csrc/engine/emit/literal.h"
+#include "csrc/engine/facts/known_inputs.h"
+#include "csrc/engine/library/effects.h"
+#include "csrc/engine/loops/loop.h"
+#include "csrc/engine/structure/structure.h"
+#include "csrc/engine/write/author.h"
+
+namespace symgrad {
+namespace {
+
+void SetShape(Body* body, Port p, const tf::PartialTensorShape& shape) {
+  Shape known;
+  if (body->shapes()->MakeShapeFromPartialTensorShape(shape, &known).ok()) body->output(p).shape = known;
+}
+
+absl::StatusOr<SplitVjp> SplitCall(Splitter* splitter, const Body& body, const VjpQuery& query) {
+  const Node& node = body.node(query.node);
+  std::vector<bool> seeds;
+  for (const V& dy : query.cotangents) seeds.push_back(static_cast<bool>(dy));
+  tf::NameAttrList callee = WithInputs(Callee(*node.def), body, node.inputs);
+  const auto compiled = node.def->attr().find("_XlaMustCompile");
+  if (compiled != node.def->attr().end() && compiled->second.b()) (*callee.mutable_attr())[kCompiled].set_b(true);
+  TF_ASSIGN_OR_RETURN(const SplitVjp* split, splitter->Split(callee, query.wants, seeds));
+  return *split;
+}
+
+// The halves of the node that the query is of.
+absl::StatusOr<SplitVjp> SplitNode(Splitter* splitter, const Body& body, const VjpQuery& query) {
+  const Node& node = body.node(query.node);
+  if (IsLoop(*node.def)) return SplitLoop(splitter, body, query);
+  if (node.type() == "RemoteCall") return SplitRemote(splitter, body, query);
+  return IsCall(*node.def, *node.op) ? SplitCall(splitter, body, query) : SplitBranch(splitter, body, query);
+}
+
+// A call of a half, with the name and the place of the node whose function has that half.
+absl::StatusOr<Body::Call> CallOf(const Functions& functions, Body* body, const Node& node, const Callable& half) {
+  tf::DataTypeVector inputs;
+  for (const Port& p : node.inputs) inputs.push_back(tf::BaseType(body->output(p).dtype));
+  tf::NodeDef* def = body->NewDef();
+  def->set_name(node.def->name());
+  def->set_device(node.def->device());
+  def->set_op(half.stateful ? "StatefulPartitionedCall" : "PartitionedCall");
+  CopyRuntimeAttrs(*node.def, def);
+  auto& attrs = *def->mutable_attr();
+  attrs["f"].mutable_func()->set_name(half.name);
+  SetTypes(inputs, &attrs["Tin"]);
+  SetTypes(Dtypes(half.results), &attrs["Tout"]);
+  Body::Call call{nullptr, def};
+  TF_RETURN_IF_ERROR(functions.LookUp(def->op(), &call.op));
+  tf::AddDefaultsToNodeDef(call.op->op_def, def);
+  return call;
+}
+
+// Puts the forward half in the place of a node, and what does all (see Body::whole) beside it.
+absl::Status ReplaceByForward(const Functions& functions, Body* body, int node, const SplitVjp& split) {
+  Node& call = body->node(node);
+  const bool does_all = split.whole.name == split.forward.name;
+  Callable half = split.forward;
+  half.stateful |= does_all && IsCall(*call.def, *call.op) && call.op->op_def.is_stateful();
+  TF_ASSIGN_OR_RETURN(const Body::Call forward, CallOf(functions, body, call, half));
+  if (!does_all) {
+    TF_ASSIGN_OR_RETURN(body->whole[node], CallOf(functions, body, call, split.whole));
+  }
+  call.op = forward.op;
+  call.def = forward.def;
+  body->ReplaceOutputs(node, Dtypes(half.results));
+  for (size_t i = split.num_results; i < half.results.size(); ++i)
+    SetShape(body, {node, static_cast<int>(i)}, half.results[i].shape);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status Lighten(Splitter* splitter, Body* body, const Signature& signature) {
+  std::vector<int> changing;
+  for (int id = 0; id < body->num_forward; ++id) {
+    const Node& n = body->node(id);
+    if (!n.is_arg() && IsStructure(*n.def, *n.op) && !body->whole.contains(id) && splitter->EffectsOf(n) & kChanges)
+      changing.push_back(id);
+  }
+  if (changing.empty()) return absl::OkStatus();
+  const Part part = FindPart(*splitter, *body, signature);
+  for (const int id : changing) {
+    if (!part.kept[id] || part.awaited[id]) continue;
+    VjpQuery query;
+    query.node = id;
+    query.cotangents.resize(body->node(id).num_outputs);
+    query.wants.resize(body->node(id).inputs.size(), false);
+    const absl::StatusOr<SplitVjp> split = SplitNode(splitter, *body, query);
+    // What can't be split can be run as it is.
+    if (split.ok() && split->whole.name != split->forward.name)
+      TF_RETURN_IF_ERROR(ReplaceByForward(*splitter, body, id, *split));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Grads> StructureGradient(Splitter* splitter, Builder* builder, const VjpQuery& query) {
+  Body* body = builder->body();
+  Node& call = body->node(query.node);
+  TF_ASSIGN_OR_RETURN(const SplitVjp split, SplitNode(splitter, *body, query));
+  if (!split.has_pullback()) return Grads(call.inputs.size());
+
+  // The forward call now returns residuals, too, unless they are results of it anyway.
+  std::vector<int> residuals = split.residual_results;
+  const size_t num_residuals = split.residuals().size();
+  const bool has_all = residuals.size() == num_residuals && std::count(residuals.begin(), residuals.end(), -1) == 0;
+  if (!has_all) {
+    residuals.resize(num_residuals);
+    for (size_t i = 0; i < num_residuals; ++i) residuals[i] = static_cast<int>(split.num_results + i);
+  }
+  if (!has_all || split.whole.name != split.forward.name)
+    TF_RETURN_IF_ERROR(ReplaceByForward(*splitter, body, query.node, split));
+
+  std::vector<V> inputs;
+  for (const int i : split.args) inputs.push_back(ToValue(call.inputs[i]));
+  for (const int i : residuals) inputs.push_back(V::Tensor(query.node, i));
+  for (const V& dy : query.cotangents)
+    if (dy) inputs.push_back(dy);
+  const V pullback = builder->Call(split.pullback, inputs, call.def);
+  TF_RETURN_IF_ERROR(builder->TakeStatus());
+  for (size_t k = 0; k < split.pullback.results.size(); ++k)
+    SetShape(body, ToPort(pullback.out(static_cast<int>(k))), split.pullback.results[k].shape);
+  Grads grads(call.inputs.size());
+  for (size_t i = 0; i < grads.size(); ++i)
+    if (split.gradients[i].exists()) grads[i] = split.Gradient(i, pullback, ToValue(call.inputs[i]));
+  return grads;
+}
+
+absl::StatusOr<Grads> CustomGradient(const Functions& functions, Builder* builder, const VjpQuery& query) {
+  Body* body = builder->body();
+  const Node& node = body->node(query.node);
+  const auto& attrs = node.def->attr();
+  const std::string& name = attrs.at(kCustomGradient).func().name();
+  const auto record = functions.Find(name);
+  if (record == nullptr)
+    return absl::NotFoundError(absl::StrCat("its gradient function '", name, "' is not in the library"));
+  const tf::OpDef& signature = record->fdef().signature();
+
+  Values inputs;
+  if (const auto it = body->custom_inputs.find(query.node); it != body->custom_inputs.end())
+    for (const Port& p : it->second) inputs.push_back(ToValue(p));
+  for (int i = 0; i < node.num_outputs; ++i)
+    inputs.push_back(query.cotangents[i] ? builder->Dense(query.cotangents[i]) : zeros_like(V::Tensor(query.node, i)));
+  TF_RETURN_IF_ERROR(builder->TakeStatus());
+  bool fits = signature.input_arg_size() == static_cast<int>(inputs.size());
+  for (size_t i = 0; fits && i < inputs.size(); ++i)
+    fits = signature.input_arg(static_cast<int>(i)).type() == tf::BaseType(ToTf(inputs[i].dtype()));
+  if (!fits)
+    return absl::InvalidArgumentError(absl::StrCat("its gradient function '", name, "' must take ", inputs.size(),
+                                                   " tensors: those that ", kCustomInputs,
+                                                   " names, and the cotangents"));
+  Callable gradient{name, signature.is_stateful(), {}};
+  for (const auto& arg : signature.output_arg()) gradient.results.push_back({arg.type(), tf::PartialTensorShape()});
+  const V call = builder->Call(gradient, inputs);
+  TF_RETURN_IF_ERROR(builder->TakeStatus());
+  Grads grads(node.inputs.size());
+  const auto outputs = attrs.find(kCustomOutputs);
+  for (size_t i = 0; i < grads.size(); ++i) {
+    int64_t output = static_cast<int64_t>(i);
+    if (outputs != attrs.end())
+      output =
+          static_cast<int>(i) < outputs->second.list().i_size() ? outputs->second.list().i(static_cast<int>(i)) : -1;
+    if (output >= 0 && output < static_cast<int64_t>(gradient.results.size()))
+      grads[i] = call.out(static_cast<int>(output));
+  }
+  return grads;
+}
+
+}  // namespace symgrad

@@ -1,0 +1,164 @@
+#include "csrc/engine/differentiate/split_function.h"
+
+#include <algorithm>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "csrc/engine/differentiate/node_gradients.h"
+#include "csrc/engine/facts/known_inputs.h"
+#include "csrc/engine/library/effects.h"
+#include "csrc/engine/remat/rematerialise.h"
+#include "csrc/engine/vjp/row_sum.h"
+#include "csrc/engine/write/export.h"
+
+namespace symgrad {
+namespace {
+
+// Sweep, cut, write: the steps of Build. Until they are written, the halves are Signatures, parts of the one body.
+class FunctionSplit {
+ public:
+  FunctionSplit(Splitter* splitter, const tf::NameAttrList& f, Body* body, const LoopArguments* loop)
+      : splitter_(splitter), f_(f), name_(f.name()), body_(body), loop_(loop), args_(body->args) {}
+
+  absl::StatusOr<SplitVjp> Build(NodeGradients* nodes, const std::vector<bool>& wrt, const std::vector<bool>& seeds,
+                                 bool dense) {
+    TF_RETURN_IF_ERROR(FindGradients(nodes, wrt, seeds, dense));
+    PlaceGradients();
+    TF_ASSIGN_OR_RETURN(const Policy policy, PolicyOf(f_));
+    TF_RETURN_IF_ERROR(Rematerialise(*splitter_, body_, policy, &pullback_.results));
+    const Cut cut = CutBody(*splitter_, *body_, pullback_.results, loop_);
+    Cross(cut);
+    TF_RETURN_IF_ERROR(WriteForward());
+    TF_ASSIGN_OR_RETURN(split_.pullback, Write("pullback", pullback_));
+    if (!finish_.args.empty()) {
+      TF_ASSIGN_OR_RETURN(split_.finish, WriteNew("finish", finish_));
+    }
+    if (!cut.invariants.empty()) {
+      Signature invariants{{}, cut.invariants};
+      for (size_t i = 0; i < args_.size(); ++i)
+        if ((*loop_)[i].invariant) invariants.args.push_back({args_[i], 0});
+      TF_ASSIGN_OR_RETURN(split_.invariants, WriteNew("invariants", invariants));
+    }
+    return std::move(split_);
+  }
+
+ private:
+  // What the sweep has found.
+  struct Gradient {
+    size_t input;
+    Port values;  // of sparse rows their values
+    V indices;    // of sparse rows, else `none`
+  };
+
+  absl::Status FindGradients(NodeGradients* nodes, const std::vector<bool>& wrt, const std::vector<bool>& seeds,
+                             bool dense) {
+    Builder builder(body_);
+    Builder::Scope scope(&builder);
+    TF_ASSIGN_OR_RETURN(const std::vector<V> cotangents, ReverseSweep(&builder, nodes, wrt, seeds, FlowSeeds::kLists));
+    for (size_t i = 0, k = 0; i < args_.size(); ++i) {
+      if (!wrt[i]) continue;
+      const V dx = cotangents[k++];
+      // A loop adds up the gradients of its iterations.
+      const bool sparse = !dense && loop_ == nullptr && dx.kind() == V::Kind::kRows;
+      const V values = sparse ? builder.rows(dx).values : builder.Dense(dx);
+      TF_RETURN_IF_ERROR(builder.TakeStatus());
+      if (values) gradients_.push_back({i, ToPort(values), sparse ? builder.rows(dx).indices : none});
+    }
+    return absl::OkStatus();
+  }
+
+  // Which half returns a gradient, and as which of its results. Operands are the last results of the pullback.
+  void PlaceGradients() {
+    std::vector<Port> values;
+    std::vector<bool> invariant;
+    for (const Gradient& gradient : gradients_) {
+      values.push_back(gradient.values);
+      invariant.push_back(loop_ != nullptr && (*loop_)[gradient.input].invariant);
+    }
+    const RowSums sums = FindRowSums(body_, values, invariant);
+    split_.gradients.resize(args_.size());
+    for (size_t k = 0; k < gradients_.size(); ++k) {
+      GradientPlace& place = split_.gradients[gradients_[k].input];
+      place.half = sums.transformed[k] ? GradientPlace::kFinish : GradientPlace::kPullback;
+      std::vector<Port>& results = (place.finished() ? finish_ : pullback_).results;
+      place.values = static_cast<int>(results.size());
+      results.push_back(gradients_[k].values);
+      if (!gradients_[k].indices) continue;
+      place.indices = static_cast<int>(results.size());
+      results.push_back(ToPort(gradients_[k].indices));
+    }
+    split_.num_operands = sums.operands.size();
+    finish_.args = sums.operands;
+    pullback_.results.insert(pullback_.results.end(), sums.operands.begin(), sums.operands.end());
+  }
+
+  // What the pullback takes: arguments as they are, residuals and invariants, the cotangents that the sweep has added
+  // to the arguments.
+  void Cross(const Cut& cut) {
+    for (size_t i = 0; i < args_.size(); ++i) {
+      forward_.args.push_back({args_[i], 0});
+      if (!cut.args[i]) continue;
+      split_.args.push_back(static_cast<int>(i));
+      pullback_.args.push_back({args_[i], 0});
+    }
+    forward_.results = body_->results;
+    split_.num_results = body_->results.size();
+    for (const Port& p : cut.residuals) {
+      forward_.results.push_back(p);
+      pullback_.args.push_back(p);
+      const auto result = std::find_if(body_->results.begin(), body_->results.end(),
+                                       [&](Port q) { return Origin(*body_, q) == Origin(*body_, p); });
+      split_.residual_results.push_back(
+          result == body_->results.end() ? -1 : static_cast<int>(result - body_->results.begin()));
+    }
+    pullback_.args.insert(pullback_.args.end(), cut.invariants.begin(), cut.invariants.end());
+    for (size_t i = args_.size(); i < body_->args.size(); ++i) pullback_.args.push_back({body_->args[i], 0});
+  }
+
+  // The forward half, and the one that has all effects, where that is another.
+  absl::Status WriteForward() {
+    forward_.keeps = Keeps::kChecks;
+    TF_RETURN_IF_ERROR(Lighten(splitter_, body_, forward_));
+    TF_ASSIGN_OR_RETURN(split_.forward, Write("forward", forward_));
+    split_.whole = split_.forward;
+    if (!(splitter_->EffectsOf(name_) & kChanges)) return absl::OkStatus();
+    forward_.keeps = Keeps::kEffects;
+    // Where the two are equal, so are their names.
+    TF_ASSIGN_OR_RETURN(split_.whole, Write("forward", forward_));
+    return absl::OkStatus();
+  }
+
+  // A function of f's arguments, or of others.
+  absl::StatusOr<Callable> Write(const char* half, const Signature& signature) {
+    const auto f = splitter_->Find(name_);
+    return WriteFunction(splitter_, *body_, absl::StrCat(half, "_", name_), signature, f->fdef());
+  }
+  absl::StatusOr<Callable> WriteNew(const char* half, const Signature& signature) {
+    return WriteFunction(splitter_, *body_, absl::StrCat(half, "_", name_), signature, tf::FunctionDef());
+  }
+
+  Splitter* const splitter_;
+  const tf::NameAttrList& f_;
+  const std::string name_;
+  Body* const body_;
+  const LoopArguments* const loop_;
+  const std::vector<int> args_;  // of f; the sweep adds more to the body
+  std::vector<Gradient> gradients_;
+  Signature forward_, pullback_, finish_;
+  SplitVjp split_;
+};
+
+}  // namespace
+
+absl::StatusOr<Policy> PolicyOf(const tf::NameAttrList& f) {
+  const auto it = f.attr().find(kCheckpoint);
+  return ParsePolicy(it == f.attr().end() ? std::string() : it->second.s());
+}
+
+absl::StatusOr<SplitVjp> SplitFunction(Splitter* splitter, NodeGradients* nodes, const tf::NameAttrList& f, Body* body,
+                                       const std::vector<bool>& wrt, const std::vector<bool>& seeds,
+                                       const LoopArguments* loop, bool dense) {
+  return FunctionSplit(splitter, f, body, loop).Build(nodes, wrt, seeds, dense);
+}
+
+}  // namespace symgrad

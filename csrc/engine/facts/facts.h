@@ -1,0 +1,29 @@
+// What is known, when building, of the outputs of nodes: shapes by TensorFlow's own shape functions, small integers by
+// folding (fold.h).
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "csrc/engine/body/body.h"
+#include "tensorflow/core/framework/tensor.pb.h"
+
+namespace symgrad {
+
+// Derives shapes and integer values of a node's outputs from those of its inputs.
+absl::Status InferFacts(Body* body, int node);
+
+// The integer values of all outputs of a node that computes `op` of `inputs`, as far as they are known; empty if
+// nothing is.
+std::vector<IntsPtr> FoldInts(Body* body, const std::string& op, const tf::NodeDef& def, absl::Span<const Port> inputs);
+
+// What a constant is, if it is small and of integers.
+IntsPtr ReadInts(const tf::TensorProto& value);
+// The constant that known integers are; false if one of them is beyond the dtype.
+bool FillInts(const Ints& ints, tf::DataType dtype, tf::TensorProto* out);
+
+tf::PartialTensorShape StaticShape(const Shape& shape);
+
+}  // namespace symgrad

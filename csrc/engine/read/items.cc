@@ -1,0 +1,70 @@
+#include "csrc/engine/read/items.h"
+
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "csrc/engine/body/node_check.h"
+
+namespace symgrad {
+
+void Items::Reserve(int more) {
+  items_.reserve(items_.size() + more);
+  by_name_.reserve(items_.size() + more);
+}
+
+bool Items::Add(const std::string& name, Item item) {
+  const bool added = by_name_.emplace(name, static_cast<int>(size())).second;
+  items_.push_back(std::move(item));
+  return added;
+}
+
+int Items::Find(absl::string_view name) const {
+  const auto it = by_name_.find(name);
+  return it == by_name_.end() ? -1 : it->second;
+}
+
+bool Items::Resolve(absl::string_view reference, Source* source, std::string* error) const {
+  const size_t colon = reference.find(':');
+  source->item = Find(reference.substr(0, colon));
+  if (source->item < 0) {
+    *error = absl::StrCat("'", reference, "' names no node or argument of the function");
+    return false;
+  }
+  const Item& item = items_[source->item];
+  source->first = 0;
+  source->count = static_cast<int>(item.out.size());
+  if (colon == absl::string_view::npos) {
+    if (item.def == nullptr) return true;
+    *error = absl::StrCat("'", reference, "' must be written 'node:output:index' within a function");
+    return false;
+  }
+  absl::string_view rest = reference.substr(colon + 1);
+  if (item.def != nullptr) {
+    if (item.op == nullptr) return false;  // reported already
+    const absl::string_view output = rest.substr(0, rest.find(':'));
+    rest = output.size() < rest.size() ? rest.substr(output.size() + 1) : absl::string_view();
+    bool found = false;
+    for (const tf::OpDef::ArgDef& arg : item.op->op_def.output_arg()) {
+      source->count = static_cast<int>(ArgCount(arg, item.def->attr()));
+      found = arg.name() == output;
+      if (found) break;
+      source->first += source->count;
+    }
+    if (!found) {
+      *error = absl::StrCat("'", reference, "': op ", item.def->op(), " has no output '", output, "'");
+      return false;
+    }
+    if (rest.empty()) return true;
+  }
+  int index;
+  if (!absl::SimpleAtoi(rest, &index) || index < 0 || index >= source->count) {
+    *error = absl::StrCat("'", reference, "': there is no output ", rest, ", only ", source->count);
+    return false;
+  }
+  source->first += index;
+  source->count = 1;
+  return true;
+}
+
+}  // namespace symgrad

@@ -1,0 +1,28 @@
+#include "csrc/engine/vjp/cotangent.h"
+
+#include "csrc/engine/body/calls.h"
+#include "csrc/engine/vjp/registry.h"
+#include "csrc/rules/traits/arrays.h"
+#include "tensorflow/core/framework/types.h"
+
+namespace symgrad {
+
+bool IsDifferentiable(tf::DataType dtype) {
+  dtype = tf::BaseType(dtype);
+  return tf::DataTypeIsFloating(dtype) || tf::DataTypeIsComplex(dtype) || dtype == tf::DT_RESOURCE ||
+         dtype == tf::DT_VARIANT;
+}
+
+bool HasNoGradient(const Node& node) {
+  const Rule* rule = FindRule(node.type());
+  return rule != nullptr && rule->gradient == nullptr && !HasOwnGradient(*node.def);
+}
+
+V ZerosOf(const V& x, tf::DataType dtype, tf::DataType flow_element) {
+  if (flow_element != tf::DT_INVALID) return EmptyList(static_cast<DType>(flow_element));
+  return x.dtype() == DType::kResource ? zeros(ShapeOf(x), static_cast<DType>(dtype)) : zeros_like(x);
+}
+
+V ShapeOf(const V& x) { return x.dtype() == DType::kResource ? op("VariableShape", x) : shape(x); }
+
+}  // namespace symgrad
