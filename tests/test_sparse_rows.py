@@ -170,3 +170,50 @@ def test_variables_and_what_is_dense(run: Callable[..., Any]) -> None:
         y = f(x, tf.constant(1.0), tf.constant(IDS))
     for got, expected in zip((dx, dw, dv), tape.gradient(y, [x, w, v]), strict=True):
         np.testing.assert_allclose(tf.convert_to_tensor(got), tf.convert_to_tensor(expected), rtol=1e-5)
+
+
+def gathered(x: Any, table: Any, ids: Any) -> Any:
+    return tf.reduce_sum(tf.sin(x * tf.gather(table, ids)) * x)
+
+
+@pytest.mark.parametrize("mode", ["eager", "function", "jit"])
+def test_a_tape_over_the_op_gets_rows(mode: str) -> None:
+    """As it does of a gather: of a table, of a variable, and of those again."""
+    run = {"eager": lambda g: g, "function": tf.function, "jit": lambda g: tf.function(g, jit_compile=True)}[mode]
+    v, ids = tf.Variable(TABLE), tf.constant(IDS)
+
+    def by(derivative: Callable[..., Any], table: Any) -> Any:
+        def g(x: Any) -> Any:
+            with tf.GradientTape() as outer:
+                outer.watch(table)
+                with tf.GradientTape() as tape:
+                    tape.watch(table)
+                    y = tf.reduce_sum(derivative(lambda x: gathered(x, table, ids), x) ** 2)
+                dx = tape.gradient(y, table)
+                z = tf.reduce_sum(dx.values[:, 0] ** 2)
+            second = outer.gradient(z, table)
+            return *((d.values, d.indices) for d in (dx, second)), dx.dense_shape
+
+        first, second, shape = run(g)(tf.constant(1.5))
+        np.testing.assert_array_equal(shape, TABLE.shape)
+        return [tf.convert_to_tensor(tf.IndexedSlices(*d, tf.constant(TABLE.shape))) for d in (first, second)]
+
+    def by_tape(f: Callable[[Any], Any], x: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = f(x)
+        return tape.gradient(y, x)
+
+    for table in tf.constant(TABLE), v:
+        got = by(lambda f, x: symbolic_gradient([x], f=f, capture_gradients=True)[0], table)
+        for a, b in zip(got, by(by_tape, table), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["branches", "switch", "a branch without"])
+def test_branches_of_unequal_rows_are_dense_to_xla(name: str) -> None:
+    f = PROGRAMS[name]
+    table, ids = tf.constant(TABLE), tf.constant(IDS)
+    g = lambda t, i: symbolic_gradient([t, i], f=f, wrt=[True, False], sparse=True)[0]  # noqa: E731
+    dx = tf.function(g, jit_compile=True)(table, ids)
+    np.testing.assert_allclose(tf.convert_to_tensor(dx), of_tape(f, table, ids), rtol=1e-5)

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 from tensorflow.python.ops import resource_variable_ops
 
-from tf_symgrad import _custom, _function, _inputs, _op
+from tf_symgrad import _custom, _inputs, _op
 from tf_symgrad._function import Function, invalid
 
 
@@ -68,7 +68,7 @@ def differentiate(
         resource_variable_ops.variable_accessed(variable)
     if sparse:
         with tf.name_scope(name or "SymbolicGradient"):
-            rows = iter(_with_rows(function, inputs, asked))
+            rows = iter(_op.with_rows(told(function, inputs).here(), inputs, asked))
         return [next(rows) if a else None for a in asked], []
     tout = [dtype for dtype, a in zip(dtypes, asked, strict=True) if a] + [y.dtype for y in function.outputs if values]
     mask = [*asked, *[False] * (len(function.inputs) - count)]
@@ -80,28 +80,6 @@ def differentiate(
         for y, spec in zip(ys, function.outputs, strict=False):
             y.set_shape(spec.shape)
     return [next(gradients) if a else None for a in asked], ys
-
-
-def _with_rows(function: Function, inputs: list[Any], wanted: Sequence[bool]) -> list[Any]:
-    """The gradients of those inputs that are wanted: tensors or IndexedSlices."""
-    if not any(wanted):
-        return []
-    mask = [*wanted, *[False] * (len(function.inputs) - len(wanted))]
-    gradient, indices = told(function, inputs).sparse_gradient(mask)
-    results = call(gradient, inputs)
-    gradients = []
-    for x, dx, k in zip([x for x, w in zip(inputs, mask, strict=False) if w], results, indices, strict=False):
-        of_value = _function.variable_spec(x) if x.dtype == tf.resource else x
-        shape = tf.TensorShape(None) if of_value is None else of_value.shape
-        rows = k >= 0
-        if not tf.executing_eagerly():
-            dx.set_shape(tf.TensorShape([None]).concatenate(shape[1:]) if rows else shape)
-        if rows and x.dtype == tf.resource:
-            dense_shape = tf.raw_ops.VariableShape(input=x)
-        elif rows:
-            dense_shape = tf.shape(x)
-        gradients.append(tf.IndexedSlices(dx, results[k], dense_shape) if rows else dx)
-    return gradients
 
 
 def told(f: Function, inputs: Sequence[Any]) -> Function:
@@ -116,11 +94,4 @@ def call(function: Function, inputs: Sequence[Any], variables: Sequence[Any] = (
     for variable in variables:
         resource_variable_ops.variable_accessed(variable)
     nothing = [False] * len(inputs)
-    return differentiate(function, [*inputs, *map(unused, function.outputs)], nothing, values=True)[1]
-
-
-def unused(y: tf.TensorSpec) -> Any:
-    """A cotangent of an output that no gradient comes from."""
-    if y.dtype == tf.variant:
-        return tf.raw_ops.EmptyTensorList(element_shape=-1, max_num_elements=0, element_dtype=tf.float32)
-    return tf.zeros([], y.dtype)
+    return differentiate(function, [*inputs, *map(_op.unused, function.outputs)], nothing, values=True)[1]

@@ -17,7 +17,7 @@ from tensorflow.core.function.polymorphism import function_type as function_type
 from tensorflow.python.eager import context
 from tensorflow.python.eager.polymorphic_function import atomic_function
 from tensorflow.python.framework import errors_impl, ops
-from tensorflow.python.ops import handle_data_util
+from tensorflow.python.ops import control_flow_util, handle_data_util
 from tensorflow.python.util import tf_stack
 
 from tf_symgrad import _loader
@@ -120,15 +120,31 @@ class Function:
         ]
         if all(told):
             return self
+        function = self._with_attrs()
+        for x in known:
+            function.name_attrs.attr["_input_shapes"].list.shape.append(x.shape.as_proto())
+            dtype = tf.dtypes.as_dtype(x.dtype).as_datatype_enum if x.dtype != tf.resource else 0
+            function.name_attrs.attr["_input_dtypes"].list.type.append(dtype)
+        return function
+
+    def here(self) -> Function:
+        """This function as part of what is being traced, which XLA may be going to compile.
+
+        For what is built for good here: the op itself is built where XLA meets it, for more than is known here.
+        """
+        if context.executing_eagerly() or not control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph()):
+            return self
+        function = self._with_attrs()
+        function.name_attrs.attr["_symgrad_compiled"].b = True
+        return function
+
+    def _with_attrs(self) -> Function:
+        """A copy that is to have other attrs."""
         function = copy.copy(self)
         function._built, function._gradients, function._sparse_gradients = {}, {}, {}
         function._input_gradients, function.resolved = None, []
         function.name_attrs = attr_value_pb2.NameAttrList()
         function.name_attrs.CopyFrom(self.name_attrs)
-        for x in known:
-            function.name_attrs.attr["_input_shapes"].list.shape.append(x.shape.as_proto())
-            dtype = tf.dtypes.as_dtype(x.dtype).as_datatype_enum if x.dtype != tf.resource else 0
-            function.name_attrs.attr["_input_dtypes"].list.type.append(dtype)
         return function
 
     def definitions(self) -> function_pb2.FunctionDefLibrary:

@@ -129,9 +129,55 @@ def _gradient(inputs: Sequence[Any], ys: Sequence[Any], attrs: dict[str, Any], *
     g = _custom.differentiable(g, wanted, told)
     operands = g.with_captures(operands, count)
     mask = [*wanted, *[False] * (len(g.inputs) - count)]
-    tout = [dtype for dtype, w in zip(dtypes, wanted, strict=True) if w]
-    gradients = iter(run(operands, tout, told(g), wrt=mask, checkpoint=g.checkpoint))
+    if rows := _giving_rows(g, operands, mask):
+        gradients = iter(with_rows(rows, operands, wanted))
+    else:
+        tout = [dtype for dtype, w in zip(dtypes, wanted, strict=True) if w]
+        gradients = iter(run(operands, tout, told(g), wrt=mask, checkpoint=g.checkpoint))
     return [next(gradients) if w else None for w in wanted]
+
+
+def _giving_rows(g: _function.Function, operands: Sequence[Any], wanted: Sequence[bool]) -> Any:
+    """The function, if a gradient of it is sparse rows, as Python's gradient of a gather is; else None."""
+    if b"Gather" not in g.definitions().SerializeToString():
+        return None
+    known = g.specialized(operands).here()
+    try:
+        _, indices = known.sparse_gradient(wanted)
+    except tf.errors.UnimplementedError:  # what is not known here XLA may know, when it meets the op
+        return None
+    return known if any(k >= 0 for k in indices) else None
+
+
+def with_rows(function: _function.Function, inputs: Sequence[Any], wanted: Sequence[bool]) -> list[Any]:
+    """The gradients of those inputs that are wanted: tensors or IndexedSlices."""
+    if not any(wanted):
+        return []
+    mask = [*wanted, *[False] * (len(function.inputs) - len(wanted))]
+    gradient, indices = function.sparse_gradient(mask)
+    tout = [y.dtype for y in gradient.outputs]
+    nothing = [False] * len(gradient.inputs)
+    results = run([*inputs, *map(unused, gradient.outputs)], tout, gradient, wrt=nothing, values=True)
+    gradients = []
+    for x, dx, k in zip([x for x, w in zip(inputs, mask, strict=False) if w], results, indices, strict=False):
+        of_value = _function.variable_spec(x) if x.dtype == tf.resource else x
+        shape = tf.TensorShape(None) if of_value is None else of_value.shape
+        rows = k >= 0
+        if not tf.executing_eagerly():
+            dx.set_shape(tf.TensorShape([None]).concatenate(shape[1:]) if rows else shape)
+        if rows and x.dtype == tf.resource:
+            dense_shape = tf.raw_ops.VariableShape(input=x)
+        elif rows:
+            dense_shape = tf.shape(x)
+        gradients.append(tf.IndexedSlices(dx, results[k], dense_shape) if rows else dx)
+    return gradients
+
+
+def unused(y: tf.TensorSpec) -> Any:
+    """A cotangent of an output that no gradient comes from."""
+    if y.dtype == tf.variant:
+        return tf.raw_ops.EmptyTensorList(element_shape=-1, max_num_elements=0, element_dtype=tf.float32)
+    return tf.zeros([], y.dtype)
 
 
 def _gradient_dtype(x: Any, dtype: Any) -> Any:

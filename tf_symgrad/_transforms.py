@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from tf_symgrad import _calls, _custom, _function, _inputs, _op
 from tf_symgrad._calls import Call, Wrt
-from tf_symgrad._differentiate import call, differentiate, told, unused
+from tf_symgrad._differentiate import call, differentiate, told
+from tf_symgrad._op import unused
 
 
 def value_and_grad(
@@ -156,8 +157,8 @@ class _Halves:
         function = _custom.differentiable(function, wanted, lambda f: told(f, f.with_captures(operands, count)))
         operands = function.with_captures(operands, count)
         self._outputs = function.outputs
-        forward, self._pullback, inputs, self.gradients = told(function, operands).vjp(
-            [*wanted, *[False] * (len(operands) - count)]
+        forward, self._pullback, inputs, self.gradients = (
+            told(function, operands).here().vjp([*wanted, *[False] * (len(operands) - count)])
         )
         results = call(forward, operands, function.variables)
         self.tensors = results[: len(self._outputs)]
