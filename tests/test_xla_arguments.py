@@ -1,12 +1,17 @@
 """Sizes, axes and bounds that f takes as arguments, under jit_compile=True: XLA must know them when it compiles."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import tf_symgrad
 from tf_symgrad import symbolic_gradient
 
 X = tf.constant(np.random.default_rng(0).uniform(0.5, 1.5, (5, 3)), tf.float32)
@@ -159,6 +164,43 @@ def test_session(name: str) -> None:
         call.op._set_attr("_XlaMustCompile", tf.compat.v1.AttrValue(b=True))
         got = session.run(call, {n: 2})
     np.testing.assert_allclose(got, g(X, 2), rtol=1e-5)
+
+
+PROGRAM = """
+import sys
+import numpy as np
+import tensorflow as tf
+for library in sys.argv[2:]:
+    tf.load_library(library)
+with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
+    with open(sys.argv[1], "rb") as file:
+        tf.import_graph_def(tf.compat.v1.GraphDef.FromString(file.read()), name="")
+    for n in 2, 3, 2:
+        print(*np.ravel(session.run("call:0", {"n:0": n})))
+"""
+
+
+@pytest.mark.parametrize("name", ["cumsum", "while_loop"])
+def test_process_that_has_the_libraries_alone(name: str, tmp_path: Path) -> None:
+    """What a program in C does: it loads two libraries, and runs a graph that asks for the compilation."""
+    g = gradient(FUNCTIONS[name])
+    concrete = tf.function(g, autograph=False).get_concrete_function(tf.TensorSpec([5, 3]), tf.TensorSpec([], tf.int32))
+    with tf.Graph().as_default() as graph:
+        concrete.add_to_graph(graph)
+        n = tf.compat.v1.placeholder(tf.int32, [], name="n")
+        call = tf.raw_ops.StatefulPartitionedCall(
+            args=[tf.constant(X.numpy()), n], Tout=[tf.float32], f=concrete, name="call"
+        )
+        call[0].op._set_attr("_XlaMustCompile", tf.compat.v1.AttrValue(b=True))
+    (tmp_path / "graph.pb").write_bytes(graph.as_graph_def().SerializeToString())
+    library = Path(tf_symgrad.get_library_path())
+    libraries = [str(library), str(library.with_name("libtf_symgrad_xla.so"))]
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "graph.pb"), *libraries]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    for n, line in zip((2, 3, 2), done.stdout.splitlines(), strict=True):
+        np.testing.assert_allclose([float(number) for number in line.split()], np.ravel(g(X, n)), rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", PLACED)
