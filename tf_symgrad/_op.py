@@ -126,6 +126,12 @@ def _gradient(inputs: Sequence[Any], ys: Sequence[Any], attrs: dict[str, Any], *
     def told(g: _function.Function) -> _function.Function:
         return g if context.executing_eagerly() else g.specialized(g.with_captures(operands, count))
 
+    if any(x.dtype == tf.variant for x in inputs):  # lists, say: the residuals of a loop
+        connected = g.input_gradients()
+        wanted = [
+            w or (x.dtype == tf.variant and connected[i][1])
+            for i, (x, w) in enumerate(zip(inputs, wanted, strict=True))
+        ]
     g = _custom.differentiable(g, wanted, told)
     operands = g.with_captures(operands, count)
     mask = [*wanted, *[False] * (len(g.inputs) - count)]

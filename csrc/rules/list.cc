@@ -1,5 +1,6 @@
 // Lists of tensors and optional tensors, held in variants, and arrays. The cotangent of a list is a list of the same
 // length; an element that was never set stands for zeros.
+#include "csrc/rules/compiled.h"
 #include "csrc/rules/rule.h"
 
 namespace symgrad {
@@ -7,9 +8,10 @@ namespace {
 
 V Length(const V& list) { return op("TensorListLength", list); }
 
-// Zeros that take no memory, but for lists of lists, which have no shape to make them of later.
+// Zeros that take no memory, but for lists of lists, which have no shape to make them of later, and for lists that XLA
+// may have filled in part.
 V ZeroList(const V& list, DType dtype) {
-  if (dtype == DType::kVariant) return zeros_like(list);
+  if (dtype == DType::kVariant || (Compiled() && !known(Length(list)))) return zeros_like(list);
   return op("TensorListReserve", op("TensorListElementShape", list, Attr("shape_type", DType::kInt32)), Length(list),
             Attr("element_dtype", dtype));
 }

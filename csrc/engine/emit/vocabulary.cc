@@ -4,6 +4,7 @@
 #include <set>
 
 #include "csrc/engine/emit/builder.h"
+#include "csrc/rules/compiled.h"
 #include "csrc/rules/rule.h"
 #include "tensorflow/core/framework/types.h"
 
@@ -69,6 +70,8 @@ DType V::dtype() const {
 }
 int V::rank() const { return kind_ == Kind::kTensor ? body()->rank({node_, port_}) : -1; }
 int64_t V::dim(int axis) const { return kind_ == Kind::kTensor ? body()->dim({node_, port_}, axis) : -1; }
+
+bool Compiled() { return body()->compiled; }
 
 namespace internal {
 V Emit(const char* type, const std::vector<Arg>& args) { return Builder::Current()->Emit(type, args); }

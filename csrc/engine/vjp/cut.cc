@@ -84,7 +84,8 @@ class Cutter {
                        [&](Port p) { return body_.output(p).dtype == tf::DT_RESOURCE; });
   }
 
-  // Walks back from the gradients to where the pullback ends.
+  // Walks back from the gradients to where the pullback ends. Lists that XLA compiles are made again, as they can't
+  // cross where only tensors can.
   void Cross() {
     std::vector<bool> needed(body_.num_nodes(), false);
     absl::flat_hash_set<int> seen;
