@@ -367,3 +367,31 @@ def test_primals_and_tangents_are_lists(name: str) -> None:
         product(tf.reduce_sum, x, [x])
     with pytest.raises(TypeError, match=rf"{name}: tangents must be a list"):
         product(tf.reduce_sum, [x], x)
+
+
+@pytest.mark.parametrize("mode", ["eager", "function", "jit"])
+@pytest.mark.parametrize("f", ["loop", "cond"])
+def test_a_tape_over_a_pullback_passes_through_lists(f: str, mode: str) -> None:
+    """What a loop keeps for its pullback is on lists."""
+    run = {"eager": lambda g: g, "function": tf.function, "jit": lambda g: tf.function(g, jit_compile=True)}[mode]
+
+    def loop(x: Any) -> Any:
+        return tf.reduce_sum(tf.while_loop(lambda i, _: i < 3, lambda i, y: (i + 1, tf.sin(y) * x), (0, x))[1])
+
+    functions = {"loop": loop, "cond": lambda x: tf.cond(x[0] > 0, lambda: loop(x), lambda: tf.reduce_sum(x))}
+
+    def second(gradient: Callable[[Any], Any], x: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.reduce_sum(gradient(x) ** 2)
+        return tape.gradient(y, x)
+
+    def by_tape(x: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = functions[f](x)
+        return tape.gradient(y, x)
+
+    x = tf.constant([0.5, -1.0, 2.0])
+    got = run(lambda x: second(lambda x: tf_symgrad.vjp(functions[f], x)[1](tf.constant(1.0))[0], x))(x)
+    np.testing.assert_allclose(got, tf.function(lambda x: second(by_tape, x))(x), rtol=1e-4)

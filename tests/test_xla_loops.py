@@ -114,6 +114,26 @@ def scan_of_two(x: Any) -> Any:
     return tf.add_n([tf.reduce_sum(y) for y in scanned])
 
 
+def popped(from_a_loop: bool) -> Callable[[Any], Any]:
+    """Of a list that has room for more than is pushed, and more than is popped."""
+
+    def f(x: Any) -> Any:
+        scalar = tf.zeros([0], tf.int32)
+        push = lambda i, xs: (i + 1, tf.raw_ops.TensorListPushBack(input_handle=xs, tensor=x[i] ** 2))  # noqa: E731
+        pair = 0, tf.raw_ops.EmptyTensorList(element_shape=scalar, max_num_elements=5, element_dtype=tf.float32)
+        if from_a_loop:
+            pair = tf.while_loop(lambda i, _: i < 3, push, pair)
+        else:
+            for _ in range(3):
+                pair = push(*pair)
+        xs = pair[1]
+        xs, a = tf.raw_ops.TensorListPopBack(input_handle=xs, element_shape=scalar, element_dtype=tf.float32)
+        xs, b = tf.raw_ops.TensorListPopBack(input_handle=xs, element_shape=scalar, element_dtype=tf.float32)
+        return a * tf.sin(b)
+
+    return f
+
+
 # The tape's gradients of most of these do not compile: its stacks have no fixed size.
 FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "while_loop": power_loop,
@@ -133,6 +153,8 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "map_fn in map_fn": map_in_map,
     "map_fn in scan": map_in_scan,
     "TensorArray in a loop": written_in_a_loop,
+    "list, popped": popped(from_a_loop=False),
+    "list of a loop, popped": popped(from_a_loop=True),
     "cond in a loop": cond_in_a_loop,
     "map_fn in cond": lambda x: tf.cond(x[0] > 0, lambda: tf.reduce_sum(tf.map_fn(tf.sin, x)), lambda: x[1] ** 2),
     "cond": lambda x: tf.cond(x[0] > 0, lambda: power_loop(x), lambda: tf.reduce_sum(x * x)),
