@@ -100,7 +100,8 @@ def _gradient(inputs: Sequence[Any], ys: Sequence[Any], attrs: dict[str, Any], *
     given = [cotangent is not None for _, cotangent in result_of]
     rest = [(None, None)] * (len(inputs) - len(wrt))
     dtypes = [_gradient_dtype(x, dtype) for x, (dtype, _) in zip(inputs, [*result_of, *rest], strict=True)]
-    wanted = [dtype.is_floating or dtype.is_complex for dtype in dtypes]
+    lists = [x.dtype == tf.variant for x in inputs]  # perhaps: the residuals of a loop, say
+    wanted = [dtype.is_floating or dtype.is_complex or is_list for dtype, is_list in zip(dtypes, lists, strict=True)]
     values = any(cotangent is not None for cotangent in of_values)
     if not (values or any(given)) or not any(wanted):
         return [None] * len(inputs)
@@ -126,13 +127,13 @@ def _gradient(inputs: Sequence[Any], ys: Sequence[Any], attrs: dict[str, Any], *
     def told(g: _function.Function) -> _function.Function:
         return g if context.executing_eagerly() else g.specialized(g.with_captures(operands, count))
 
-    if any(x.dtype == tf.variant for x in inputs):  # lists, say: the residuals of a loop
-        connected = g.input_gradients()
-        wanted = [
-            w or (x.dtype == tf.variant and connected[i][1])
-            for i, (x, w) in enumerate(zip(inputs, wanted, strict=True))
-        ]
-    g = _custom.differentiable(g, wanted, told)
+    tensors = [w and not is_list for w, is_list in zip(wanted, lists, strict=True)]
+    g = _custom.differentiable(g, tensors, told)
+    if any(lists):  # of any other variant there is no gradient
+        flows = zip(wanted, lists, g.input_gradients(), strict=False)
+        wanted = [w and (not is_list or connected) for w, is_list, (_, connected) in flows]
+        if not any(wanted):
+            return [None] * len(inputs)
     operands = g.with_captures(operands, count)
     mask = [*wanted, *[False] * (len(g.inputs) - count)]
     if rows := _giving_rows(g, operands, mask):
