@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Sequence
 from typing import Any
 
 from tensorflow.python import pywrap_tfe
-from tensorflow.python.eager import backprop_util
 from tensorflow.python.eager import tape as tape_lib
 from tensorflow.python.framework import dtypes, ops
 
@@ -72,15 +72,17 @@ def off_tape(tape: tape_lib.Tape, ys: Sequence[Any], known: Sequence[Any]) -> li
     notes = {name: made for name, by in _notes(ys[0].graph).items() if (made := by.get(id(tape._tape))) is not None}
     todo, seen, tensors = [y.op for y in ys], {id(y.op) for y in ys}, {id(y): y for y in ys}
     made_of = []
+    carries = functools.cache(lambda dtype: dtype.is_floating or dtype.is_complex or not dtype.is_numpy_compatible)
     while todo:
         op = todo.pop()
         inputs = list(op.inputs)
         made_of.append((op, list(op.outputs), inputs))
         tensors.update((id(t), t) for t in [*op.outputs, *inputs])
         for t in inputs:
-            if id(t.op) not in seen and backprop_util.IsTrainable(t):
-                seen.add(id(t.op))
-                todo.append(t.op)
+            of = t.op
+            if id(of) not in seen and carries(t.dtype):
+                seen.add(id(of))
+                todo.append(of)
     answers = recorded(tape, list(tensors.values()))
     on = {key for key, answer in zip(tensors, answers, strict=True) if answer}
     explained = {id(t) for t in known}
