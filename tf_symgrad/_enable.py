@@ -22,7 +22,7 @@ from tensorflow.python.framework import ops
 from tensorflow.python.ops import gradients_util, resource_variable_ops
 
 from tf_symgrad import _loader, _recorded
-from tf_symgrad._pullback import Backward, NotNativeError, tensor_name
+from tf_symgrad._backward import Backward, NotNativeError, tensor_name
 
 logger = logging.getLogger("tf_symgrad")
 
@@ -247,7 +247,7 @@ def _tape_gradients(stock: Callable[[], Any], **given: Any) -> list[Any]:
 
     try:
         off = _recorded.off_tape(tape, ys, [*xs, *inner.values()])
-    except _recorded.Unclear as error:
+    except _recorded.UnclearError as error:
         raise NotNativeError(str(error)) from None
     is_x = {id(x) for x in xs}
     off = [t for t in off if id(t) not in is_x]

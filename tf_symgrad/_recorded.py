@@ -52,7 +52,7 @@ def _notes(graph: Any) -> dict[str, dict[int, bool]]:
     return notes
 
 
-class Unclear(Exception):
+class UnclearError(Exception):
     """The graph does not tell what the tape has recorded."""
 
 
@@ -65,7 +65,7 @@ def off_tape(tape: tape_lib.Tape, ys: Sequence[Any], known: Sequence[Any]) -> li
       known: those that may be on the tape without being made of others: sources, and what comes from outside.
 
     Raises:
-      Unclear: something is on the tape that the graph does not explain.
+      UnclearError: something is on the tape that the graph does not explain.
     """
     if not ys:
         return []
@@ -88,8 +88,8 @@ def off_tape(tape: tape_lib.Tape, ys: Sequence[Any], known: Sequence[Any]) -> li
     explained = {id(t) for t in known}
     for op, outputs, inputs in made_of:
         if notes.get(op.name):
-            raise Unclear("a tape watches what it has not recorded")
+            raise UnclearError("a tape watches what it has not recorded")
         made = any(id(t) in on for t in inputs) or op.name in notes
         if not made and any(id(t) in on and id(t) not in explained and t.dtype != dtypes.resource for t in outputs):
-            raise Unclear("a tape has recorded what is no op of the graph")
+            raise UnclearError("a tape has recorded what is no op of the graph")
     return [t for key, t in tensors.items() if key not in on]
