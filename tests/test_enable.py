@@ -3,6 +3,8 @@
 import collections
 import importlib
 import logging
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -476,6 +478,28 @@ def test_who_wraps_it_too_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(_enable, "_say", lambda reason: None)
 
 
+def test_saved(tmp_path: Any) -> None:
+    """A model that was saved has what it needs: no program that loads it needs this package."""
+    module = tf.Module()
+    module.w = tf.Variable([[2.0, 3.0]])
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 2])], autograph=False)  # type: ignore[untyped-decorator]
+    def step(x: Any) -> Any:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.nn.silu(tf.where(x[0, 0] > 0, x * module.w, x)) ** 2)
+        gradient = tape.gradient(loss, module.w)
+        module.w.assign_sub(0.1 * gradient)
+        return gradient
+
+    module.step = step
+    with tf_symgrad.native():
+        step.get_concrete_function()
+        tf.saved_model.save(module, str(tmp_path))
+    code = "import sys, tensorflow as tf; m = tf.saved_model.load(sys.argv[1]); print(m.step(tf.ones([3, 2])).numpy())"
+    answer = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == str(step(tf.ones([3, 2])).numpy())
+
+
 def test_threads() -> None:
     results: dict[int, Any] = {}
 
@@ -492,6 +516,43 @@ def test_threads() -> None:
     for result in results.values():
         same(expected, result)
     assert len(results) == 4
+
+
+def test_a_tape_that_has_recorded_what_is_no_op_of_the_graph() -> None:
+    """TensorFlow's forward mode records ops that it does not make. What it has traced it keeps, for other tests too."""
+    x = tf.constant([[0.3, -0.7, 1.9]], tf.float64)
+
+    def tangent(x: Any) -> Any:
+        with tf.autodiff.ForwardAccumulator(x, tf.ones_like(x)) as accumulator:
+            y = tf.nn.elu(x) * tf.sin(x)
+        return accumulator.jvp(y)
+
+    with tf_symgrad.native():
+        dy = tf.function(tangent, autograph=False)(x)
+    expected = np.where(x > 0, 1, np.exp(x)) * np.sin(x) + np.where(x > 0, x, np.exp(x) - 1) * np.cos(x)
+    np.testing.assert_allclose(dy, expected)
+
+
+def test_a_variable_in_a_loop_in_a_loop() -> None:
+    """Second derivatives, of functions that pass the handle of a variable through."""
+    v, x, e = tf.Variable(1.0), tf.constant(1.0), 1e-3
+
+    def twice(f: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        return lambda x: tf.while_loop(lambda i, _: i < 2, lambda i, y: (i + 1, f(y)), (0, x))[1]
+
+    with tf_symgrad.native():
+        inner = watching(twice(lambda y: tf.cos(v + y)))
+        f = tf.function(twice(lambda y: inner(y)[0]), autograph=False)
+        dx, dv = watching(f, [v])(x)
+
+    def step(y: float, v: float) -> float:
+        return float(np.sin(v + y) * np.sin(v + np.cos(v + y)))
+
+    def value(y: float, v: float) -> float:
+        return step(step(y, v), v)
+
+    np.testing.assert_allclose(dx, (value(1 + e, 1) - value(1 - e, 1)) / (2 * e), rtol=1e-4)
+    np.testing.assert_allclose(dv, (value(1, 1 + e) - value(1, 1 - e)) / (2 * e), rtol=1e-4)
 
 
 def test_a_graph_that_was_begun_before(said: list[str]) -> None:

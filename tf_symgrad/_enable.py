@@ -22,7 +22,7 @@ from tensorflow.python.framework import ops
 from tensorflow.python.ops import gradients_util, resource_variable_ops
 
 from tf_symgrad import _loader, _recorded
-from tf_symgrad._pullback import Backward, NotNativeError, tensor_name
+from tf_symgrad._backward import Backward, NotNativeError, tensor_name
 
 logger = logging.getLogger("tf_symgrad")
 
@@ -230,8 +230,9 @@ def _tape_gradients(stock: Callable[[], Any], **given: Any) -> list[Any]:
     inner = _captured(graph)
     known = [_tensor(x, graph, inner) for x in sources]
     # What eager mode, or an outer graph, made on the tape leads out of this graph.
-    outer = [t for t, _ in getattr(graph, "captures", ()) if backprop_util.IsTrainable(t) and t.dtype != tf.resource]
-    outer = [t for t in outer if all(t is not x for x in sources)]
+    is_source = {id(x) for x in sources}
+    captured = [t for t, _ in getattr(graph, "captures", ()) if t.dtype != tf.resource and id(t) not in is_source]
+    outer = [t for t in captured if backprop_util.IsTrainable(t)]
     on = _recorded.recorded(tape, [*targets, *sources, *outer])
     if any(on[len(targets) + len(sources) :]):
         raise NotNativeError("gradients cross from one graph to another")
@@ -246,9 +247,10 @@ def _tape_gradients(stock: Callable[[], Any], **given: Any) -> list[Any]:
 
     try:
         off = _recorded.off_tape(tape, ys, [*xs, *inner.values()])
-    except _recorded.Unclear as error:
+    except _recorded.UnclearError as error:
         raise NotNativeError(str(error)) from None
-    off = [t for t in off if all(t is not x for x in xs)]
+    is_x = {id(x) for x in xs}
+    off = [t for t in off if id(t) not in is_x]
     backward = Backward(graph, ys, xs, off=off, tape=True)
     dys = given["output_gradients"] or [None] * len(targets)
     with tf.name_scope("gradient_tape"):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Sequence
 from typing import Any
 
 from tensorflow.python import pywrap_tfe
-from tensorflow.python.eager import backprop_util
 from tensorflow.python.eager import tape as tape_lib
 from tensorflow.python.framework import dtypes, ops
 
@@ -52,7 +52,7 @@ def _notes(graph: Any) -> dict[str, dict[int, bool]]:
     return notes
 
 
-class Unclear(Exception):
+class UnclearError(Exception):
     """The graph does not tell what the tape has recorded."""
 
 
@@ -65,29 +65,31 @@ def off_tape(tape: tape_lib.Tape, ys: Sequence[Any], known: Sequence[Any]) -> li
       known: those that may be on the tape without being made of others: sources, and what comes from outside.
 
     Raises:
-      Unclear: something is on the tape that the graph does not explain.
+      UnclearError: something is on the tape that the graph does not explain.
     """
     if not ys:
         return []
     notes = {name: made for name, by in _notes(ys[0].graph).items() if (made := by.get(id(tape._tape))) is not None}
     todo, seen, tensors = [y.op for y in ys], {id(y.op) for y in ys}, {id(y): y for y in ys}
     made_of = []
+    carries = functools.cache(lambda dtype: dtype.is_floating or dtype.is_complex or not dtype.is_numpy_compatible)
     while todo:
         op = todo.pop()
         inputs = list(op.inputs)
         made_of.append((op, list(op.outputs), inputs))
         tensors.update((id(t), t) for t in [*op.outputs, *inputs])
         for t in inputs:
-            if id(t.op) not in seen and backprop_util.IsTrainable(t):
-                seen.add(id(t.op))
-                todo.append(t.op)
+            of = t.op
+            if id(of) not in seen and carries(t.dtype):
+                seen.add(id(of))
+                todo.append(of)
     answers = recorded(tape, list(tensors.values()))
     on = {key for key, answer in zip(tensors, answers, strict=True) if answer}
     explained = {id(t) for t in known}
     for op, outputs, inputs in made_of:
         if notes.get(op.name):
-            raise Unclear("a tape watches what it has not recorded")
+            raise UnclearError("a tape watches what it has not recorded")
         made = any(id(t) in on for t in inputs) or op.name in notes
         if not made and any(id(t) in on and id(t) not in explained and t.dtype != dtypes.resource for t in outputs):
-            raise Unclear("a tape has recorded what is no op of the graph")
+            raise UnclearError("a tape has recorded what is no op of the graph")
     return [t for key, t in tensors.items() if key not in on]

@@ -1,0 +1,269 @@
+"""Gradients of a graph that is being built, as calls of pullbacks that the engine builds.
+
+The forward pass stays as it is: a pullback takes tensors of it. What the engine leaves to TensorFlow (calls, branches,
+loops, gradients that users wrote) is differentiated by TensorFlow's own functions, between one pullback and the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.core.framework import function_pb2
+from tensorflow.python.client import pywrap_tf_session
+from tensorflow.python.eager import backprop_util
+from tensorflow.python.framework import c_api_util, ops
+from tensorflow.python.ops import control_flow_state, default_gradient, gradients_util, handle_data_util
+
+from tf_symgrad import _custom, _function, _likeness, _loader, _pullback
+
+# Control flow and arrays of TensorFlow 1.
+_FRAMES = {"Enter", "Exit", "NextIteration", "LoopCond", "Merge", "Switch"}
+_STRUCTURE = {
+    *("PartitionedCall", "StatefulPartitionedCall", "RemoteCall", "If", "StatelessIf", "Case", "StatelessCase"),
+    *("While", "StatelessWhile", "SymbolicGradient", "TfSymgrad>SymbolicGradient"),
+}
+
+
+class NotNativeError(Exception):
+    """The engine does not do this: TensorFlow's Python does."""
+
+
+def tensor_name(tensor: Any) -> str:
+    return f"{tensor.op.name}:{tensor.value_index}"
+
+
+class Backward:
+    """The way back from some tensors of a graph to others. Nothing is added to a graph before `add`."""
+
+    def __init__(
+        self,
+        graph: tf.Graph,
+        ys: Sequence[Any],
+        xs: Sequence[Any],
+        blocked: Iterable[Any] = (),
+        off: Sequence[Any] = (),
+        tape: bool = False,
+    ) -> None:
+        """Plans it.
+
+        Args:
+          graph: the graph of all of these.
+          ys: what is differentiated.
+          xs: what it is differentiated by.
+          blocked: ops that gradients do not pass.
+          off: tensors that carry none.
+          tape: whether these are the gradients of a tape.
+        """
+        self._graph, self._tape = graph, tape
+        self._tensors = {tensor_name(t): t for t in [*ys, *xs]}
+        self._xs = {tensor_name(x) for x in xs}
+        native = _loader.native()
+        try:
+            self._pass = native.ForwardPass(_serialized(graph))
+            asked = list({tensor_name(y) for y in ys}), list(self._xs)
+            stops = [op.name for op in blocked], _inert(), _likeness.DEAF
+            self._off = {tensor_name(t) for t in off}
+            passed = self._pass.between(*asked, list(self._off), *stops)
+            self._passed = {name for name, *_ in passed}
+            self._classify(passed, native.rules())
+            self._stages: list[list[str]] = self._pass.stages()
+            self._plan: dict[int, tuple[list[str], Any]] = {}
+            self._rehearse(asked[0])
+        except native.StatusError as error:
+            raise NotNativeError(error.args[1].replace("\n", " ")) from None
+
+    def _classify(self, passed: list[tuple[str, str, bool]], rules: dict[str, bool]) -> None:
+        """Tells the engine which nodes are not its own."""
+        self._ops: dict[str, Any] = {}  # those
+        self._handed_over: dict[str, Any] = {}  # functions that are gradients
+        for name, kind, own_gradient in passed:
+            if kind in _FRAMES or kind.startswith(("Ref", "TensorArray", "Stack")):
+                raise NotNativeError(f"op {kind} is of TensorFlow 1")
+            known = not own_gradient and kind not in _STRUCTURE and rules.get(kind)
+            if known and not _likeness.is_pythons(kind):
+                continue
+            op = self._graph.get_operation_by_name(name)
+            if known and not _likeness.is_python_op(op):
+                continue
+            if own_gradient:
+                registered = op.get_attr("_gradient_op_type").decode()
+                if self._tape and not registered.startswith("CustomGradient-"):
+                    raise NotNativeError(
+                        f"a tape knows nothing of gradient_override_map, under which a {kind} was made"
+                    )
+                if self._hand_over(op):
+                    continue
+            elif _python_gradient(op) is None:
+                raise NotNativeError(f"op {kind} has no gradient")
+            self._ops[name] = op
+            self._pass.set_opaque(name)
+
+    def _hand_over(self, op: Any) -> bool:
+        """Hands over the gradient of an op that TensorFlow itself made by `tf.custom_gradient`.
+
+        What a user wrote is the user's to run: it may return rows, or look at what is around it.
+        """
+        gradient = _python_gradient(op)
+        if gradient is None or _custom._twin(op, gradient) is None:
+            return False
+        traced = _custom._trace(op, self._graph)
+        if traced is None:
+            return False
+        function, tensors, outputs = traced
+        if any(isinstance(t, ops.EagerTensor) or t.graph is not self._graph for t in tensors):
+            return False
+        for t in tensors:
+            self._tensors[tensor_name(t)] = t
+        library, functions = function_pb2.FunctionDefLibrary(), _function.reachable(function)
+        self._handed_over.update(functions)
+        library.function.extend(f.cached_definition for f in functions.values())
+        names = [tensor_name(t) for t in tensors]
+        self._pass.set_gradient(op.name, tf.compat.as_str(function.name), names, outputs, library.SerializeToString())
+        return True
+
+    def _tensor(self, name: str) -> Any:
+        if name not in self._tensors:
+            op, _, index = name.rpartition(":")
+            self._tensors[name] = self._graph.get_operation_by_name(op).outputs[int(index)]
+        return self._tensors[name]
+
+    def _build(self, stage: int, ys: list[str]) -> Any:
+        """The pullback of a stage, of those y that have cotangents."""
+        known = self._plan.get(stage)
+        if known is None or known[0] != ys:
+            facts = [_pullback.facts(self._tensor(name)) for name in self._pass.begin(stage, ys)]
+            known = self._plan[stage] = ys, self._pass.finish(facts)
+        return known[1]
+
+    def _rehearse(self, ys: Iterable[str]) -> None:
+        """Builds all pullbacks, for all cotangents that there may be: what fails, fails now."""
+        seeded = set(ys)
+        for stage, opaque in enumerate(self._stages):
+            native = self._seeds_of(stage, seeded)
+            if native:
+                seeded.update(gradient[0] for gradient in self._build(stage, native)[4])
+            for name in opaque:
+                seeded.update(tensor_name(t) for t in self._inputs(self._ops[name]) if t is not None)
+
+    def _seeds_of(self, stage: int, seeded: Iterable[str]) -> list[str]:
+        return sorted(name for name in seeded if self._pass.stage_of(name) == stage)
+
+    def _inputs(self, op: Any) -> list[Any]:
+        """The inputs of an op, None for those that no gradient is wanted of."""
+
+        def wanted(t: Any) -> bool:
+            name = tensor_name(t)
+            return name not in self._off and (name in self._xs or t.op.name in self._passed)
+
+        return [t if backprop_util.IsTrainable(t) and wanted(t) else None for t in op.inputs]
+
+    def add(self, seeds: Sequence[tuple[Any, Any]], scope: str = "") -> dict[str, Any]:
+        """Adds the gradients to the default graph.
+
+        Args:
+          seeds: the y, and their cotangents.
+          scope: the name scope.
+
+        Returns:
+          The gradients of those x that any flows to, by name: tensors or IndexedSlices.
+        """
+        cotangents: dict[str, list[Any]] = {}
+        for y, dy in seeds:
+            if tensor_name(y) not in self._off:
+                cotangents.setdefault(tensor_name(y), []).append(dy)
+        for stage, opaque in enumerate(self._stages):
+            native = self._seeds_of(stage, cotangents)
+            if native:
+                try:
+                    pullback = self._build(stage, native)
+                except _loader.native().StatusError as error:
+                    raise NotNativeError(error.args[1].replace("\n", " ")) from None
+                dys = [tf.convert_to_tensor(_sum(cotangents.pop(name))) for name in native]
+                self._call(pullback, dys, cotangents)
+            for name in opaque:
+                self._add_opaque(self._ops[name], cotangents, scope)
+        return {name: _sum(cotangents[name]) for name in self._xs if name in cotangents}
+
+    def _call(self, pullback: Any, dys: list[Any], cotangents: dict[str, list[Any]]) -> None:
+        name, stateful, functions, taken, gradients = pullback
+        if not gradients:
+            return
+        own = [_function.atomic(function_pb2.FunctionDef.FromString(f)) for f in functions]
+        called = self._handed_over.values()
+        results = _pullback.call(name, stateful, [*own, *called], [*map(self._tensor, taken), *dys])
+        for of, values, indices in gradients:
+            x, dx = self._tensor(of), results[values]
+            spec = _function.variable_spec(x) if x.dtype == tf.resource else x
+            shape = tf.TensorShape(None) if spec is None else spec.shape
+            if indices >= 0:
+                dx.set_shape(tf.TensorShape([None]).concatenate(shape[1:]))
+                dx = tf.IndexedSlices(dx, results[indices], _dense_shape(x, shape))
+            elif dx.dtype == tf.variant:
+                handle_data_util.copy_handle_data(x, dx)
+            else:
+                dx.set_shape(shape)
+            cotangents.setdefault(of, []).append(dx)
+
+    def _add_opaque(self, op: Any, cotangents: dict[str, list[Any]], scope: str) -> None:
+        """Gradients by TensorFlow's Python, as `tf.gradients` makes them of one op."""
+        dys: list[Any] = []
+        for y in op.outputs:
+            parts = cotangents.get(tensor_name(y), [])
+            dys.append(_sum(parts) if parts else None)
+            if tensor_name(y) not in self._xs:
+                cotangents.pop(tensor_name(y), None)
+        if all(dy is None for dy in dys):
+            return
+        for i, (y, dy) in enumerate(zip(op.outputs, dys, strict=True)):
+            if dy is None and backprop_util.IsTrainable(y) and default_gradient.supports_default_grad(y):
+                dys[i] = control_flow_state.ZerosLike(op, i)
+        inputs, gradient = self._inputs(op), _python_gradient(op)
+        with tf.name_scope(op.name + "_grad"), self._graph._original_op(op):
+            dxs = gradients_util._AsList(gradients_util._MaybeCompile(scope, op, None, lambda: gradient(op, *dys)))
+        gradients_util._VerifyGeneratedGradients(dxs, op)
+        for x, dx in zip(inputs, dxs, strict=False):
+            if x is None or dx is None:
+                continue
+            if isinstance(dx, tf.Tensor) and x.dtype != tf.resource:
+                dx.set_shape(x.shape)
+            cotangents.setdefault(tensor_name(x), []).append(dx)
+
+
+def _sum(parts: list[Any]) -> Any:
+    return parts[0] if len(parts) == 1 else backprop_util.AggregateIndexedSlicesGradients(parts)
+
+
+def _dense_shape(x: Any, shape: tf.TensorShape) -> Any:
+    if shape.is_fully_defined():
+        return tf.constant(shape.as_list(), tf.int32)
+    return tf.raw_ops.VariableShape(input=x) if x.dtype == tf.resource else tf.shape(x)
+
+
+def _python_gradient(op: Any) -> Any:
+    try:
+        return ops.get_gradient_function(op)
+    except LookupError:
+        return None
+
+
+def _inert() -> list[str]:
+    """The ops that TensorFlow has declared to have no gradient, whatever the engine knows of them."""
+    registry = ops.gradient_registry
+    names = registry.list()
+    if len(names) != len(_lookups):
+        _lookups.update({name: registry.lookup(name) is None for name in names})
+    return [name for name, inert in _lookups.items() if inert]
+
+
+_lookups: dict[str, bool] = {}
+
+
+def _serialized(graph: tf.Graph) -> bytes:
+    try:
+        with graph._lock, c_api_util.tf_buffer() as buffer, graph._c_graph.get() as c_graph:
+            pywrap_tf_session.TF_GraphToGraphDef(c_graph, buffer)
+            return bytes(pywrap_tf_session.TF_GetBuffer(buffer))
+    except tf.errors.OpError as error:  # it is larger than a protocol buffer may be
+        raise NotNativeError(error.message) from None
