@@ -61,6 +61,14 @@ def test_private_digits(tmp_path: Path) -> None:
     assert (tmp_path / "build" / "private_digits.png").stat().st_size > 10_000
 
 
+def test_keras_fit(tmp_path: Path) -> None:
+    text = run(tmp_path, "keras_fit.py", "--epochs", "1", "--layers", "2")
+    accuracies = [number(rf"{name}: test accuracy ([\d.]+)%", text) for name in ("tape", "native")]
+    assert abs(accuracies[0] - accuracies[1]) < 3
+    assert number(r"largest difference of losses: (\S+)", text) < 1e-3
+    assert (tmp_path / "build" / "keras_fit.png").stat().st_size > 10_000
+
+
 def test_saliency_is_served_without_tf_symgrad(tmp_path: Path) -> None:
     assert number(r"test accuracy: ([\d.]+)%", run(tmp_path, "saliency/save.py", "--epochs", "5")) > 70
     text = run(tmp_path, "saliency/explain.py", "--steps", "100", PYTHONPATH="")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import doctest
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -336,7 +337,20 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "wrt": (lambda: tf_symgrad.grad(loss, wrt=1.5)(X, Y), TypeError, "positions or names .* not 1.5"),
     "f": (lambda: tf_symgrad.grad(3), TypeError, "must be a function"),
     "cotangent": (lambda: tf_symgrad.vjp(loss, X, Y)[1]([1.0, 2.0]), ValueError, "cotangent must have the structure"),
-    "tangent": (lambda: tf_symgrad.jvp(loss, [X, Y], [X]), ValueError, "tangent must have the structure"),
+    "tangent": (lambda: tf_symgrad.jvp(loss, [X, Y], [X, [Y]]), ValueError, "tangent must have the structure"),
+    "tangents": (lambda: tf_symgrad.hvp(loss, [X, Y], [X]), ValueError, "2 primals and 1 tangents"),
+    "shape": (lambda: tf_symgrad.vjp(tf.sin, X)[1](1.0), ValueError, r"shape of what it belongs to, \(3,\), not \(\)"),
+    "object": (
+        lambda: tf_symgrad.grad(lambda p: loss(p.x, Y))(SimpleNamespace(x=X)),
+        TypeError,
+        "there is namespace.*no tensor",
+    ),
+    "batches": (
+        lambda: tf_symgrad.per_example_grad(lambda w, x, y: loss(w * x, y))(X, np.ones([2, 3]), np.ones([4, 3])),
+        ValueError,
+        r"different sizes: \[2, 4\]",
+    ),
+    "explain": (lambda: tf_symgrad.explain(loss), tf.errors.InvalidArgumentError, r"no signature.*explain\(f, args="),
 }
 
 

@@ -131,6 +131,16 @@ class Call:
 
         return tf.nest.map_structure(leaf, dict(self._named())[name])
 
+    def check_differentiable(self, name: int | str) -> None:
+        """Refuses an argument that tensors can't be seen in: an object of a class that TensorFlow does not know."""
+        for x in tf.nest.flatten(dict(self._named())[name]):
+            known = x is None or isinstance(x, TENSORS) or _is_composite(x) or variable_of(x) is not None
+            if not known and _trainable_variables(x) is None:
+                raise TypeError(
+                    f"wrt names argument {name!r}, in which there is {x!r}: no tensor, variable or module. Pass "
+                    "tensors, or lists, tuples and dicts of them."
+                )
+
     def variables(self, name: int | str) -> list[tf.Variable]:
         """The variables in argument `name`."""
         found: list[tf.Variable] = []
@@ -190,7 +200,8 @@ def _map(f: Callable[[Any], Any], wrt: Wrt) -> Any:
     if isinstance(wrt, Mapping):
         return {key: _map(f, x) for key, x in wrt.items()}
     if isinstance(wrt, (list, tuple)):
-        return type(wrt)([_map(f, x) for x in wrt])  # no named tuple: there is no need of one
+        items = [_map(f, x) for x in wrt]
+        return type(wrt)(*items) if hasattr(wrt, "_fields") else type(wrt)(items)
     if variable_of(wrt) is None and (variables := _trainable_variables(wrt)) is not None:
         return [f(v) for v in variables]
     return f(wrt)
@@ -242,6 +253,7 @@ def select(wrt: Wrt, call: Call, inputs: Sequence[Any]) -> tuple[list[bool], Cal
             raise TypeError(
                 f"wrt must be positions or names of arguments, variables, modules, or a structure of these, not {x!r}."
             )
+        call.check_differentiable(x)
         for i in call.numbers(x):
             wanted[i] = True
         for v in call.variables(x):

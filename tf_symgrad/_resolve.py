@@ -118,6 +118,11 @@ def _argument_counts(f: Callable[..., Any], available: int) -> list[int]:
         positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         lowest = sum(p.default is p.empty for p in positional)
         highest = available if any(p.kind == p.VAR_POSITIONAL for p in parameters) else len(positional)
+    if lowest > available == 0:
+        raise invalid(
+            f"{f} has no signature, so that nobody knows what it takes. Pass a ConcreteFunction: "
+            "tf.function(f).get_concrete_function(...); to explain there is args as well: explain(f, args=[x])."
+        )
     if lowest > available:
         raise invalid(f"{f} takes {lowest} arguments, but input holds only {available}: arguments, then cotangents.")
     if lowest == highest:

@@ -228,8 +228,14 @@ def _flatten_like(given: Any, like: Any, what: str) -> list[Any]:
         if len(parts) != len(leaves):
             raise ValueError(f"A {what} must have the structure of what it belongs to: {g!r} is given for {x!r}.")
         for part, leaf in zip(parts, leaves, strict=True):
-            absent = part is None or tf.as_dtype(leaf.dtype) not in _CONTINUOUS
-            found.append(tf.zeros_like(leaf) if absent else tf.convert_to_tensor(part, leaf.dtype))
+            if part is None or tf.as_dtype(leaf.dtype) not in _CONTINUOUS:
+                found.append(tf.zeros_like(leaf))
+                continue
+            found.append(tf.convert_to_tensor(part, leaf.dtype))
+            if not found[-1].shape.is_compatible_with(leaf.shape):
+                raise ValueError(
+                    f"A {what} must have the shape of what it belongs to, {leaf.shape}, not {found[-1].shape}."
+                )
     return found
 
 
@@ -327,7 +333,9 @@ def jacobian(f: Callable[..., Any], wrt: int | str = 0) -> Callable[..., Any]:
         forward = None not in sizes and (None in rows or sum(sizes) < sum(rows))
         blocks = _by_columns(halves, xs) if forward else _by_rows(halves, xs)
         matrices = [tf.nest.pack_sequence_as(argument, block) for block in blocks]
-        return tf.nest.pack_sequence_as(halves.value, matrices, expand_composites=True)
+        given = iter(matrices)
+        leaves = [None if y is None else next(given) for y in tf.nest.flatten(halves.value, expand_composites=True)]
+        return tf.nest.pack_sequence_as(halves.value, leaves, expand_composites=True)
 
     return of_arguments
 
@@ -422,6 +430,10 @@ def per_example_grad(f: Callable[..., Any], wrt: Wrt = 0, batched: Sequence[int]
     def of_arguments(*args: Any, **kwargs: Any) -> Any:
         named = {i for i in tf.nest.flatten(wrt) if type(i) is int}
         batch = [i for i in range(len(args)) if i not in named] if batched is None else list(batched)
+        shapes = [tf.TensorShape(x.shape) for i in batch for x in tf.nest.flatten(args[i]) if hasattr(x, "shape")]
+        leading = {shape[0] for shape in shapes if shape.rank}
+        if len(leading - {None}) > 1:
+            raise ValueError(f"per_example_grad: arguments {batch} are batches of different sizes: {sorted(leading)}.")
         structure: list[Any] = []
 
         def row(examples: list[Any]) -> list[Any]:
@@ -443,3 +455,8 @@ def _check_lists(function: str, primals: Any, tangents: Any) -> None:
                 f"{function}: {name} must be a list, of one element for each argument of f, not {values!r}: "
                 f"{function}(f, [x], [v])."
             )
+    if len(primals) != len(tangents):
+        raise ValueError(
+            f"{function}: there must be a tangent for each primal, but there are {len(primals)} primals and "
+            f"{len(tangents)} tangents. None stands for zeros."
+        )
