@@ -184,7 +184,7 @@ class Function:
 
         So whoever differentiates it has that made for what is known of its inputs then, by XLA above all.
         """
-        key = (*wrt, values, True)
+        key = (self.checkpoint, *wrt, values, True)
         if key in self._gradients:
             return self._gradients[key]
         definition = function_pb2.FunctionDef()
@@ -192,6 +192,7 @@ class Function:
         node.attr["f"].func.CopyFrom(self.name_attrs)
         node.attr["wrt"].list.b.extend(wrt)
         node.attr["values"].b = values
+        node.attr["checkpoint"].s = self.checkpoint.encode()
         for i, x in enumerate([*self.inputs, *self.outputs]):
             definition.signature.input_arg.add(name=f"x_{i}", type=x.dtype.as_datatype_enum)
             node.input.append(f"x_{i}")
