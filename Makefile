@@ -11,7 +11,7 @@ DOCS_REQUIRE := $(shell sed -n 's/^docs = \[\(.*\)\]$$/\1/p' pyproject.toml | se
 MODELS_REQUIRE := $(shell sed -n 's/^models = \[\(.*\)\]$$/\1/p' pyproject.toml | sed 's/", "/" "/g')
 CXX_FILES = $(shell find csrc -name '*.cc' -o -name '*.h')
 
-.PHONY: help build demo test wheel test-wheel test-models fuzz bench coverage docs bench-fit lint format bazel clean
+.PHONY: help build demo test wheel test-wheel test-models fuzz bench bench-fit bench-remat coverage docs lint format bazel clean
 .DEFAULT_GOAL := build
 
 help:
@@ -63,6 +63,9 @@ bench: build $(VENV)/.installed ## build time, nodes, steps and memory beside th
 
 bench-fit: build $(VENV)/.installed ## Keras' fit with and without tf_symgrad.enable(), as ratios (10)
 	$(BIN)/python -m benchmarks.fit
+
+bench-remat: build $(VENV)/.installed ## peak memory and step time by what is kept of the forward pass (20)
+	$(BIN)/python -m benchmarks.rematerialisation
 
 # docs/coverage.md and the table that it is made of, from the rules, the cases and TensorFlow's registries.
 coverage: build $(VENV)/.installed ## docs/coverage.md from the rules and the cases (1)

@@ -1,13 +1,12 @@
 """`python -m benchmarks.rematerialisation`: peak memory and step time by what is kept of the forward pass.
 
-Each cell is measured in a process of its own: the time of a step, then the peak of a step's memory above what was there
-before it. For that the C library is told to give freed memory back at once, so that the peak is what tensors take.
+Each cell is measured in a process of its own: the time of a step, and by how much the process grows from before the
+first step, which builds and optimises the graph as well, to its peak.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import dataclasses
 import importlib.util
 import json
@@ -48,7 +47,7 @@ class Workload:
     variables: Sequence[Any]
 
 
-def mlp(depth: int, batch: int = 2048, units: int = 128) -> Workload:
+def mlp(depth: int, batch: int = 16384, units: int = 32) -> Workload:
     import tensorflow as tf
 
     rng = np.random.default_rng(0)
@@ -199,35 +198,16 @@ def steps(name: str, method: str, peak: float | None) -> Callable[[], Any]:
 
 def measure(name: str, method: str, peak: float | None) -> dict[str, float]:
     step = steps(name, method, peak)
-    start = time.perf_counter()
-    step()
-    first = time.perf_counter() - start
+    before = _status("VmRSS")
+    value = step()
     seconds: list[float] = []
-    while len(seconds) < 3 or (len(seconds) < 20 and sum(seconds) < 5):
+    while len(seconds) < 3 or (len(seconds) < 20 and sum(seconds) < 3):
         start = time.perf_counter()
         value = step()
         seconds.append(time.perf_counter() - start)
+    growth = _status("VmHWM") - before
     norm = math.sqrt(sum(float(np.square(np.asarray(x, np.float64)).sum()) for x in value[1]))
-    del value
-    return {
-        "first": first,
-        "step": statistics.median(seconds),
-        "norm": norm,
-        "peak": max(_peak(step) for _ in range(3)),
-    }
-
-
-def _peak(step: Callable[[], Any]) -> int:
-    """Bytes by which the process grows while a step runs."""
-    libc = ctypes.CDLL("libc.so.6")
-    mmap_threshold, trim_threshold = -3, -1
-    libc.mallopt(mmap_threshold, 1 << 16)
-    libc.mallopt(trim_threshold, 1 << 16)
-    libc.malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before = _status("VmRSS")
-    step()
-    return _status("VmHWM") - before
+    return {"step": statistics.median(seconds), "norm": norm, "peak": growth}
 
 
 def _status(key: str) -> int:

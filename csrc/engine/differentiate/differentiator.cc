@@ -13,7 +13,7 @@
 #include "csrc/engine/facts/known_inputs.h"
 #include "csrc/engine/read/import.h"
 #include "csrc/engine/read/op_function.h"
-#include "csrc/engine/remat/flatten.h"
+#include "csrc/engine/structure/flatten.h"
 #include "csrc/engine/remat/rematerialise.h"
 #include "csrc/engine/tensorflow1/flows.h"
 #include "csrc/engine/vjp/cotangent.h"

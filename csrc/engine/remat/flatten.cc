@@ -1,4 +1,4 @@
-#include "csrc/engine/remat/flatten.h"
+#include "csrc/engine/structure/flatten.h"
 
 #include <algorithm>
 #include <deque>
@@ -11,6 +11,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "csrc/engine/body/calls.h"
+#include "tensorflow/core/framework/node_def_util.h"
 
 namespace symgrad {
 namespace {
@@ -37,10 +38,15 @@ struct Scope {
   int depth = 0;
 };
 
+// What is written out at most.
+constexpr int kMaxDepth = 50;
+constexpr int64_t kMaxNodes = 1'000'000;
+
 class Flattener {
  public:
-  Flattener(Functions* functions, const std::string& f) : functions_(functions) {
-    auto record = functions->Find(f);
+  Flattener(Functions* functions, const tf::NameAttrList& f) : functions_(functions) {
+    compiled_ = IsTrue(f.attr(), kCompiled);
+    auto record = functions->Find(f.name());
     if (record != nullptr) Enter(std::move(record), -1, nullptr);
     for (size_t s = 0; s < scopes_.size(); ++s) Read(static_cast<int>(s));
   }
@@ -87,8 +93,7 @@ class Flattener {
     for (const tf::NodeDef& node : scopes_[s].f().node_def()) {
       const tf::OpRegistrationData* op = nullptr;
       const bool known = functions_->LookUp(node.op(), &op).ok();
-      auto callee =
-          known && CanBeInlined(node, *op, scopes_[s].depth) ? functions_->Find(Callee(node).name()) : nullptr;
+      auto callee = known && num_nodes_ < kMaxNodes && scopes_[s].depth < kMaxDepth ? Called(node, *op) : nullptr;
       if (callee == nullptr || !CanBeInlined(callee->fdef(), node)) {
         scopes_[s].others[node.name()] = known && op->op_def.is_stateful();
         continue;
@@ -98,10 +103,19 @@ class Flattener {
     }
   }
 
-  bool CanBeInlined(const tf::NodeDef& node, const tf::OpRegistrationData& op, int depth) const {
-    constexpr int kMaxDepth = 50, kMaxNodes = 1'000'000;
-    return IsCall(node, op) && !HasOwnGradient(node) && !IsTrue(node.attr(), "_XlaMustCompile") &&
-           functions_->GradientDef(Callee(node).name()).empty() && depth < kMaxDepth && num_nodes_ < kMaxNodes;
+  // What a node calls; null if it is no call, or one that is to stay. The gradient op is a call of a gradient function,
+  // which depends on what XLA knows of its inputs where XLA compiles it.
+  tf::core::RefCountPtr<tf::FunctionRecord> Called(const tf::NodeDef& node, const tf::OpRegistrationData& op) {
+    if (node.op() == kGradientOp && !compiled_) {
+      tf::DataTypeVector tin, tout;
+      if (!tf::InOutTypesForNode(node, op.op_def, &tin, &tout).ok()) return nullptr;
+      const Asked asked = AskedBy(node, tin, tout);
+      const absl::StatusOr<std::string> gradient = functions_->Gradient(asked.f, asked.wrt, asked.values);
+      return gradient.ok() ? functions_->Find(*gradient) : nullptr;
+    }
+    if (!IsCall(node, op) || HasOwnGradient(node) || IsTrue(node.attr(), "_XlaMustCompile")) return nullptr;
+    const std::string callee = Callee(node).name();
+    return functions_->GradientDef(callee).empty() ? functions_->Find(callee) : nullptr;
   }
 
   static bool CanBeInlined(const tf::FunctionDef& f, const tf::NodeDef& call) {
@@ -228,6 +242,7 @@ class Flattener {
   std::deque<Scope> scopes_;  // those that call before those that are called
   std::set<std::string> names_;
   int64_t num_nodes_ = 0;
+  bool compiled_ = false;
 };
 
 }  // namespace
@@ -235,7 +250,7 @@ class Flattener {
 absl::StatusOr<tf::NameAttrList> Flatten(Functions* functions, const tf::NameAttrList& f) {
   const auto record = functions->Find(f.name());
   if (record == nullptr || !functions->GradientDef(f.name()).empty()) return f;
-  Flattener flattener(functions, f.name());
+  Flattener flattener(functions, f);
   if (!flattener.Any()) return f;
   tf::NameAttrList flat = f;
   TF_ASSIGN_OR_RETURN(*flat.mutable_name(), functions->AddNamedByContent(f.name(), flattener.Write()));

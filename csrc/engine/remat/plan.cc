@@ -109,7 +109,7 @@ class Planner {
       for (int eighth = parts ? 1 : 8; eighth <= 8; ++eighth) {
         const int end = static_cast<int>(int64_t{n} * eighth / 8);
         plans.push_back(Measured(Segments(total / segments, end, All())));
-        plans.push_back(Measured(Segments(total / segments, end, cheap)));
+        if (cheap != All()) plans.push_back(Measured(Segments(total / segments, end, cheap)));
       }
     return plans;
   }

@@ -72,6 +72,7 @@ constexpr Trait kTraits[] = {
     light("DivNoNan"),
     light("Elu"),
     light("Erf"),
+    light("Erfc"),
     light("Exp"),
     light("Expm1"),
     light("Floor"),
