@@ -11,6 +11,8 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "csrc/engine/body/calls.h"
+#include "csrc/engine/facts/known_inputs.h"
+#include "csrc/engine/library/gradient_op.h"
 #include "tensorflow/core/framework/node_def_util.h"
 
 namespace symgrad {
