@@ -11,7 +11,7 @@ DOCS_REQUIRE := $(shell sed -n 's/^docs = \[\(.*\)\]$$/\1/p' pyproject.toml | se
 MODELS_REQUIRE := $(shell sed -n 's/^models = \[\(.*\)\]$$/\1/p' pyproject.toml | sed 's/", "/" "/g')
 CXX_FILES = $(shell find csrc -name '*.cc' -o -name '*.h')
 
-.PHONY: help build demo test wheel test-wheel test-models fuzz bench bench-fit bench-remat coverage docs lint format bazel clean
+.PHONY: help build demo test wheel test-wheel test-models mutation fuzz bench bench-fit bench-remat coverage docs lint format bazel clean
 .DEFAULT_GOAL := build
 
 help:
@@ -41,6 +41,9 @@ demo: build $(VENV)/.installed ## trains a network on digits by the op alone (4,
 
 test: build $(VENV)/.installed ## the tests (8)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 10 tests
+
+mutation: build $(VENV)/.installed ## the cases against gradients that are 0.1 % wrong: who is not found out (15)
+	$(BIN)/python -m tests.mutation
 
 # Real models against GradientTape: minutes. What they need is kept apart, as it wants an older numpy; all else is that
 # of $(VENV). MODELS='ResNet GPflow' chooses by name.

@@ -222,7 +222,18 @@ class NinjaBuild(build_ext):
             sys.exit(f"{include} has no Python.h: install Python's headers (Debian, Ubuntu: apt install python3-dev)")
         # NDEBUG, because the layouts of TensorFlow's classes depend on it. Inline functions are hidden, their static
         # variables are not: they must stay one per process. All else is visible, for op libraries that register rules.
-        common = ["-std=c++17", "-O2", "-DNDEBUG", "-fPIC", "-fvisibility-inlines-hidden", "-Wall", "-Wextra", "-I."]
+        common = [
+            "-std=c++17",
+            "-O2",
+            "-DNDEBUG",
+            "-D_FORTIFY_SOURCE=2",
+            "-fstack-protector-strong",
+            "-fPIC",
+            "-fvisibility-inlines-hidden",
+            "-Wall",
+            "-Wextra",
+            "-I.",
+        ]
         common += ["-Werror"] if develop else []
         # TensorFlow's headers are system headers: their warnings are not ours. Those on what the optimizer sees come
         # through where it inlines their containers, falsely.

@@ -34,6 +34,7 @@ ENGINE = [
     "csrc/engine/differentiate/split_function.cc",
     "csrc/engine/emit/builder.cc",
     "csrc/engine/emit/emission.cc",
+    "csrc/engine/emit/forms.cc",
     "csrc/engine/emit/literal.cc",
     "csrc/engine/emit/op.cc",
     "csrc/engine/emit/vocabulary.cc",
@@ -111,9 +112,11 @@ PUBLIC_HEADERS = [
     "csrc/c_api/tf_symgrad.h",
     "csrc/engine/gradient.h",
     "csrc/engine/gradient_function.h",
+    "csrc/rules/op.h",
     "csrc/rules/rule.h",
     "csrc/rules/traits/finite.h",
     "csrc/rules/traits/trait.h",
+    "csrc/rules/words.h",
 ]
 
 # TensorFlow headers that cost seconds a file to parse, precompiled once for ENGINE.

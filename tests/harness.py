@@ -2,8 +2,8 @@
 
 The gradients of order 1 and 2 (the gradient of the gradient, in x and dy) are compared with finite differences, with
 Python's (or those of a formula that the case expects), and with themselves at unknown static shapes, in double
-precision, real and complex. In the other dtypes order 1 is compared with Python's. For an op that has no kernel here
-the emitted graph is compared.
+precision, real and complex. In the other dtypes order 1 is compared with Python's. What no CPU kernel takes is compiled
+by XLA, where that can do it; otherwise the emitted graph is compared.
 """
 
 import os
@@ -98,8 +98,8 @@ class _Check:
         self.order = 1
         self.x = self.point.x
         self.names = self.point.names
-        self.static = concrete(self.point.f, self.x)
-        self.f: Function = self.point.f
+        self.static = self._concrete(self.point.f, self.x)
+        self.f: Function = self.static if case.compiled else self.point.f
         try:
             y = self.f(*self.x)
         except (NotImplementedError, RuntimeError):  # no eager execution
@@ -111,17 +111,17 @@ class _Check:
     def all_orders(self) -> list[str]:
         """Each turn of the loop differentiates the functions of the turn before."""
         try:
-            unknown = concrete(self.point.f, self.x, static=False) if self.case.unknown else None
+            unknown = self._concrete(self.point.f, self.x, static=False) if self.case.unknown else None
             while self.order <= self.case.orders:
                 inputs = [*self.x, *self.dy]
-                self.static = concrete(self._gradient_of(self.static), inputs)
+                self.static = self._concrete(self._gradient_of(self.static), inputs)
                 self.gradients.append(self.static)
                 dx = self.static(*inputs)
                 if self.case.fd:
                     self._against_finite_differences(dx)
                 self._against_python(dx, may_fail=(LookupError,) if self.order > 1 else ())
                 if unknown:
-                    unknown = concrete(self._gradient_of(unknown), inputs, static=False)
+                    unknown = self._concrete(self._gradient_of(unknown), inputs, static=False)
                     pairs = zip(unknown(*inputs), dx, strict=True)
                     mismatches = (analytic_mismatch(a, b, self.case.tol) for a, b in pairs)
                     self._report("with unknown shapes against static ones", mismatches)
@@ -137,7 +137,7 @@ class _Check:
         """The gradient against Python's; where Python has none, against that in another, more precise dtype."""
         inputs = [*self.x, *self.dy]
         try:
-            dx = concrete(self._gradient_of(self.static), inputs)(*inputs)
+            dx = self._concrete(self._gradient_of(self.static), inputs)(*inputs)
         except ERRORS as e:
             self._fail(f"{type(e).__name__}: {e}")
             return self.wrong
@@ -148,6 +148,9 @@ class _Check:
             pairs = ((a, tf.cast(b, a.dtype)) for a, b in zip(dx, expected, strict=True))
             self._report(f"against {precise.letter}", (analytic_mismatch(a, b, self.case.tol) for a, b in pairs))
         return self.wrong
+
+    def _concrete(self, f: Function, inputs: list[Tensor], static: bool = True) -> Any:
+        return concrete(f, inputs, static, self.case.compiled)
 
     def _gradient_of(self, f: Any) -> Function:
         return lambda *inputs: self.gradient(list(inputs), f, self.order)
@@ -196,9 +199,10 @@ def _runs(case: Case, letter: str) -> bool:
     """Whether this machine has kernels for a case and for its Python gradient in a dtype."""
     point = Point(case, letter)
     try:
-        y = point.f(*point.x)
+        f = concrete(point.f, point.x, compiled=True) if case.compiled else point.f
+        y = f(*point.x)
         if case.has_peer:
-            gradient = case.expected or python_gradient(point.f, len(point.x))
+            gradient = case.expected or python_gradient(f, len(point.x))
             gradient(*point.x, *point.cotangents(y))
     except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError) as e:
         return not any(s in str(e) for s in ("OpKernel", "Could not find device", "could not be found"))

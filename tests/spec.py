@@ -50,6 +50,7 @@ class Case:
     fd: bool = True  # compare with finite differences
     unknown: bool = True  # also with unknown static shapes
     graph_only: bool = False  # compare the emitted graph with Python's
+    compiled: bool = False  # run by XLA: for layouts that no CPU kernel takes
     tol: float = 1.0  # a factor of all tolerances
     tag: str = ""
     why: str = field(default="", repr=False)

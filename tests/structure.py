@@ -22,10 +22,10 @@ PLUMBING = frozenset(
 )
 
 
-def concrete(f: Function, inputs: Sequence[Tensor], static: bool = True) -> Any:
-    """f as a ConcreteFunction of inputs with these dtypes, and with these or unknown shapes."""
+def concrete(f: Function, inputs: Sequence[Tensor], static: bool = True, compiled: bool = False) -> Any:
+    """f as a ConcreteFunction of inputs with these dtypes, and with these or unknown shapes; compiled by XLA or not."""
     specs = [tf.TensorSpec(t.shape if static else None, t.dtype) for t in inputs]
-    return tf.function(f, autograph=False).get_concrete_function(*specs)
+    return tf.function(f, autograph=False, jit_compile=compiled or None).get_concrete_function(*specs)
 
 
 def library(f: Any) -> function_pb2.FunctionDefLibrary:

@@ -50,7 +50,7 @@ namespace symgrad {
 namespace {
 Grads PowerGrad(const Op& o) {
   const int64_t n = o.integer("exponent");
-  return {o.dy() * n * op("SymgradTest>Power", o.in(0), Attr("exponent", n - 1))};
+  return {o.dy() * n * op("SymgradTest>Power", IN(x), Attr("exponent", n - 1))};
 }
 
 constexpr Rule kRules[] = {{"SymgradTest>Power", PowerGrad}};
@@ -63,8 +63,16 @@ MISTAKES = RULES.replace(
     "  return {",
     """  if (n == 2) return {exp(none)};
   if (n == 3) return {o.dy() / none};
-  if (n == 4) return {o.dy() * cast(o.in(0), DType::kFloat)};
+  if (n == 4) return {o.dy() * cast(IN(x), DType::kFloat)};
+  if (n == 5) return {o.dy() * IN(y)};
   return {""",
+)
+MISNOMER = RULES.replace("IN(x)", "IN(features)")
+REPLACEMENT = RULES.replace(
+    "SYMGRAD_REGISTER(kRules)",
+    """SYMGRAD_REGISTER(kRules)
+constexpr Rule kReplacements[] = {PARTIAL(Sin, 7 * cos(x))};
+SYMGRAD_REPLACE(kReplacements)""",
 )
 CLASH = RULES.replace("kRules[] = {", "kRules[] = {UNARY(Sin, dy) ")
 
@@ -131,6 +139,19 @@ near(ddf(x), twice)
 print("right")
 """
 
+USE_SIN = """
+import sys
+import tensorflow as tf
+import tf_symgrad
+
+library, order = sys.argv[1:]
+x = tf.constant(0.0, tf.float64)
+if order == "last":
+    assert tf_symgrad.symbolic_gradient([x], f=tf.sin)[0] == 1
+power = tf.load_op_library(library).symgrad_test_power
+print(*(tf_symgrad.symbolic_gradient([x], f=f)[0].numpy() for f in (tf.sin, tf.tan)))
+"""
+
 USE_TRAITS = """
 import sys
 import tensorflow as tf
@@ -158,7 +179,7 @@ import tensorflow as tf
 import tf_symgrad
 
 power = tf.load_op_library(sys.argv[1]).symgrad_test_power
-for exponent in (2, 3, 4):
+for exponent in (2, 3, 4, 5):
     try:
         tf_symgrad.symbolic_gradient([tf.constant(2.0, tf.float64)], f=lambda x: power(x, exponent=exponent))
     except tf.errors.InternalError as e:
@@ -246,10 +267,23 @@ def test_a_second_trait_of_a_kind_is_an_error(ops: str, tmp_path: Path) -> None:
 def test_a_mistake_of_a_rule_is_named(ops: str, tmp_path: Path) -> None:
     """The symbolic zero where a word is not linear, and inputs of different dtypes."""
     done = use(link(ops, tmp_path, MISTAKES), "last", MISTAKEN)
-    zero, divisor, dtypes = done.stdout.splitlines()
+    zero, divisor, dtypes, name = done.stdout.splitlines()
     assert "a rule emitted op Exp: input 0 is `none`" in zero
     assert "a rule emitted op RealDiv: input 1 is `none`" in divisor
     assert "a rule emitted op Mul: its inputs are double and float, and must be of one dtype" in dtypes
+    assert "the rule reads 'y', and the op's signature has: x" in name
+
+
+def test_a_name_that_no_op_has_is_an_error_of_the_table(ops: str, tmp_path: Path) -> None:
+    done = use(link(ops, tmp_path, MISNOMER), "last")
+    assert "rules read what no op of their tables has: features in " in done.stderr
+    assert "/rules.cc" in done.stderr
+
+
+def test_a_library_replaces_a_rule(ops: str, tmp_path: Path) -> None:
+    for order in "first", "last":
+        done = use(link(ops, tmp_path, REPLACEMENT), order, USE_SIN)
+        assert done.stdout.strip() == "7.0 1.0", done.stderr[-2000:]
 
 
 def test_a_gradient_that_python_registers_for_an_op_of_a_library(ops: str, tmp_path: Path) -> None:

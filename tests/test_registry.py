@@ -11,14 +11,19 @@ from typing import Any
 import pytest
 from tensorflow.python.framework import op_def_registry, ops
 
-from tests import structure
+from tests import attributes, structure
 from tests.cases import FAMILIES, cases
 from tests.spec import Case, Point, possible_dtypes
 from tf_symgrad import _loader
 
-SOURCES = Path(__file__).parents[1] / "csrc" / "rules"
+CSRC = Path(__file__).parents[1] / "csrc"
+SOURCES = CSRC / "rules"
 STOCK = Path(__file__).parent / "data" / "stock_native_gradients.txt"
-RULE = re.compile(r'^\s*(?:\{"(\w+)",|(?:RULE|UNARY|PARTIAL|FUSED|BINARY)\((\w+),)|\bNO_GRAD\((\w+)\)', re.MULTILINE)
+ROW = re.compile(
+    r'^\s*\{"([\w>]+)",|\b(?:RULE|UNARY|PARTIAL|FUSED|BINARY|ONLY)\((\w+),|\b(?:NO_GRAD|PASS|SELF_ADJOINT)\((\w+)\)'
+    r"|\b(?:ADJOINTS|BILINEAR)\(([\w, ]+)\)",
+    re.MULTILINE,
+)
 
 # What the engine differentiates itself, or passes through.
 STRUCTURAL = frozenset(
@@ -51,6 +56,79 @@ UNTESTED = {
         *("DebugGradientRefIdentity", "ReadVariableOp", "RefIdentity", "ResourceGather", "ResourceGatherNd"),
     },
 }
+# Attrs that change no number: names, marks for the runtime, what is printed, where draws begin.
+NO_NUMBERS = frozenset(
+    {
+        *("circular_buffer_size", "debug_ops_spec", "debug_urls", "device_name", "first_n", "gated_grpc", "io_index"),
+        *(
+            "io_of_node",
+            "is_input",
+            "message",
+            "op_name",
+            "output_slot",
+            "summarize",
+            "tensor_debug_mode",
+            "tensor_name",
+        ),
+        *("tfdbg_context_id", "tfdbg_run_id"),
+        *("grad_a", "grad_b", "grad_x", "grad_y", "metadata", "seed", "seed2", "use_cudnn_on_gpu", "validate_indices"),
+    }
+)
+# Attrs of which the cases have not all values, and why.
+ONE_VALUE: dict[str, dict[str, set[str]]] = {
+    "what it draws is new in each run": {
+        "ExtractGlimpse": {"noise", "uniform_noise"},
+        "ExtractGlimpseV2": {"noise", "uniform_noise"},
+        "FractionalAvgPool": {"deterministic"},
+        "FractionalMaxPool": {"deterministic"},
+    },
+    "CPU kernels know the other value only": {
+        "Conv": {"data_format", "groups"},
+        "TridiagonalSolve": {"perturb_singular"},
+    },
+    "slices with a new axis can't be assigned to": {
+        "StridedSliceGrad": {"new_axis_mask"},
+        "TensorStridedSliceUpdate": {"new_axis_mask"},
+    },
+}
+
+# Ops that the engine names. All else that it knows of ops is in the tables of csrc/rules.
+FLOW = {
+    *("Case", "If", "StatelessCase", "StatelessIf", "StatelessWhile", "While", "FakeParam"),
+    *("PartitionedCall", "StatefulPartitionedCall", "RemoteCall", "SymbolicGradient"),
+    *("Enter", "Exit", "LoopCond", "Merge", "NextIteration", "Switch"),
+    *("Const", "Identity", "NoOp", "Placeholder", "_XlaCompile", "TfSymgrad>SymbolicGradient"),
+}
+FOLDS = "folds it: any op whose integers it can compute"
+EMITS = "emits it"
+ENGINE = {
+    "differentiate/resources.cc": ("tells by parts of names what uses no variable", None),
+    "emit/builder.cc": (EMITS, {"AddN", "UnsortedSegmentSum"}),
+    "emit/vocabulary.cc": (EMITS, None),
+    "facts/facts.cc": (
+        "corrects its shape function",
+        {
+            *("EnsureShape", "ExtractVolumePatches", "GatherV2", "MatrixDiagV2", "MatrixDiagV3"),
+            "SoftmaxCrossEntropyWithLogits",
+        },
+    ),
+    "facts/fold.cc": (FOLDS, None),
+    "facts/fold_math.cc": (FOLDS, None),
+    "facts/fold_structure.cc": (FOLDS, None),
+    "remat/rematerialise.cc": (EMITS, {"XlaOptimizationBarrier"}),
+    "remat/schedule.cc": (
+        "takes no memory of its own",
+        {
+            *("Bitcast", "EnsureShape", "ExpandDims", "IdentityN", "PreventGradient", "ReadVariableOp", "Reshape"),
+            *("Snapshot", "Squeeze", "StopGradient"),
+        },
+    ),
+    "loops/loop.cc": (EMITS, {"ZerosLike"}),
+    "loops/trip_count.cc": (FOLDS, None),
+    "tensorflow1/flows.cc": ("hands a flow on", {"AddN"}),
+    "vjp/cotangent.cc": (EMITS, {"VariableShape"}),
+    "write/part.cc": ("is a check that vanishes where the shape is known", {"EnsureShape"}),
+}
 
 
 def expect_none(what: str, found: Iterable[Any]) -> None:
@@ -68,7 +146,8 @@ def rules() -> dict[str, bool]:
 def table(family: str) -> list[str]:
     """The ops that csrc/rules/<family>.cc names in its table."""
     source = (SOURCES / f"{family}.cc").read_text()
-    return [next(filter(None, groups)) for groups in RULE.findall(source)]
+    rows = source[source.index("constexpr Rule kRules[]") :]
+    return [op for groups in ROW.findall(rows) for op in next(filter(None, groups)).split(", ")]
 
 
 def test_families_are_mirrored() -> None:
@@ -102,18 +181,41 @@ def test_no_op_is_in_two_tables() -> None:
     expect_none("in more than one table, or twice in one", (op for op, count in homes.items() if count > 1))
 
 
-def test_rules_are_short(capsys: pytest.CaptureFixture[str]) -> None:
-    """All lines of csrc/rules/*.cc, but blank ones and those of comment alone, over the ops in the tables.
+def test_the_engine_names_few_ops() -> None:
+    """Control flow, what it folds and what it emits: an op is added to a table, not to the engine."""
+    names = {}
+    stacks = re.compile("(Empty)?TensorList")  # of loops
+    for source in [*CSRC.glob("engine/**/*.cc"), *CSRC.glob("engine/**/*.h")]:
+        code = re.sub(r"//.*", "", source.read_text())
+        names[str(source.relative_to(CSRC / "engine"))] = {
+            name
+            for name in re.findall(r'"([\w>]{2,})"', code)
+            if op_def_registry.get(name) is not None and name not in FLOW and not stacks.match(name)
+        }
+    named = {file for file, ops in names.items() if ops}
+    expect_none("these no longer name ops", ENGINE.keys() - named)
+    for file in named:
+        _, allowed = ENGINE.get(file, ("", set()))
+        expect_none(f"csrc/engine/{file} names", names[file] - allowed if allowed is not None else ())
 
-    Ops without a gradient (NO_GRAD, several on a line) count on both sides; the figure without them is printed, too.
-    """
-    text = "\n".join(source.read_text() for source in SOURCES.glob("*.cc"))
-    lines = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("//")]
-    code = [line for line in lines if not line.startswith("NO_GRAD(")]
-    average, strict = len(lines) / len(rules()), len(code) / sum(rules().values())
-    with capsys.disabled():
-        print(f"\n{len(lines)} lines for {len(rules())} ops: {average:.2f} a rule; {strict:.2f} a rule with a gradient")
-    assert average <= 4
+
+def test_every_value_of_an_attr_has_a_case() -> None:
+    """For each op, and each of its attrs that may change a number: all values, or two where there is no end of them."""
+    everything = [case for family in FAMILIES for case in cases(family) if not case.graph_only]
+    found = attributes.values_in_cases(everything)
+    reasons = {(op, name) for pairs in ONE_VALUE.values() for op, names in pairs.items() for name in names}
+    missing, needless = [], set(reasons)
+    for op in sorted({case.op for case in everything}):
+        for name, values in attributes.choices(op_def_registry.get(op)).items():
+            seen = found[op, name]
+            lacks = values - seen if values is not None else ({"another value"} if len(seen) < 2 else set())
+            if not lacks or name in NO_NUMBERS:
+                continue
+            needless.discard((op, name))
+            if (op, name) not in reasons:
+                missing.append(f"{op}: {name} is {', '.join(sorted(seen)) or 'nowhere'}; no case of {sorted(lacks)}")
+    expect_none("no case, and no reason", missing)
+    expect_none("reasons for what has its cases", needless)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

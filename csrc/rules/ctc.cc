@@ -8,7 +8,7 @@ namespace {
 // it.
 Grads CTCLossGrad(const Op& o) {
   if (o.has_dy(1)) return o.unsupported("a CTC loss has no second derivative, nor has its output `gradient` a first");
-  return {expand_dims(o.dy(), -1) * o.out(1)};
+  return {expand_dims(o.dy(), -1) * OUT(gradient)};
 }
 
 // clang-format off

@@ -8,7 +8,7 @@ namespace {
 // stitched in for the parts without one: Grappler folds zeros like one part, whose size it does not know, to those of
 // another.
 Grads DynamicPartitionGrad(const Op& o) {
-  const V data = o.in(0), partitions = o.in(1), count = size(partitions);
+  const V data = IN(data), partitions = IN(partitions), count = size(partitions);
   const V position = o.like("DynamicPartition", reshape_like(range(0, count), partitions), partitions);
   Values positions, dys;
   for (int i = 0; i < o.num_out(); ++i) {
@@ -18,17 +18,18 @@ Grads DynamicPartitionGrad(const Op& o) {
   }
   const bool all = static_cast<int>(dys.size()) == o.num_out();
   return {reshape_like(all ? op("ParallelDynamicStitch", list(positions), list(dys))
-                           : op("UnsortedSegmentSum", concat(dys, 0), concat(positions, 0), count),
+                           : segment_sum(concat(dys, 0), concat(positions, 0), count),
                        data)};
 }
 
 // merged[indices[i]] = data[i], so data[i] gets dy[indices[i]]. Of several elements for one place one wins: it is that
 // whose number, stitched in the same way, is found in the place.
 Grads StitchGrad(const Op& o, const char* stitch) {
-  const int n = o.num_in() / 2;
+  const Values indices = INS(indices);
+  const size_t n = indices.size();
   Grads dx(2 * n);
-  for (int i = 0; i < n; ++i) dx[n + i] = gather(o.dy(), o.in(i));
-  Values indices = o.ins(0, n), all, numbers;
+  for (size_t i = 0; i < n; ++i) dx[n + i] = gather(o.dy(), indices[i]);
+  Values all, numbers;
   for (const V& index : indices) all.push_back(flatten(index));
   if (distinct(concat(all, 0))) return dx;
   V count = 0;
@@ -38,7 +39,7 @@ Grads StitchGrad(const Op& o, const char* stitch) {
     count = end;
   }
   const V winners = op(stitch, list(indices), list(numbers));
-  for (int i = 0; i < n; ++i) dx[n + i] = keep(equal(gather(winners, indices[i]), numbers[i]), dx[n + i]);
+  for (size_t i = 0; i < n; ++i) dx[n + i] = keep(equal(gather(winners, indices[i]), numbers[i]), dx[n + i]);
   return dx;
 }
 
@@ -80,7 +81,7 @@ constexpr Rule kRules[] = {
     NO_GRAD(TensorArrayV2) NO_GRAD(TensorArrayV3)
 
     // A resource stands for its variable.
-    {"ReadVariableOp", [](const Op& o) -> Grads { return {o.raw_dy()}; }},
+    PASS(ReadVariableOp)
 
     {"DynamicPartition", DynamicPartitionGrad},
     RULE(DynamicStitch, return StitchGrad(o, "DynamicStitch");)

@@ -7,14 +7,14 @@
 namespace symgrad {
 namespace {
 
-V HeightWidth(const V& image) { return slice(shape(image), ints({1}), ints({2})); }
+V HeightWidth(const V& image) { return part(shape(image), 1, 3); }
 
 constexpr char kNoPlaces[] = "TensorFlow has no derivative of an image by the places of its pixels";
 
 // A resampling op is linear in its images. `gradient`, its adjoint, reads the shape of an original image alone. Both
 // have single precision on the side of the resampled image, whatever that of the other side.
 Grads ResampleGrad(const Op& o, const char* gradient, bool has_double, const Values& arguments = {}) {
-  const V x = o.in(0);
+  const V x = IN(images);
   const V original =
       x.dtype() == DType::kFloat || (has_double && x.dtype() == DType::kDouble) ? x : cast(x, DType::kFloat);
   const V dx = arguments.empty() ? o.like(gradient, o.dy(), original)
@@ -30,14 +30,10 @@ V BoxesGrad(const V& dy, const V& image, const V& boxes, const V& box_indices) {
   return op("CropAndResizeGradBoxes", dy, image, boxes, box_indices, Attr{"method", "bilinear"});
 }
 
-V Total(const V& x) { return sum(flatten(x), 0); }
-
 // ---- Colours ----
 
 // The indicators M and m of the largest and the smallest channel of a pixel: range = (M - m) . x.
-V Indicator(const char* extreme, const V& x) {
-  return op("OneHot", op(extreme, x, -1), 3, constant(1, x.dtype()), constant(0, x.dtype()));
-}
+V Indicator(const char* extreme, const V& x) { return one_hot(op(extreme, x, -1), 3, x.dtype()); }
 V Largest(const V& x) { return Indicator("ArgMax", x); }
 V Smallest(const V& x) { return Indicator("ArgMin", x); }
 
@@ -49,15 +45,10 @@ V Neighbours(const V& M) {
 }
 
 V Dot(const V& a, const V& b) { return sum(a * b, -1, true); }
-Values Channels(const V& pixels) {
-  const V split = op("Split", -1, pixels, Attr{"num_split", 3});
-  return {split, split.out(1), split.out(2)};
-}
-
 // With range = s v: v = M . x, s = 1 - m . x / v, and the hue h as a part of the circle.
 V RgbToHsvGrad(const V& x, const V& hsv, const V& dy) {
   const V M = Largest(x), m = Smallest(x), P = Neighbours(M);
-  const Values y = Channels(hsv), d = Channels(dy);
+  const Values y = split(hsv, 3, -1), d = split(dy, 3, -1);
   const V &s = y[1], &v = y[2];
   const V range = s * v, hue = div_no_nan(Dot(P, x), range);
   return d[2] * M + d[1] * div_no_nan(M * (1 - s) - m, v) + d[0] * div_no_nan(P - hue * (M - m), 6 * range);
@@ -65,7 +56,7 @@ V RgbToHsvGrad(const V& x, const V& hsv, const V& dy) {
 
 // y = v (1 - s + s f), where f of each channel rises from 0 to 1, and falls again, as the hue goes round.
 V HsvToRgbGrad(const V& hsv, const V& dy) {
-  const Values x = Channels(hsv);
+  const Values x = split(hsv, 3, -1);
   const V &h = x[0], &s = x[1], &v = x[2];
   auto each = [&](int64_t red, int64_t green, int64_t blue) { return constant(ints({red, green, blue}), h.dtype()); };
   const V from_peak = 6 * h - each(3, 2, 4), up = each(1, -1, -1), ramp = up * abs(from_peak) + each(-1, 2, 2);
@@ -76,30 +67,30 @@ V HsvToRgbGrad(const V& hsv, const V& dy) {
 // y = v - k (v - x) with v = M . x: k is the scale, as long as it takes the saturation range / v to no more than 1,
 // then v / range. Neither 0 nor less of a scale or a v leaves any colour.
 Grads AdjustSaturationGrad(const Op& o) {
-  const V x = o.in(0), dy = o.dy(), scale = cast_like(o.in(1), x), M = Largest(x), m = Smallest(x);
+  const V x = IN(images), dy = o.dy(), scale = cast_like(IN(scale), x), M = Largest(x), m = Smallest(x);
   const V v = Dot(M, x), range = Dot(M - m, x), coloured = logical_and(v > 0, scale > 0), scaled = scale * range < v;
   const V k = select(coloured, select(scaled, scale, div_no_nan(v, range)), 0), dk = -Dot(dy, v - x);
   const V by_pixel = select(logical_and(coloured, logical_not(scaled)), div_no_nan(dk, range), 0) * (M - k * (M - m));
-  const V dscale = Total(select(logical_and(coloured, scaled), dk, 0));
-  return {k * dy + (1 - k) * sum(dy, -1, true) * M + by_pixel, cast_like(dscale, o.in(1))};
+  const V dscale = total(select(logical_and(coloured, scaled), dk, 0));
+  return {k * dy + (1 - k) * sum(dy, -1, true) * M + by_pixel, cast_like(dscale, IN(scale))};
 }
 
 // y = m . x + range f, where f is 1 for the largest channel of y and 0 for the smallest. That between them rises or
 // falls by one as the hue goes on by a sixth of the circle.
 Grads AdjustHueGrad(const Op& o) {
-  const V x = o.in(0), y = o.out(), dy = o.dy(), M = Largest(x), m = Smallest(x), P = Neighbours(M);
+  const V x = IN(images), y = o.out(), dy = o.dy(), M = Largest(x), m = Smallest(x), P = Neighbours(M);
   const V My = Largest(y), my = Smallest(y), range = Dot(M - m, x);
   const V turn = Dot(dy, Neighbours(My) * (1 - My - my));
   const V dx =
       sum(dy, -1, true) * m + turn * P + div_no_nan(Dot(dy, y - Dot(m, x)) - turn * Dot(P, x), range) * (M - m);
-  return {select(range > 0, dx, dy), cast_like(Total(6 * range * turn), o.in(1))};  // grey stays as it is
+  return {select(range > 0, dx, dy), cast_like(total(6 * range * turn), IN(delta))};  // grey stays as it is
 }
 
 // y = mean + factor (x - mean), the mean of each channel of an image.
 Grads AdjustContrastGrad(const Op& o) {
-  const V x = o.in(0), dy = o.dy(), factor = cast_like(o.in(1), x), plane = ints({-3, -2});
-  auto dfactor = [&] { return cast_like(Total(dy * (x - mean(x, plane, true))), o.in(1)); };
-  return {factor * dy + (1 - factor) * mean(dy, plane, true), o.wants(1) ? dfactor() : none};
+  const V x = IN(images), dy = o.dy(), factor = cast_like(IN(contrast_factor), x), plane = ints({-3, -2});
+  return GRADS(factor * dy + (1 - factor) * mean(dy, plane, true),
+               cast_like(total(dy * (x - mean(x, plane, true))), IN(contrast_factor)));
 }
 
 // ---- Places of pixels ----
@@ -107,14 +98,14 @@ Grads AdjustContrastGrad(const Op& o) {
 // The sum of g [batch, h, w, channels] over the pixels [batch, h, w] that have the same number in images of shape
 // `dims`; -1 is none.
 V AddUp(const V& g, const V& pixels, const V& dims) {
-  return reshape(op("UnsortedSegmentSum", g, pixels, prod(slice(dims, ints({0}), ints({3})))), dims);
+  return reshape(segment_sum(g, pixels, prod(head(dims, 3))), dims);
 }
 
 // The transforms [a b c d e f g h] of matrices [a b c; d e f; g h 1], moved by one pixel:
 // [a+g b+h c+1; d+g e+h f+1; g h 1].
 V MovedByOne(const V& transforms) {
   const V one_more = reshape(ints({0, 0, 0, 1}), ints({2, 2}));
-  const V extended = op("Pad", op("PadV2", transforms, one_more, 1), one_more);  // [... 1 0]
+  const V extended = pad(op("PadV2", transforms, one_more, 1), one_more);  // [... 1 0]
   return transforms + gather(extended, ints({6, 7, 8, 6, 7, 8, 9, 9}), 1);
 }
 
@@ -122,10 +113,10 @@ V MovedByOne(const V& transforms) {
 // that was, the op itself tells if its images are numbers or coordinates of pixels: in single precision, as it has
 // them, too.
 V TransformedImageGrad(const Op& o) {
-  const V x = o.in(0), dy = o.dy(), transforms = o.in(1), dims = shape(x);
+  const V x = IN(images), dy = o.dy(), transforms = IN(transforms), dims = shape(x);
   const V batch = gather(dims, 0), height = gather(dims, 1), width = gather(dims, 2);
   auto transformed = [&](const V& images, const V& by, double fill_value) {
-    return o.like("ImageProjectiveTransformV3", images, by, o.in(2), fill_value);
+    return o.like("ImageProjectiveTransformV3", images, by, IN(output_shape), fill_value);
   };
   auto add_up = [&](const V& g, const V& pixels) { return AddUp(g, pixels, dims); };
   if (o.text("interpolation") == "NEAREST") {
@@ -136,15 +127,15 @@ V TransformedImageGrad(const Op& o) {
   // A constant around the images takes part in the interpolation: coordinates go one pixel beyond them, then are NaN.
   const bool constant_fill = o.text("fill_mode") == "CONSTANT";
   const int margin = constant_fill ? 1 : 0;
-  const V grid = pack({gather(shape(transforms), 0), height + 2 * margin, width + 2 * margin});
+  const V grid = pack({dim(transforms, 0), height + 2 * margin, width + 2 * margin});
   auto coordinates = [&](const V& size) { return cast(range(-margin, size + margin), DType::kFloat); };
   const V images =
       pack({broadcast_to(coordinates(width), grid), broadcast_to(expand_dims(coordinates(height), 1), grid)}, 3);
   const V sources =
       constant_fill ? transformed(images, MovedByOne(transforms), std::nan("")) : transformed(images, transforms, 0);
-  const V from = op("Unpack", sources, Attr{"num", 2}, Attr{"axis", 3});
-  const V left = op("Floor", from.out(0)), above = op("Floor", from.out(1));
-  const V to_right = from.out(0) - left, to_below = from.out(1) - above;
+  const Values from = unpack(sources, 2, 3);
+  const V left = op("Floor", from[0]), above = op("Floor", from[1]);
+  const V to_right = from[0] - left, to_below = from[1] - above;
 
   const V first_row = reshape(range(0, batch) * height, ints({-1, 1, 1}));
   V dx = none;
@@ -164,15 +155,13 @@ V TransformedImageGrad(const Op& o) {
 // The nearest pixel does not change with a transform, mostly. The share that the value to fill with has in each pixel
 // is what one makes of images of zeros.
 Grads ProjectiveTransformGrad(const Op& o) {
-  const bool nearest = o.text("interpolation") == "NEAREST";
-  Grads grads = {o.wants(0) ? TransformedImageGrad(o) : none, nearest ? none : missing(kNoPlaces), none};
+  const V places = o.text("interpolation") == "NEAREST" ? none : missing(kNoPlaces);
   auto dfill = [&] {
-    const V zeros = zeros_like(cast(o.in(0), DType::kFloat));
-    const V shares = o.like("ImageProjectiveTransformV3", zeros, o.in(1), o.in(2), 1);
-    return Total(cast(o.dy(), DType::kFloat) * shares);
+    const V zeros = zeros_like(cast(IN(images), DType::kFloat));
+    const V shares = o.like("ImageProjectiveTransformV3", zeros, IN(transforms), IN(output_shape), 1);
+    return total(cast(o.dy(), DType::kFloat) * shares);
   };
-  if (o.num_in() == 4) grads.push_back(o.wants(3) ? dfill() : none);
-  return grads;
+  return GRADS(TransformedImageGrad(o), places, none, dfill());
 }
 
 // Where crops [n, h, w, channels] of images are interpolated, along the rows or the columns. `begin` and `end`, of the
@@ -206,12 +195,12 @@ struct Samples {
 // of the four pixels around a sample, y and x moving. It is linear in `dcrops` and in the image; y matters for dX
 // alone.
 Grads CropAndResizeGradBoxesGrad(const Op& o) {
-  const V dcrops = o.in(0), image = cast(o.in(1), DType::kFloat), dims = shape(image), crop = shape(dcrops);
-  auto split = [](const V& boxes) { return op("Split", 1, boxes, Attr{"num_split", 4}); };
-  const V box = split(o.in(2)), moved = split(o.dy()), height = gather(dims, 1), width = gather(dims, 2);
-  const Samples y(box, box.out(2), height, gather(crop, 1), 2), x(box.out(1), box.out(3), width, gather(crop, 2), 1);
-  const V dy = y.Moved(moved, moved.out(2)), dx = x.Moved(moved.out(1), moved.out(3));
-  const V inside = logical_and(y.inside, x.inside), first = reshape(o.in(3), ints({-1, 1, 1, 1})) * height;
+  const V dcrops = IN(grads), image = cast(IN(image), DType::kFloat), dims = shape(image), crop = shape(dcrops);
+  const Values box = split(IN(boxes), 4, 1), moved = split(o.dy(), 4, 1);
+  const V height = gather(dims, 1), width = gather(dims, 2);
+  const Samples y(box[0], box[2], height, gather(crop, 1), 2), x(box[1], box[3], width, gather(crop, 2), 1);
+  const V dy = y.Moved(moved[0], moved[2]), dx = x.Moved(moved[1], moved[3]);
+  const V inside = logical_and(y.inside, x.inside), first = reshape(IN(box_ind), ints({-1, 1, 1, 1})) * height;
   const V pixels = reshape(image, pack({-1, gather(dims, 3)}));
   V D = none, dimage = none, twist = none;
   for (const bool below : {false, true}) {
@@ -226,47 +215,43 @@ Grads CropAndResizeGradBoxesGrad(const Op& o) {
     }
   }
   const V both = select(inside, Dot(dcrops, twist), 0), in_y = both * dx, in_x = both * dy;
-  return {D, dimage ? cast_like(dimage, o.in(1)) : none,
+  return {D, dimage ? cast_like(dimage, IN(image)) : none,
           concat({y.Begin(in_y), x.Begin(in_x), y.End(in_y), x.End(in_x)}, 1)};
 }
 
 // Glimpses at an image of its own rows and columns, in single precision as the op has it, tell where each pixel is
 // from. They count from 1, for 0 is what is outside.
 V GlimpseGrad(const Op& o, const char* type) {
-  const V dims = shape(o.in(0)), batch = gather(dims, 0), height = gather(dims, 1), width = gather(dims, 2);
+  const V dims = shape(IN(input)), batch = gather(dims, 0), height = gather(dims, 1), width = gather(dims, 2);
   const V grid = pack({batch, height, width});
   auto count = [&](const V& n) { return cast(range(1, n + 1), DType::kFloat); };
   const V image = pack({broadcast_to(expand_dims(count(height), 1), grid), broadcast_to(count(width), grid)}, 3);
-  const V sources = o.like(type, image, o.in(1), o.in(2), Attr{"noise", "zero"}, Attr{"uniform_noise", false});
-  const V row = op("Unpack", cast(sources, DType::kInt32), Attr{"num", 2}, Attr{"axis", 3}), column = row.out(1);
-  const V number = (reshape(range(0, batch), ints({-1, 1, 1})) * height + row - 1) * width + column - 1;
-  return AddUp(o.dy(), select(row > 0, number, -1), dims);
+  const V sources = o.like(type, image, IN(size), IN(offsets), Attr{"noise", "zero"}, Attr{"uniform_noise", false});
+  const Values at = unpack(cast(sources, DType::kInt32), 2, 3);
+  const V number = (reshape(range(0, batch), ints({-1, 1, 1})) * height + at[0] - 1) * width + at[1] - 1;
+  return AddUp(o.dy(), select(at[0] > 0, number, -1), dims);
 }
 
 // The op takes means along rows and columns apart: those of unit vectors are the weights. There is no gradient op.
 V ResizeAreaGrad(const Op& o) {
-  const V x = o.in(0), size = o.in(1);
+  const V x = IN(images), size = IN(size);
   auto unit = [&](const V& n, std::vector<V> dims) { return reshape(eye(n, DType::kFloat), pack(std::move(dims))); };
-  const V h = gather(shape(x), 1), w = gather(shape(x), 2);
+  const V h = dim(x, 1), w = dim(x, 2);
   const V rows = o.like("ResizeArea", unit(h, {1, h, 1, h}), pack({gather(size, 0), 1}));
   const V columns = o.like("ResizeArea", unit(w, {1, 1, w, w}), pack({1, gather(size, 1)}));
-  auto contract = [](const V& a, const V& b, const char* equation) {
-    return op("Einsum", list({a, b}), Attr{"equation", equation});
-  };
-  const V dx =
-      contract(contract(o.dy(), squeeze(rows, {0, 2}), "bijc,iy->byjc"), squeeze(columns, {0, 1}), "byjc,jx->byxc");
-  return cast_like(dx, x);
+  const V along_rows = einsum("bijc,iy->byjc", o.dy(), squeeze(rows, {0, 2}));
+  return cast_like(einsum("byjc,jx->byxc", along_rows, squeeze(columns, {0, 1})), x);
 }
 
 // Nothing of an image is left under a box. Boxes take the colours in turn; drawn in their numbers, they tell which.
 V UnderBoxes(const V& g, const V& boxes) {
-  return op("DrawBoundingBoxesV2", g, boxes, fill(pack({1, gather(shape(g), 3)}), constant(0, DType::kFloat)));
+  return op("DrawBoundingBoxesV2", g, boxes, fill(pack({1, dim(g, 3)}), constant(0, DType::kFloat)));
 }
 V ColoursOfBoxes(const V& dy, const V& boxes, const V& colours) {
-  const V n = gather(shape(colours), 0), one_channel = concat({slice(shape(dy), ints({0}), ints({3})), ints({1})}, 0);
+  const V n = dim(colours, 0), one_channel = concat({head(shape(dy), 3), ints({1})}, 0);
   const V numbers = cast(expand_dims(range(1, n + 1), 1), DType::kFloat);
   const V drawn = op("DrawBoundingBoxesV2", fill(one_channel, constant(0, DType::kFloat)), boxes, numbers);
-  return op("UnsortedSegmentSum", cast(dy, DType::kFloat), cast(squeeze(drawn, {3}), DType::kInt32) - 1, n);
+  return segment_sum(cast(dy, DType::kFloat), cast(squeeze(drawn, {3}), DType::kInt32) - 1, n);
 }
 
 // clang-format off
@@ -283,18 +268,17 @@ constexpr Rule kRules[] = {
     UNARY(ResizeNearestNeighbor, o.like("ResizeNearestNeighborGrad", dy, HeightWidth(x)))
     UNARY(ResizeNearestNeighborGrad, o.like("ResizeNearestNeighbor", dy, HeightWidth(x)))
     RULE(ResizeBilinear, return ResampleGrad(o, "ResizeBilinearGrad", true);)
-    UNARY(ResizeBilinearGrad, o.like("ResizeBilinear", dy, HeightWidth(x)), none)   // its shape alone counts
+    ONLY(ResizeBilinearGrad, grads, o.like("ResizeBilinear", dy, HeightWidth(x)))   // its shape alone counts
     RULE(ResizeBicubic, return ResampleGrad(o, "ResizeBicubicGrad", true);)
-    UNARY(ResizeBicubicGrad, o.like("ResizeBicubic", dy, HeightWidth(x)), none)
-    RULE(ScaleAndTranslate, return ResampleGrad(o, "ScaleAndTranslateGrad", false, {o.in(2), o.in(3)});)
-    UNARY(ScaleAndTranslateGrad, o.like("ScaleAndTranslate", dy, HeightWidth(x), o.in(2), o.in(3)), none, missing(kNoPlaces), missing(kNoPlaces))
+    ONLY(ResizeBicubicGrad, grads, o.like("ResizeBicubic", dy, HeightWidth(x)))
+    RULE(ScaleAndTranslate, return ResampleGrad(o, "ScaleAndTranslateGrad", false, {IN(scale), IN(translation)});)
+    UNARY(ScaleAndTranslateGrad, o.like("ScaleAndTranslate", dy, HeightWidth(x), IN(scale), IN(translation)), none,
+          missing(kNoPlaces), missing(kNoPlaces))
 
-    RULE(CropAndResize, const V boxes = o.in(1), indices = o.in(2);
-         return {o.wants(0) ? o.like("CropAndResizeGradImage", dy, boxes, indices, shape(x)) : none,
-                 o.wants(1) ? BoxesGrad(dy, x, boxes, indices) : none};)
-    RULE(CropAndResizeGradImage, const V boxes = o.in(1), indices = o.in(2);
-         return {o.like("CropAndResize", dy, boxes, indices, HeightWidth(x)),
-                 o.wants(1) ? BoxesGrad(x, dy, boxes, indices) : none};)
+    RULE(CropAndResize, const V boxes = IN(boxes), indices = IN(box_ind);
+         return GRADS(o.like("CropAndResizeGradImage", dy, boxes, indices, shape(x)), BoxesGrad(dy, x, boxes, indices));)
+    RULE(CropAndResizeGradImage, const V boxes = IN(boxes), indices = IN(box_ind);
+         return GRADS(o.like("CropAndResize", dy, boxes, indices, HeightWidth(x)), BoxesGrad(x, dy, boxes, indices));)
     {"CropAndResizeGradBoxes", CropAndResizeGradBoxesGrad},
 
     {"ImageProjectiveTransformV2", ProjectiveTransformGrad},
@@ -303,11 +287,11 @@ constexpr Rule kRules[] = {
     UNARY(ResizeArea, ResizeAreaGrad(o))
     // Where a glimpse is at, and where a box, counts in whole pixels.
     // Offsets are rounded to pixels.
-    UNARY(ExtractGlimpse, GlimpseGrad(o, "ExtractGlimpse"), none, none)
-    UNARY(ExtractGlimpseV2, GlimpseGrad(o, "ExtractGlimpseV2"), none, none)
-    UNARY(DrawBoundingBoxes, UnderBoxes(dy, o.in(1)), none)
-    RULE(DrawBoundingBoxesV2, V boxes = o.in(1);
-         return {UnderBoxes(dy, boxes), none, o.wants(2) ? ColoursOfBoxes(dy, boxes, o.in(2)) : none};)
+    ONLY(ExtractGlimpse, input, GlimpseGrad(o, "ExtractGlimpse"))
+    ONLY(ExtractGlimpseV2, input, GlimpseGrad(o, "ExtractGlimpseV2"))
+    ONLY(DrawBoundingBoxes, images, UnderBoxes(dy, IN(boxes)))
+    RULE(DrawBoundingBoxesV2, const V boxes = IN(boxes);
+         return GRADS(UnderBoxes(dy, boxes), none, ColoursOfBoxes(dy, boxes, IN(colors)));)
 
     UNARY(RGBToHSV, RgbToHsvGrad(x, y, dy))
     UNARY(HSVToRGB, HsvToRgbGrad(x, dy))

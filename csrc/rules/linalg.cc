@@ -15,11 +15,6 @@
 namespace symgrad {
 namespace {
 
-V Dim(const V& x, int axis) {
-  if (x.dim(axis) >= 0) return x.dim(axis);
-  return gather(shape(x), axis < 0 ? rank(x) + axis : V(axis));
-}
-
 // ---- Einsum ----
 
 constexpr char kDots[] = "...";
@@ -65,7 +60,7 @@ V EinsumOperand(const Values& operands, const std::string& from, const V& x, con
   };
   if (diagonal) {
     Values sizes;
-    for (const char label : lone) sizes.push_back(Dim(x, axis(label)));
+    for (const char label : lone) sizes.push_back(dim(x, axis(label)));
     const V ones = fill(pack(sizes), constant(1, x.dtype()));
     return Einsum({dx, ones}, shared + "," + lone + "->" + subscripts);
   }
@@ -105,8 +100,8 @@ V SumBroadcastDims(const V& dx, const V& x, const std::string& xs, const V& y, c
   if (!Has(xs, kDots)) return dx;
   if (xs.find(kDots) == 0) return sum_to(dx, x);
   auto dims = [](const V& v, const std::string& subscripts) {
-    return slice(shape(v), ints({static_cast<int64_t>(subscripts.find(kDots))}),
-                 pack({rank(v) - NumLabels(subscripts)}));
+    const int64_t begin = static_cast<int64_t>(subscripts.find(kDots));
+    return part(shape(v), begin, begin + rank(v) - NumLabels(subscripts));
   };
   const V axes = op("BroadcastGradientArgs", dims(x, xs), dims(y, ys));
   return reshape(sum(dx, axes + static_cast<int>(xs.find(kDots))), shape(x));
@@ -117,13 +112,14 @@ Grads EinsumGrad(const Op& o) {
   const size_t arrow = equation.find("->"), comma = equation.find(',');
   if (arrow == std::string::npos) return o.unsupported("its equation has no '->'; write the output's subscripts");
   std::string xs = equation.substr(0, std::min(arrow, comma)), zs = equation.substr(arrow + 2);
-  const V x = o.in(0), dy = o.dy();
+  const Values operands = INS(inputs);
+  const V x = operands[0], dy = o.dy();
   if (o.num_in() == 1) return {EinsumOperand({dy}, zs, x, Has(zs, kDots) ? xs : Replace(xs, kDots, ""))};
   if (o.num_in() != 2 || comma == std::string::npos)
     return o.unsupported("only one or two operands are differentiable");
 
   std::string ys = equation.substr(comma + 1, arrow - comma - 1);
-  const V y = o.in(1);
+  const V y = operands[1];
   if (!Has(zs, kDots)) {  // Then the ellipses stand for no dimension.
     xs = Replace(xs, kDots, "");
     ys = Replace(ys, kDots, "");
@@ -132,10 +128,8 @@ Grads EinsumGrad(const Op& o) {
     if (Has(zs, kDots) && !Has(xs, kDots)) xs = kDots + xs;
     if (Has(zs, kDots) && !Has(ys, kDots)) ys = kDots + ys;
   }
-  Grads grads(2);
-  if (o.wants(0)) grads[0] = SumBroadcastDims(EinsumOperand({dy, conj(y)}, zs + "," + ys, x, xs), x, xs, y, ys);
-  if (o.wants(1)) grads[1] = SumBroadcastDims(EinsumOperand({dy, conj(x)}, zs + "," + xs, y, ys), y, ys, x, xs);
-  return grads;
+  return GRADS(SumBroadcastDims(EinsumOperand({dy, conj(y)}, zs + "," + ys, x, xs), x, xs, y, ys),
+               SumBroadcastDims(EinsumOperand({dy, conj(x)}, zs + "," + xs, y, ys), y, ys, x, xs));
 }
 
 // ---- Parts of matrices ----
@@ -167,18 +161,16 @@ V SolveTriangular(const V& a, const V& b, bool lower, bool adjoint) {
 }
 
 // All of x and y, as real vectors.
-V InnerProduct(const V& x, const V& y) {
-  const V product = real(conj(x) * y);
-  return sum(product, range(0, rank(product)));
-}
+V InnerProduct(const V& x, const V& y) { return total(real(conj(x) * y)); }
 
 // ---- Determinants ----
 
 // d log|det a| = Re tr(a^-1 da) and, as sign = exp(i t), d sign = i sign dt with dt = Im tr(a^-1 da).
 Grads LogMatrixDeterminantGrad(const Op& o) {
   const V sign = o.out(0);
-  const V d = IsComplex(sign.dtype()) ? complex(real(o.dy(1)), imag(o.dy(0) * conj(sign))) : o.dy(1);
-  return {PerMatrix(d) * op("MatrixInverse", o.in(0), Attr{"adjoint", true})};
+  const V d = IsComplex(sign.dtype()) ? complex(real(DY(log_abs_determinant)), imag(o.dy(0) * conj(sign)))
+                                      : DY(log_abs_determinant);
+  return {PerMatrix(d) * op("MatrixInverse", IN(input), Attr{"adjoint", true})};
 }
 
 // ---- Systems of equations ----
@@ -190,61 +182,58 @@ V SolvedMatrix(const V& x, const V& db, bool adjoint) {
 
 Grads MatrixSolveGrad(const Op& o) {
   const bool adjoint = o.flag("adjoint");
-  const V db = op("MatrixSolve", o.in(0), o.dy(), Attr{"adjoint", !adjoint});
-  return {o.wants(0) ? SolvedMatrix(o.out(), db, adjoint) : none, db};
+  const V db = op("MatrixSolve", IN(matrix), o.dy(), Attr{"adjoint", !adjoint});
+  return GRADS(SolvedMatrix(o.out(), db, adjoint), db);
 }
 
 Grads MatrixTriangularSolveGrad(const Op& o) {
   const bool adjoint = o.flag("adjoint"), lower = o.flag("lower");
-  const V db = SolveTriangular(o.in(0), o.dy(), lower, !adjoint);
-  auto da = [&] {
-    const V full = SolvedMatrix(o.out(), db, adjoint);
-    return sum_to(lower ? LowerTriangle(full) : UpperTriangle(full), o.in(0));
-  };
-  return {o.wants(0) ? da() : none, o.wants(1) ? sum_to(db, o.in(1)) : none};
+  const V db = SolveTriangular(IN(matrix), o.dy(), lower, !adjoint);
+  const auto triangle = lower ? LowerTriangle : UpperTriangle;
+  return GRADS(sum_to(triangle(SolvedMatrix(o.out(), db, adjoint)), IN(matrix)), sum_to(db, IN(rhs)));
 }
 
 Grads BandedTriangularSolveGrad(const Op& o) {
   const bool adjoint = o.flag("adjoint"), lower = o.flag("lower");
-  const V a = o.in(0);
+  const V a = IN(matrix);
   const V db = op("BandedTriangularSolve", a, o.dy(), Attr{"lower", lower}, Attr{"adjoint", !adjoint});
   auto da = [&] {
-    const V full = SolvedMatrix(o.out(), db, adjoint), bands = Dim(a, -2);
+    const V full = SolvedMatrix(o.out(), db, adjoint), bands = dim(a, -2);
     const V band = op("MatrixDiagPartV3", full, lower ? pack({1 - bands, 0}) : pack({0, bands - 1}), 0,
                       Attr{"align", "LEFT_RIGHT"});
     // Of a single band MatrixDiagPart drops the dimension.
-    const V batch = slice(shape(full), ints({0}), pack({rank(full) - 2}));
-    return sum_to(reshape(band, concat({batch, pack({bands, Dim(a, -1)})}, 0)), a);
+    const V batch = head(shape(full), rank(full) - 2);
+    return sum_to(reshape(band, concat({batch, pack({bands, dim(a, -1)})}, 0)), a);
   };
-  return {o.wants(0) ? da() : none, o.wants(1) ? sum_to(db, o.in(1)) : none};
+  return GRADS(da(), sum_to(db, IN(rhs)));
 }
 
 // Least squares: x = (a^H a + l)^-1 a^H b where a has more rows than columns, a^H (a a^H + l)^-1 b where it has less.
 V SolveRegularized(const V& gram, const V& l, const V& b) {
-  return op("MatrixSolve", gram + l * eye(Dim(gram, -1), gram.dtype()), b);
+  return op("MatrixSolve", gram + l * eye(dim(gram, -1), gram.dtype()), b);
 }
 
 Grads DeepLeastSquares(const Op& o, const V& l) {
-  const V a = o.in(0), b = o.in(1), x = o.out();
+  const V a = IN(matrix), b = IN(rhs), x = o.out();
   const V z = SolveRegularized(matmul(a, a, true), l, o.dy()), db = matmul(a, z);
   return {matmul(b - matmul(a, x), z, false, true) - matmul(db, x, false, true), db, -InnerProduct(z, x)};
 }
 
 Grads WideLeastSquares(const Op& o, const V& l) {
-  const V a = o.in(0), b = o.in(1), x = o.out(), gram = matmul(a, a, false, true);
+  const V a = IN(matrix), b = IN(rhs), x = o.out(), gram = matmul(a, a, false, true);
   const V t = SolveRegularized(gram, l, b), db = SolveRegularized(gram, l, matmul(a, o.dy()));
   return {matmul(t, o.dy() - matmul(a, db, true), false, true) - matmul(db, x, false, true), db, -InnerProduct(db, t)};
 }
 
 Grads MatrixSolveLsGrad(const Op& o) {
-  const V a = o.in(0);
+  const V a = IN(matrix);
   const bool fast = o.flag("fast");  // The other way takes no notice of the regularizer.
-  const V l = fast ? cast(o.in(2), a.dtype()) : none;
+  const V l = fast ? cast(IN(l2_regularizer), a.dtype()) : none;
   Grads grads;
   if (a.dim(-2) >= 0 && a.dim(-1) >= 0) {
     grads = a.dim(-2) >= a.dim(-1) ? DeepLeastSquares(o, l) : WideLeastSquares(o, l);
   } else {  // The one that turns out not to hold solves some regular system instead.
-    const V deep = Dim(a, -2) >= Dim(a, -1), one = cast(deep, a.dtype());
+    const V deep = dim(a, -2) >= dim(a, -1), one = cast(deep, a.dtype());
     const Grads d = DeepLeastSquares(o, l + (1 - one)), w = WideLeastSquares(o, l + one);
     for (int i = 0; i < 3; ++i) grads.push_back(select(deep, d[i], w[i]));
   }
@@ -259,24 +248,24 @@ V Roll(const V& x, int by, int axis) { return op("Roll", x, by, rank(x) + axis);
 
 // The three diagonals of g x^H, each [..., m].
 Values TridiagonalPart(const V& g, const V& x) {
-  const V n = Dim(x, -2), i = range(0, n), c = conj(x);
+  const V n = dim(x, -2), i = range(0, n), c = conj(x);
   return {sum(g * Roll(c, -1, -2), -1) * cast(i < n - 1, g.dtype()), sum(g * c, -1),
           sum(g * Roll(c, 1, -2), -1) * cast(i > 0, g.dtype())};
 }
 
 Grads TridiagonalMatMulGrad(const Op& o) {
-  const V above = conj(o.in(0)), main = conj(o.in(1)), below = conj(o.in(2)), dy = o.dy();
-  Grads grads = TridiagonalPart(dy, o.in(3));
+  const V above = conj(IN(superdiag)), main = conj(IN(maindiag)), below = conj(IN(subdiag)), dy = o.dy();
+  Grads grads = TridiagonalPart(dy, IN(rhs));
   for (V& g : grads) g = expand_dims(g, -2);
   grads.push_back(op("TridiagonalMatMul", Roll(below, -1, -1), main, Roll(above, 1, -1), dy));
   return grads;
 }
 
 Grads TridiagonalSolveGrad(const Op& o) {
-  const V d = op("Unpack", conj(o.in(0)), Attr{"num", 3}, Attr{"axis", -2});
-  const V transposed = pack({Roll(d.out(2), -1, -1), d.out(1), Roll(d, 1, -1)}, -2);
+  const Values d = unpack(conj(IN(diagonals)), 3, -2);
+  const V transposed = pack({Roll(d[2], -1, -1), d[1], Roll(d[0], 1, -1)}, -2);
   const V db = o.like("TridiagonalSolve", transposed, o.dy());
-  return {o.wants(0) ? -pack(TridiagonalPart(db, o.out()), -2) : none, db};
+  return GRADS(-pack(TridiagonalPart(db, o.out()), -2), db);
 }
 
 // ---- Decompositions ----
@@ -292,7 +281,7 @@ Grads CholeskyGrad(const Op& o) {
 // The rule of the rule above, for the op that TensorFlow has for it: y = S(w), w = l^-H P(l^H dl) l^-1 and S the
 // Hermitian part. With s = S(dy) and a = l^-1 s l^-H, P(a) is the cotangent of l^H dl.
 Grads CholeskyGradGrad(const Op& o) {
-  const V l = o.in(0), dl = o.in(1), s = 0.5 * Hermitian(o.dy());
+  const V l = IN(l), dl = IN(grad), s = 0.5 * Hermitian(o.dy());
   const auto solve = [&l](const V& x, bool adjoint) { return SolveTriangular(l, x, true, adjoint); };
   const V p = HalfDiagonal(LowerTriangle(solve(adjoint(solve(s, false)), false)));                  // a is Hermitian
   const V w = solve(adjoint(solve(HalfDiagonal(LowerTriangle(matmul(l, dl, true))), true)), true);  // w^H
@@ -324,16 +313,16 @@ Grads LuGrad(const Op& o) {
   auto below = [](const V& x) { return x - UpperTriangle(x); };
   const V f = below(matmul(l, below(dlu), true)) + UpperTriangle(matmul(UpperTriangle(dlu), u, false, true));
   const V da = adjoint(SolveTriangular(u, adjoint(SolveTriangular(l, f, true, true)), false, false));
-  const V p = op("OneHot", o.out(1), Dim(lu, -1), constant(1, lu.dtype()), constant(0, lu.dtype()));
+  const V p = one_hot(OUT(p), dim(lu, -1), lu.dtype());
   return {matmul(p, da, true)};
 }
 
 // With a = [x, y] and r = [u, v], x and u square or deep: x = q u and v = q^H y.
 //   dx = (dq + q H) u^-H, where H is the Hermitian matrix whose upper triangle is that of du u^H - q^H dq.
 Grads QrGrad(const Op& o) {
-  const V a = o.in(0), n = Dim(a, -1), k = minimum(Dim(a, -2), n);
+  const V a = IN(input), n = dim(a, -1), k = minimum(dim(a, -2), n);
   auto [q, dq] = Leading({o.out(0), o.dy(0)}, k);
-  V r = o.out(1), dr = o.dy(1), dy;
+  V r = OUT(r), dr = DY(r), dy;
   if (o.flag("full_matrices") && !same_shape(q, o.out(0))) {
     r = FirstRows(r, k);
     dr = FirstRows(dr, k);
@@ -367,21 +356,22 @@ V InverseGaps(const V& e) {
 // a v = v diag(e), |v_i| = 1 (Boeddeker et al., equation 4.77).
 Grads EigGrad(const Op& o) {
   const bool compute_v = o.flag("compute_v");
-  const V eig = compute_v ? o.out(0) : op("Eig", o.in(0), Attr{"Tout", o.type("Tout")}), e = eig.out(0), v = eig.out(1);
+  const V eig = compute_v ? o.out(0) : op("Eig", IN(input), Attr{"Tout", o.type("Tout")}), e = eig.out(0),
+          v = eig.out(1);
   V d = o.has_dy(0) ? diag(o.dy(0)) : none;
   if (compute_v && o.has_dy(1)) {
-    const V p = matmul(v, o.dy(1), true), norm = cast(real(diag_part(p)), p.dtype());
+    const V p = matmul(v, DY(v), true), norm = cast(real(diag_part(p)), p.dtype());
     d = d + conj(InverseGaps(e)) * (p - ScaleColumns(matmul(v, v, true), norm));
   }
   const V da = op("MatrixSolve", v, matmul(d, v, false, true), Attr{"adjoint", true});
-  return {IsComplex(o.in(0).dtype()) ? da : real(da)};
+  return {IsComplex(IN(input).dtype()) ? da : real(da)};
 }
 
 Grads SelfAdjointEigGrad(const Op& o) {
   const bool compute_v = o.flag("compute_v");
-  const V eig = compute_v ? o.out(0) : op("SelfAdjointEigV2", o.in(0)), e = eig.out(0), v = eig.out(1);
+  const V eig = compute_v ? o.out(0) : op("SelfAdjointEigV2", IN(input)), e = eig.out(0), v = eig.out(1);
   V d = o.has_dy(0) ? diag(o.dy(0)) : none;
-  if (compute_v && o.has_dy(1)) d = d + InverseGaps(e) * matmul(v, o.dy(1), true);
+  if (compute_v && o.has_dy(1)) d = d + InverseGaps(e) * matmul(v, DY(v), true);
   const V da = matmul(v, matmul(d, v, false, true));
   return {HalfDiagonal(LowerTriangle(Hermitian(da)))};  // The forward op reads the lower triangle.
 }
@@ -391,7 +381,7 @@ Grads SelfAdjointEigGrad(const Op& o) {
 //   C  = ds + F o (U - U^H) s + s F o (V - V^H),  U = u^H du,  V = v^H dv,  F_ij = 1 / (s_j^2 - s_i^2),
 // and, for complex a, the phase that u and v share: C - i Im(diag V) s^-1.
 Grads SvdGrad(const Op& o) {
-  const V a = o.in(0), m = Dim(a, -2), n = Dim(a, -1), k = minimum(m, n);
+  const V a = IN(input), m = dim(a, -2), n = dim(a, -1), k = minimum(m, n);
   const bool compute_uv = o.flag("compute_uv"), has_uv = compute_uv && (o.has_dy(1) || o.has_dy(2));
   const bool is_complex = IsComplex(a.dtype());
   const V svd = compute_uv ? o.out(0) : op("Svd", a);
@@ -404,8 +394,8 @@ Grads SvdGrad(const Op& o) {
   }
   const V& s = svd;
   const V f = InverseGaps(s * s), inverse = SafeReciprocal(s, Largest(s));
-  const auto [u, du] = Leading({o.out(1), o.dy(1)}, k);
-  const auto [v, dv] = Leading({o.out(2), o.dy(2)}, k);
+  const auto [u, du] = Leading({OUT(u), DY(u)}, k);
+  const auto [v, dv] = Leading({OUT(v), DY(v)}, k);
   const V pu = matmul(u, du, true), pv = matmul(v, dv, true);
   if (is_complex) ds = ds - complex(zeros_like(real(s)), imag(diag_part(pv))) * inverse;
   const V c = diag(ds) + ScaleColumns(f * (pu - adjoint(pu)), s) + ScaleRows(f * (pv - adjoint(pv)), s);
@@ -424,7 +414,7 @@ Grads SvdGrad(const Op& o) {
 // f([[a, e], [0, a]]) has f(a) on its diagonal and the derivative of f at a in direction e above it; the adjoint of the
 // derivative at a is the derivative at a^H (Higham, theorem 3.6 and section 3.2).
 Grads MatrixFunctionGrad(const Op& o, const char* function) {
-  const V a = adjoint(o.in(0)), n = Dim(a, -1);
+  const V a = adjoint(IN(input)), n = dim(a, -1);
   const V block = concat({concat({a, o.dy()}, -1), concat({zeros_like(a), a}, -1)}, -2);
   return {Columns(FirstRows(op(function, block), n), n)};
 }

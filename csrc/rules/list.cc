@@ -17,18 +17,18 @@ V ZeroList(const V& list, DType dtype) {
 }
 
 // The shape of the elements that are the rows of x.
-V RowShape(const V& x) { return slice(shape(x), ints({1}), ints({-1})); }
+V RowShape(const V& x) { return tail(shape(x), 1); }
 
 // The shape of the elements that x is a concatenation of.
 V PieceShape(const V& x) { return concat({ints({-1}), RowShape(x)}, 0); }
 
 // Several rows may have been gathered from one of n elements: each row scattered is the sum of them.
 V Totals(const V& rows, const V& indices, const V& n) {
-  return distinct(indices) ? rows : gather(op("UnsortedSegmentSum", rows, indices, n), indices);
+  return distinct(indices) ? rows : gather(segment_sum(rows, indices, n), indices);
 }
 
-Grads GatherGrad(const Op& o) {
-  const V list = o.in(0), indices = o.in(1), total = Totals(o.dy(), indices, Length(list));
+Grads ListGatherGrad(const Op& o) {
+  const V list = IN(input_handle), indices = IN(indices), total = Totals(o.dy(), indices, Length(list));
   return {op("TensorListScatterIntoExistingList", ZeroList(list, total.dtype()), total, indices)};
 }
 
@@ -43,30 +43,29 @@ V ScatteredGrad(const V& dlist, const V& rows, const V& indices) {
 
 // Scattering, like setting an item, may have made the list longer.
 Grads ScatterIntoExistingListGrad(const Op& o) {
-  const V list = o.in(0), rows = o.in(1), indices = o.in(2), dy = o.dy();
+  const V list = IN(input_handle), rows = IN(tensor), indices = IN(indices), dy = o.dy();
   const V others = op("TensorListScatterIntoExistingList", dy, zeros_like(rows), indices);
-  return {op("TensorListResize", others, Length(list)), o.wants(1) ? ScatteredGrad(dy, rows, indices) : none};
+  return GRADS(op("TensorListResize", others, Length(list)), ScatteredGrad(dy, rows, indices));
 }
 
 Grads SetItemGrad(const Op& o) {
-  const V list = o.in(0), index = o.in(1), item = o.in(2), dy = o.dy();
+  const V list = IN(input_handle), index = IN(index), item = IN(item), dy = o.dy();
   const V others = op("TensorListSetItem", dy, index, zeros_like(item));
-  return {o.flag("resize_if_index_out_of_bounds") ? op("TensorListResize", others, Length(list)) : others, none,
-          o.wants(2) ? o.like("TensorListGetItem", dy, index, shape(item)) : none};
+  return GRADS(o.flag("resize_if_index_out_of_bounds") ? op("TensorListResize", others, Length(list)) : others, none,
+               o.like("TensorListGetItem", dy, index, shape(item)));
 }
 
-Grads ConcatGrad(const Op& o) { return {op("TensorListSplit", o.dy(), PieceShape(o.out()), o.out(1))}; }
+Grads ListConcatGrad(const Op& o) { return {op("TensorListSplit", o.dy(), PieceShape(o.out()), OUT(lengths))}; }
 
 // A row each for the lists of a vector.
 Grads PushBackBatchGrad(const Op& o) {
-  const V rows = o.in(1), dy = o.dy();
+  const V rows = IN(tensor), dy = o.dy();
   const int n = static_cast<int>(rows.dim(0));
   if (n < 0) return o.unsupported("the number of lists must be known when building");
   if (n == 0) return {dy, zeros_like(rows)};
-  const V each = op("Unpack", dy, Attr("num", n));
   Values lists, items;
-  for (int i = 0; i < n; ++i) {
-    lists.push_back(op("TensorListPopBack", each.out(i), RowShape(rows), Attr("element_dtype", rows.dtype())));
+  for (const V& list : unpack(dy, n)) {
+    lists.push_back(op("TensorListPopBack", list, RowShape(rows), Attr("element_dtype", rows.dtype())));
     items.push_back(lists.back().out(1));
   }
   return {pack(lists), pack(items)};
@@ -74,12 +73,12 @@ Grads PushBackBatchGrad(const Op& o) {
 
 // The first list's elements, then the second one's, which are of one shape.
 Grads ConcatListsGrad(const Op& o) {
-  const V a = o.in(0), b = o.in(1), dy = o.dy(), n = Length(a);
+  const V a = IN(input_a), b = IN(input_b), dy = o.dy(), n = Length(a);
   if (a.rank() != 0) return o.unsupported("it is differentiable for single lists only: take those of the batch apart");
   const Attr dtype("element_dtype", o.type("element_dtype"));
   const V element = op("TensorListElementShape", b, Attr("shape_type", DType::kInt32));
   auto rest = [&] { return op("TensorListGather", dy, range(n, n + Length(b)), element, dtype); };
-  return {op("TensorListResize", dy, n), o.wants(1) ? op("TensorListFromTensor", rest(), element) : none};
+  return GRADS(op("TensorListResize", dy, n), op("TensorListFromTensor", rest(), element));
 }
 
 // ---- Maps of tensors: the cotangent of a map is a map of the same keys, or of some; the others' are zeros ----
@@ -98,13 +97,13 @@ struct Taken {
 };
 
 Grads MapInsertGrad(const Op& o) {
-  const Taken taken(o.dy(), o.in(1), o.in(2));
+  const Taken taken(o.dy(), IN(key), IN(value));
   return {taken.rest, none, taken.at_key};
 }
 
 // Nothing is passed to what was erased: its key may have been inserted again.
 Grads MapEraseGrad(const Op& o) {
-  const V map = o.in(0), key = o.in(1);
+  const V map = IN(input_handle), key = IN(key);
   return {Taken(o.dy(), key, o.like("TensorMapLookup", map, key)).rest, none};
 }
 
@@ -121,20 +120,14 @@ List Components(const Op& o) {
   return list(components);
 }
 
-// An output of `gradient` for each input.
-Grads Outputs(const Op& o, const V& gradient) {
-  Grads grads;
-  for (int i = 0; i < o.num_in(); ++i) grads.push_back(gradient.out(i));
-  return grads;
-}
-
 Grads OptionalFromValueGrad(const Op& o) {
   std::vector<int64_t> dtypes;
-  for (int i = 0; i < o.num_in(); ++i) dtypes.push_back(static_cast<int64_t>(o.in(i).dtype()));
-  return Outputs(o, op("OptionalGetValue", o.dy(), Attr("output_types", dtypes), Attr("output_shapes", o.num_in())));
+  for (const V& x : INS(components)) dtypes.push_back(static_cast<int64_t>(x.dtype()));
+  return outputs(op("OptionalGetValue", o.dy(), Attr("output_types", dtypes), Attr("output_shapes", o.num_in())),
+                 o.num_in());
 }
 
-// ---- Arrays of TensorFlow 1: their cotangents are lists, which the flow carries (engine/tensorflow1/flows.h) ----
+// ---- Arrays of TensorFlow 1: their cotangents are lists, which the flow carries (csrc/engine/read/flows.h) ----
 
 // A list is as long as the elements that have a cotangent. The others' are zeros.
 V OfLength(const V& list, const V& length) { return op("TensorListResize", list, length); }
@@ -142,43 +135,43 @@ V AtLeast(const V& list, const V& length) { return OfLength(list, maximum(Length
 V EndOf(const V& indices) { return op("Max", concat({ints({-1}), indices}, 0), 0) + 1; }
 
 Grads ArrayReadGrad(const Op& o) {
-  const V i = o.in(1), dy = o.dy();
+  const V i = IN(index), dy = o.dy();
   const V zeros = op("TensorListReserve", -1, i + 1, Attr("element_dtype", dy.dtype()), Attr("shape_type", i.dtype()));
   return {none, none, op("TensorListSetItem", zeros, i, dy)};
 }
 
 // Nobody has read the element before it was written.
 Grads ArrayWriteGrad(const Op& o) {
-  const V i = o.in(1), value = o.in(2), dlist = o.dy();
+  const V i = IN(index), value = IN(value), dlist = o.dy();
   auto item = [&] {
     return op("TensorListGetItem", AtLeast(dlist, i + 1), i, shape(value), Attr("element_dtype", value.dtype()));
   };
-  return {none, none, o.wants(2) ? item() : none, dlist};
+  return GRADS(none, none, item(), dlist);
 }
 
 Grads ArrayGatherGrad(const Op& o) {
-  const V indices = o.in(1), n = EndOf(indices);
+  const V indices = IN(indices), n = EndOf(indices);
   return {none, none, op("TensorListScatterV2", Totals(o.dy(), indices, n), indices, -1, n)};
 }
 
 Grads ArrayScatterGrad(const Op& o) {
-  const V indices = o.in(1), rows = o.in(2), dlist = o.dy();
+  const V indices = IN(indices), rows = IN(value), dlist = o.dy();
   auto gathered = [&] {
     return op("TensorListGather", AtLeast(dlist, EndOf(indices)), indices, RowShape(rows),
               Attr("element_dtype", rows.dtype()));
   };
-  return {none, none, o.wants(2) ? gathered() : none, dlist};
+  return GRADS(none, none, gathered(), dlist);
 }
 
-Grads ArrayConcatGrad(const Op& o) { return {none, op("TensorListSplit", o.dy(), PieceShape(o.out()), o.out(1))}; }
+Grads ArrayConcatGrad(const Op& o) { return {none, op("TensorListSplit", o.dy(), PieceShape(o.out()), OUT(lengths))}; }
 
 Grads ArraySplitGrad(const Op& o) {
-  const V x = o.in(1), lengths = o.in(2), dlist = o.dy();
+  const V x = IN(value), lengths = IN(lengths), dlist = o.dy();
   auto pieces = [&] {
     return op("TensorListConcatV2", OfLength(dlist, size(lengths)), PieceShape(x), lengths,
               Attr("element_dtype", x.dtype()));
   };
-  return {none, o.wants(1) ? pieces() : none, none, dlist};
+  return GRADS(none, pieces(), none, dlist);
 }
 
 // clang-format off
@@ -191,38 +184,39 @@ constexpr Rule kRules[] = {
     NO_GRAD(TensorListReserve)
 
     // One element.
-    RULE(TensorListPushBack, const V popped = o.like("TensorListPopBack", dy, shape(o.in(1)));
+    RULE(TensorListPushBack, const V popped = o.like("TensorListPopBack", dy, shape(IN(tensor)));
          return {popped, popped.out(1)};)
     RULE(TensorListPopBack, const DType dtype = o.type("element_dtype");
-         return {op("TensorListPushBack", o.has_dy(0) ? o.dy(0) : ZeroList(y, dtype), o.dy(1))};)
-    UNARY(TensorListGetItem, op("TensorListSetItem", ZeroList(x, dy.dtype()), o.in(1), dy))
+         return {op("TensorListPushBack", o.has_dy(0) ? o.dy(0) : ZeroList(y, dtype), DY(tensor))};)
+    UNARY(TensorListGetItem, op("TensorListSetItem", ZeroList(x, dy.dtype()), IN(index), dy))
     {"TensorListSetItem", SetItemGrad},
     {"TensorListPushBackBatch", PushBackBatchGrad},
 
     // All elements.
     UNARY(TensorListStack, op("TensorListFromTensor", dy, RowShape(y)))
     UNARY(TensorListFromTensor, o.like("TensorListStack", dy, RowShape(x), Attr("num_elements", x.dim(0))))
-    {"TensorListConcat", ConcatGrad},
-    {"TensorListConcatV2", ConcatGrad},
-    UNARY(TensorListSplit, o.like("TensorListConcatV2", dy, PieceShape(x), o.in(2)))
+    {"TensorListConcat", ListConcatGrad},
+    {"TensorListConcatV2", ListConcatGrad},
+    UNARY(TensorListSplit, o.like("TensorListConcatV2", dy, PieceShape(x), IN(lengths)))
     UNARY(TensorListResize, op("TensorListResize", dy, Length(x)))
 
     {"TensorListConcatLists", ConcatListsGrad},
 
     // Some elements.
-    {"TensorListGather", GatherGrad},
-    UNARY(TensorListScatter, ScatteredGrad(dy, x, o.in(1)))
-    UNARY(TensorListScatterV2, ScatteredGrad(dy, x, o.in(1)))
+    {"TensorListGather", ListGatherGrad},
+    UNARY(TensorListScatter, ScatteredGrad(dy, x, IN(indices)))
+    UNARY(TensorListScatterV2, ScatteredGrad(dy, x, IN(indices)))
     {"TensorListScatterIntoExistingList", ScatterIntoExistingListGrad},
 
     NO_GRAD(EmptyTensorMap) NO_GRAD(TensorMapHasKey) NO_GRAD(TensorMapSize) NO_GRAD(TensorMapStackKeys)
-    RULE(TensorMapLookup, return {Single(o.in(1), dy), none};)
+    ONLY(TensorMapLookup, input_handle, Single(IN(key), dy))
     {"TensorMapErase", MapEraseGrad},
     {"TensorMapInsert", MapInsertGrad},
 
     {"OptionalFromValue", OptionalFromValueGrad},
     RULE(OptionalGetValue, return {op("OptionalFromValue", Components(o))};)
-    RULE(CompositeTensorVariantFromComponents, return Outputs(o, o.like("CompositeTensorVariantToComponents", dy));)
+    RULE(CompositeTensorVariantFromComponents,
+         return outputs(o.like("CompositeTensorVariantToComponents", dy), o.num_in());)
     RULE(CompositeTensorVariantToComponents,
          return {o.like("CompositeTensorVariantFromComponents", Components(o))};)
 

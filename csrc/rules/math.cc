@@ -94,21 +94,19 @@ V GammaCurvature(const V& a, const V& x) {
 }
 
 Grads IgammaGradAGrad(const Op& o) {
-  const V a = single(o.in(0)), x = single(o.in(1)), dy = single(o.dy());
+  const V a = single(IN(a)), x = single(IN(x)), dy = single(o.dy());
   auto by_a = [&](const V& t) { return GammaCurvature(a, t) * exp(a * log(t) - t - lgamma(a)); };
-  auto grad = [&](int i, const V& g) { return sum_to_input(o, i, cast_like(times(dy, g), o.dy())); };
-  return {o.wants(0) ? grad(0, WherePositive(x, by_a)) : none,
-          o.wants(1) ? grad(1, mul_no_nan(log(x) - digamma(a), GammaDensity(a, x))) : none};
+  auto grad = [&](const V& partial) { return cast_like(times(dy, partial), o.dy()); };
+  return BROADCAST(grad(WherePositive(x, by_a)), grad(mul_no_nan(log(x) - digamma(a), GammaDensity(a, x))));
 }
 
 // A sample x of the distribution with the density g moves with a as y = -P_a / g.
 Grads RandomGammaGradGrad(const Op& o) {
-  const V a = o.in(0), x = o.in(1), y = o.out(), dy = o.dy();
+  const V a = IN(alpha), x = IN(sample), y = o.out(), dy = o.dy();
   auto log_ratio = [&](const V& t) { return log(t) - digamma(a); };
   auto by_a = [&](const V& t) { return t * GammaCurvature(a, t) + log_ratio(t) * y; };
   auto by_x = [&](const V& t) { return log_ratio(t) + y * ((a - 1) / t - 1); };
-  return {o.wants(0) ? sum_to_input(o, 0, times(-dy, WherePositive(x, by_a))) : none,
-          o.wants(1) ? sum_to_input(o, 1, times(-dy, WherePositive(x, by_x))) : none};
+  return BROADCAST(times(-dy, WherePositive(x, by_a)), times(-dy, WherePositive(x, by_x)));
 }
 
 // The derivative of zeta by its exponent s: that of the Euler-Maclaurin formula with A = q + 20 (DLMF 25.11.5, 2.10.1),
@@ -131,7 +129,7 @@ V BetaDensity(const V& a, const V& b, const V& x) {
 // With t = x e^-u in its integral, y = x^a / B(a, b) * integral of exp(-a u) (1 - x e^-u)^(b-1) over u > 0. Where x is
 // beyond the mean a / (a + b), 1 - y is the smaller one: that of b, a and 1 - x.
 Grads BetaincGrad(const Op& o) {
-  const V a = o.in(0), b = o.in(1), x = o.in(2), dy = o.dy();
+  const V a = IN(a), b = IN(b), x = IN(x), dy = o.dy();
   const V beyond = x * (a + b) > a, p = select(beyond, b, a), q = select(beyond, a, b);
   const V p1 = expand_dims(p, -1), q1 = expand_dims(q, -1), mean = digamma(p1 + q1);
   auto derivative = [&](bool by_p) {
@@ -145,17 +143,15 @@ Grads BetaincGrad(const Op& o) {
              });
     });
   };
-  auto da = [&] { return select(beyond, -derivative(false), derivative(true)); };
-  auto db = [&] { return select(beyond, -derivative(true), derivative(false)); };
-  return {o.wants(0) ? sum_to(times(dy, da()), a) : none, o.wants(1) ? sum_to(times(dy, db()), b) : none,
-          o.wants(2) ? sum_to(times(dy, BetaDensity(a, b, x)), x) : none};
+  return BROADCAST(times(dy, select(beyond, -derivative(false), derivative(true))),
+                   times(dy, select(beyond, -derivative(true), derivative(false))), times(dy, BetaDensity(a, b, x)));
 }
 
 // ---- Signs, quotients, powers and choices ----
 
 // y = x / |x| turns with a complex x: the part of dy along y is lost, the rest is scaled by 1 / |x|.
 Grads SignGrad(const Op& o) {
-  const V x = o.in(0), y = o.out(), dy = o.dy();
+  const V x = IN(x), y = o.out(), dy = o.dy();
   if (!IsComplex(x.dtype())) return {none};  // constant almost everywhere
   const V size = cast_like(op("ComplexAbs", x, Attr("Tout", RealPart(x.dtype()))), x);
   return {div_no_nan(dy - y * RealOf(conj(y) * dy), size)};
@@ -167,66 +163,59 @@ V OverNoNan(const Op& o, const V& dy, const V& x) {
 }
 
 // y = a / b, where da is dy by conj(b), divided as the op itself divides.
-Grads DivGrad(const Op& o, const V& da) {
-  const V a = o.in(0), b = o.in(1);
-  return {sum_to(da, a), o.wants(1) ? sum_to(times(da, -conj(o.out())), b) : none};
-}
+Grads DivGrad(const Op& o, const V& da) { return BROADCAST(da, times(da, -conj(o.out()))); }
 
 // y = sqrt(x). Where x is flat the tangent is vertical at its minimum: the subgradient there is zero.
 V SqrtBack(const Op& o) {
   const V y = o.out(), dy = o.dy();
   if (!o.diverges()) return op("SqrtGrad", y, dy);
-  return Flat(o.in(0)) ? div_no_nan(0.5 * dy, conj(y)) : over(0.5 * dy, conj(y));
+  return Flat(IN(x)) ? div_no_nan(0.5 * dy, conj(y)) : over(0.5 * dy, conj(y));
 }
 
 // da = b a^(b-1) dy: MulNoNan because at a = 0 and b = 0 (for the next derivative b = 1, and so on) a zero meets an
 // infinity. db = dy y log a: by definition zero where a real a has no logarithm. As for the square root, a root of what
 // is flat has the subgradient zero where that is zero.
 Grads PowGrad(const Op& o) {
-  const V a = conj(o.in(0)), b = conj(o.in(1)), y = conj(o.out()), dy = o.dy();
+  const V a = conj(IN(x)), b = conj(IN(y)), y = conj(o.out()), dy = o.dy();
   auto da = [&] {
-    const bool root = o.diverges() && !IsComplex(a.dtype()) && Flat(o.in(0));
+    const bool root = o.diverges() && !IsComplex(a.dtype()) && Flat(IN(x));
     const V g = root ? select(logical_and(equal(a, 0), b < 1), 0, dy) : dy;
     return mul_no_nan(mul_no_nan(pow(a, b - 1), b), g);
   };
-  auto db = [&] { return times(dy, y * log(select(HasLogarithm(a), a, 1))); };
-  return {o.wants(0) ? sum_to(da(), o.in(0)) : none, o.wants(1) ? sum_to(db(), o.in(1)) : none};
+  return BROADCAST(da(), times(dy, y * log(select(HasLogarithm(a), a, 1))));
 }
 
 // y = a b, and zero where b is zero. There db is that of zero, too, if a is not finite.
 Grads MulNoNanGrad(const Op& o) {
-  const V a = o.in(0), b = o.in(1), dy = o.dy();
-  auto db = [&] {
-    const V known = logical_or(not_equal(b, 0), abs(a) < INFINITY);
-    return mul_no_nan(select(known, conj(a), 0), dy);
-  };
-  return {o.wants(0) ? sum_to(mul_no_nan(dy, conj(b)), a) : none, o.wants(1) ? sum_to(db(), b) : none};
+  const V a = IN(x), b = IN(y), dy = o.dy();
+  return BROADCAST(mul_no_nan(dy, conj(b)),
+                   mul_no_nan(select(logical_or(not_equal(b, 0), abs(a) < INFINITY), conj(a), 0), dy));
 }
 
 // The whole cotangent goes to a where it was chosen, ties included, else to b.
 Grads ChosenGrad(const Op& o, const V& a_chosen) {
   const V dy = o.dy();
-  return {sum_to(select(a_chosen, dy, 0), o.in(0)), sum_to(select(a_chosen, 0, dy), o.in(1))};
+  return BROADCAST(select(a_chosen, dy, 0), select(a_chosen, 0, dy));
 }
 
 // An angle does not exist at the origin, where its partials are taken for zero.
 Grads Atan2Grad(const Op& o) {
-  const V a = o.in(0), b = o.in(1), g = OverNoNan(o, o.dy(), square(a) + square(b));
-  return {sum_to(times(g, b), a), sum_to(times(-g, a), b)};
+  const V a = IN(y), b = IN(x), g = OverNoNan(o, o.dy(), square(a) + square(b));
+  return BROADCAST(times(g, b), times(-g, a));
 }
 
 // y = |a - b|^2.
 Grads SquaredDifferenceGrad(const Op& o) {
-  const V a = o.in(0), b = o.in(1), da = times(2 * RealOf(o.dy()), a - b);
-  return {sum_to(da, a), o.wants(1) ? -sum_to(da, b) : none};
+  const V da = times(2 * RealOf(o.dy()), IN(x) - IN(y));
+  return BROADCAST(da, -da);
 }
 
 // ---- Reductions ----
 
 // The axes of a reduction, none negative, where they are known.
 std::optional<std::vector<int64_t>> KnownAxes(const Op& o) {
-  const int64_t rank = o.in(0).rank();
-  std::optional<std::vector<int64_t>> axes = known(o.in(1));
+  const int64_t rank = IN(input).rank();
+  std::optional<std::vector<int64_t>> axes = known(IN(reduction_indices));
   if (rank < 0 || !axes || (rank == 0 && !axes->empty())) return std::nullopt;
   for (int64_t& axis : *axes) axis = (axis % rank + rank) % rank;
   return axes;
@@ -236,7 +225,7 @@ bool OneAxis(const V& axes) { return axes.rank() == 0 || (axes.rank() == 1 && ax
 
 // A reduction's result, or its cotangent, so that it broadcasts against the operand: as keep_dims would have it.
 V Kept(const Op& o, const V& y) {
-  const V x = o.in(0), axes = o.in(1);
+  const V x = IN(input), axes = IN(reduction_indices);
   if (o.flag("keep_dims") || y.rank() == 0) return y;
   if (auto known_axes = KnownAxes(o)) {
     const auto leading = [&](int64_t axis) { return axis < static_cast<int64_t>(known_axes->size()); };
@@ -254,7 +243,7 @@ V Kept(const Op& o, const V& y) {
 
 // The share that each element has in its mean: one divided by their number (of none, anything finite).
 V Share(const Op& o) {
-  const V x = o.in(0), dy = o.dy();
+  const V x = IN(input), dy = o.dy();
   auto axes = KnownAxes(o);
   if (!axes || std::any_of(axes->begin(), axes->end(), [&](int64_t axis) { return x.dim(axis) < 0; })) {
     auto count = [](const V& v) { return cast(size(v, DType::kInt64), DType::kDouble); };  // half ends at 65504
@@ -267,8 +256,8 @@ V Share(const Op& o) {
 
 // Elements that tie share the cotangent.
 Grads ExtremumGrad(const Op& o) {
-  const V x = o.in(0), dy = single(o.dy()), hit = cast_like(equal(x, Kept(o, o.out())), dy);
-  return {cast_like(hit / Kept(o, o.like("Sum", hit, o.in(1))) * Kept(o, dy), x)};
+  const V x = IN(input), dy = single(o.dy()), hit = cast_like(equal(x, Kept(o, o.out())), dy);
+  return {cast_like(hit / Kept(o, o.like("Sum", hit, IN(reduction_indices))) * Kept(o, dy), x)};
 }
 
 // The product of all other elements along an axis. No division, so zeros are no exception.
@@ -278,7 +267,7 @@ V ProductOfOthers(const V& x, const V& axis) {
 }
 
 Grads ProdGrad(const Op& o) {
-  const V x = o.in(0), axes = o.in(1), first = constant(0, DType::kInt32);
+  const V x = IN(input), axes = IN(reduction_indices), first = constant(0, DType::kInt32);
   V others;
   if (OneAxis(axes)) {
     others = ProductOfOthers(x, reshape(axes, ints({})));
@@ -296,11 +285,10 @@ Grads ProdGrad(const Op& o) {
 
 // ---- Scans. Reverse is from the end, where a neighbour is the next element instead of the previous one ----
 
-V LastDim(const V& x) { return x.dim(-1) >= 0 ? V(x.dim(-1)) : gather(shape(x), rank(x) - 1); }
 // By the axis's number from the front: vectorized_map adds its dimension there, and takes -1 for that one.
 V Roll(const V& x, bool reverse) { return op("Roll", x, reverse ? -1 : 1, rank(x) - 1); }
 V HasNeighbour(const V& x, bool reverse) {
-  const V n = LastDim(x), k = range(0, n);
+  const V n = dim(x, -1), k = range(0, n);
   return reverse ? k < n - 1 : k > 0;
 }
 V Neighbour(const V& x, bool reverse) { return select(HasNeighbour(x, reverse), Roll(x, reverse), 0); }
@@ -317,19 +305,19 @@ V Recurrence(const V& a, const V& b, bool reverse) {
 
 // A scan's operand, result or cotangent with the axis of the scan and the last one exchanged; and back.
 V AlongLast(const Op& o, const V& x) {
-  const V n = rank(x), axis = cast(o.in(1), DType::kInt32) % n, i = range(0, n);
+  const V n = rank(x), axis = cast(IN(axis), DType::kInt32) % n, i = range(0, n);
   return transpose(x, select(equal(i, axis), n - 1, select(equal(i, n - 1), axis, i)));
 }
 
 // The running sum that passes back what the forward scan passed on.
 V SumBack(const Op& o, const V& g) {
-  return op("Cumsum", g, o.in(1), Attr("exclusive", o.flag("exclusive")), Attr("reverse", !o.flag("reverse")));
+  return op("Cumsum", g, IN(axis), Attr("exclusive", o.flag("exclusive")), Attr("reverse", !o.flag("reverse")));
 }
 
 // dx_k is the product of the elements before x_k times sum_i dy_i of the products of those between x_k and y_i.
 Grads CumprodGrad(const Op& o) {
   const bool exclusive = o.flag("exclusive"), reverse = o.flag("reverse");
-  const V x = AlongLast(o, conj(o.in(0))), dy = AlongLast(o, o.dy());
+  const V x = AlongLast(o, conj(IN(x))), dy = AlongLast(o, o.dy());
   const V before = op("Cumprod", x, -1, Attr("exclusive", true), Attr("reverse", reverse));
   const V sums = Recurrence(Neighbour(x, !reverse), exclusive ? Neighbour(dy, !reverse) : dy, !reverse);
   return {AlongLast(o, before * sums)};
@@ -339,7 +327,7 @@ Grads CumprodGrad(const Op& o) {
 // positive, and the logarithm of zero is as good as the lowest number, which can be subtracted from itself.
 Grads CumulativeLogsumexpGrad(const Op& o) {
   const bool exclusive = o.flag("exclusive"), reverse = o.flag("reverse");
-  const V x = AlongLast(o, o.in(0)), dy = AlongLast(o, o.dy());
+  const V x = AlongLast(o, IN(x)), dy = AlongLast(o, o.dy());
   const V lowest = constant(x.dtype() == DType::kHalf ? -6e4 : -1e38, x.dtype());
   const V y = maximum(op("CumulativeLogsumexp", x, -1, Attr("reverse", reverse)), lowest);
   const V decay = exp(minimum(y - Neighbour(y, !reverse), 0));
@@ -354,13 +342,12 @@ Grads CumulativeLogsumexpGrad(const Op& o) {
 template <typename Product>
 Grads ProductGrad(const Op& o, bool prime_a, bool prime_b, const V& a, const V& b, const Product& product) {
   const V dy = o.dy();
-  auto da = [&] { return prime_a ? product(b, dy, prime_b, true, 0) : product(dy, b, false, !prime_b, 0); };
-  auto db = [&] { return prime_b ? product(dy, a, true, prime_a, 1) : product(a, dy, !prime_a, false, 1); };
-  return {o.wants(0) ? da() : none, o.wants(1) ? db() : none};
+  return GRADS(prime_a ? product(b, dy, prime_b, true, 0) : product(dy, b, false, !prime_b, 0),
+               prime_b ? product(dy, a, true, prime_a, 1) : product(a, dy, !prime_a, false, 1));
 }
 
 Grads MatMulGrad(const Op& o) {
-  return ProductGrad(o, o.flag("transpose_a"), o.flag("transpose_b"), conj(o.in(0)), conj(o.in(1)),
+  return ProductGrad(o, o.flag("transpose_a"), o.flag("transpose_b"), conj(IN(a)), conj(IN(b)),
                      [](const V& a, const V& b, bool transpose_a, bool transpose_b, int wrt) {
                        return op("MatMul", a, b, Attr("transpose_a", transpose_a), Attr("transpose_b", transpose_b),
                                  Attr(wrt == 0 ? "grad_a" : "grad_b", true));
@@ -370,7 +357,7 @@ Grads MatMulGrad(const Op& o) {
 // The result is float whatever the operands are; dy is taken to be dense.
 Grads SparseMatMulGrad(const Op& o) {
   Grads grads =
-      ProductGrad(o, o.flag("transpose_a"), o.flag("transpose_b"), o.in(0), o.in(1),
+      ProductGrad(o, o.flag("transpose_a"), o.flag("transpose_b"), IN(a), IN(b),
                   [&o](const V& a, const V& b, bool transpose_a, bool transpose_b, int wrt) {
                     const bool sparse = o.flag(wrt == 0 ? "b_is_sparse" : "a_is_sparse");
                     const bool first = wrt == 0 ? o.flag("transpose_a") : !o.flag("transpose_b");
@@ -382,7 +369,7 @@ Grads SparseMatMulGrad(const Op& o) {
 }
 
 Grads BatchMatMulGrad(const Op& o) {
-  return ProductGrad(o, o.flag("adj_x"), o.flag("adj_y"), o.in(0), o.in(1),
+  return ProductGrad(o, o.flag("adj_x"), o.flag("adj_y"), IN(x), IN(y),
                      [](const V& a, const V& b, bool adjoint_a, bool adjoint_b, int wrt) {
                        return op("BatchMatMulV2", a, b, Attr("adj_x", adjoint_a), Attr("adj_y", adjoint_b),
                                  Attr(wrt == 0 ? "grad_x" : "grad_y", true));
@@ -391,7 +378,7 @@ Grads BatchMatMulGrad(const Op& o) {
 
 Grads BroadcastingBatchMatMulGrad(const Op& o) {
   const Grads grads = BatchMatMulGrad(o);
-  return {sum_to(grads[0], o.in(0)), sum_to(grads[1], o.in(1))};
+  return {sum_to(grads[0], IN(x)), sum_to(grads[1], IN(y))};
 }
 
 // y = einsum("left,right->result", a, b).
@@ -402,49 +389,44 @@ Grads XlaEinsumGrad(const Op& o) {
     return o.unsupported("its equation '" + equation + "' is not 'x,y->z'");
   const std::string left = equation.substr(0, comma), right = equation.substr(comma + 1, arrow - comma - 1);
   const std::string result = equation.substr(arrow + 2);
-  return {op("XlaEinsum", o.dy(), conj(o.in(1)), Attr("equation", result + "," + right + "->" + left)),
-          op("XlaEinsum", o.dy(), conj(o.in(0)), Attr("equation", result + "," + left + "->" + right))};
+  return GRADS(op("XlaEinsum", o.dy(), conj(IN(b)), Attr("equation", result + "," + right + "->" + left)),
+               op("XlaEinsum", o.dy(), conj(IN(a)), Attr("equation", result + "," + left + "->" + right)));
 }
 
 // ---- Segments ----
 
 // Rows to segments, as the forward op does it.
 V Reduce(const Op& o, const std::string& kind, const V& rows) {
-  if (o.num_in() == 2) return op(("Segment" + kind).c_str(), rows, o.in(1));
-  return op(("UnsortedSegment" + kind).c_str(), rows, o.in(1), o.in(2));
-}
-
-// The shape of the segment ids with as many ones behind as make the rank of the data.
-V ColumnShape(const Op& o) {
-  const V ids = o.in(1), behind = fill(pack({rank(o.in(0)) - rank(ids)}), constant(1, DType::kInt32));
-  return concat({shape(ids), behind}, 0);
+  if (o.num_in() == 2) return op(("Segment" + kind).c_str(), rows, IN(segment_ids));
+  return op(("UnsortedSegment" + kind).c_str(), rows, IN(segment_ids), IN(num_segments));
 }
 
 // Segments to rows. A row with a negative id is in no segment and gets zero; only the unsorted ops allow that.
 V Spread(const Op& o, const V& segments) {
-  const V ids = o.in(1);
+  const V ids = IN(segment_ids);
   return o.num_in() == 2 ? gather(segments, ids) : keep(ids >= 0, gather(segments, maximum(ids, 0)));
 }
 
 // Empty segments are divided by no zero: what an emitted op makes of them goes nowhere, its next derivative would.
 Grads SegmentMeanGrad(const Op& o) {
-  const V dy = single(o.dy()), ones = fill(ColumnShape(o), constant(1, DType::kDouble));
+  const V dy = single(o.dy()), ids = IN(segment_ids);
+  const V ones = align(fill(shape(ids), constant(1, DType::kDouble)), rank(IN(data)));
   return {Spread(o, cast_like(div_no_nan(dy, cast_like(Reduce(o, "Sum", ones), dy)), o.dy()))};
 }
 
 // Rows that tie share the cotangent.
 Grads SegmentExtremumGrad(const Op& o) {
-  const V dy = single(o.dy()), hit = cast_like(equal(o.in(0), Spread(o, o.out())), dy);
+  const V dy = single(o.dy()), hit = cast_like(equal(IN(data), Spread(o, o.out())), dy);
   return {cast_like(hit * Spread(o, div_no_nan(dy, Reduce(o, "Sum", hit))), o.dy())};
 }
 
 // The product of the other rows of a row's segment is that of the rows before it times that of those behind it, with
 // the rows sorted by segment.
 Grads SegmentProdGrad(const Op& o) {
-  const V x = o.in(0), ids = flatten(o.in(1)), n = size(ids);
+  const V x = IN(data), ids = flatten(IN(segment_ids)), n = size(ids);
   const bool sorted = o.num_in() == 2;
   const V order = sorted ? none : op("TopKV2", -ids, n).out(1), segments = sorted ? ids : gather(ids, order);
-  const V m = prod(slice(shape(x), pack({rank(o.in(1))}), ints({-1}))), rows = reshape(conj(x), pack({n, m}));
+  const V m = prod(tail(shape(x), rank(IN(segment_ids)))), rows = reshape(conj(x), pack({n, m}));
   const V columns = swap_last_two(sorted ? rows : gather(rows, order));
   auto product = [&](bool reverse) {
     const V joined = logical_and(HasNeighbour(ids, reverse), equal(segments, Roll(segments, reverse)));
@@ -453,16 +435,6 @@ Grads SegmentProdGrad(const Op& o) {
   };
   const V others = swap_last_two(product(false) * product(true));
   return {Spread(o, o.dy()) * reshape_like(sorted ? others : gather(others, invert_permutation(order)), x)};
-}
-
-// ---- Counts ----
-
-// Each weight is in the bin that its value numbers; beyond the last bin it is dropped. No weights stand for ones.
-V BinWeightsGrad(const Op& o, const V& values, const V& bins, const V& weights) {
-  const V last = cast(equal(range(0, rank(o.dy())), rank(o.dy()) - 1), DType::kInt32);
-  const V dropped = op("Pad", o.dy(), pack({zeros_like(last), last}, 1));
-  const V g = op("GatherV2", dropped, minimum(values, bins), -1, Attr{"batch_dims", -1});
-  return same_shape(g, weights) ? g : reshape(slice(flatten(g), ints({0}), pack({size(weights)})), shape(weights));
 }
 
 // clang-format off
@@ -504,12 +476,12 @@ constexpr Rule kRules[] = {
     {"Atan2", Atan2Grad},
 
     // The first derivatives that are ops. SqrtGrad, RsqrtGrad and ReciprocalGrad conjugate their first input themselves.
-    RULE(SigmoidGrad, V g = o.in(1); return {dy * conj(g * (1 - 2 * x)), op("SigmoidGrad", conj(x), dy)};)
-    RULE(TanhGrad, V g = o.in(1); return {dy * conj(-2 * g * x), op("TanhGrad", conj(x), dy)};)
+    RULE(SigmoidGrad, V g = IN(dy); return {dy * conj(g * (1 - 2 * x)), op("SigmoidGrad", conj(x), dy)};)
+    RULE(TanhGrad, V g = IN(dy); return {dy * conj(-2 * g * x), op("TanhGrad", conj(x), dy)};)
     RULE(SqrtGrad, V g = over(dy, x); return {times(-conj(g), y), 0.5 * g};)
-    RULE(RsqrtGrad, V g = o.in(1); return {-1.5 * conj(dy) * g * square(conj(x)), op("RsqrtGrad", conj(x), dy)};)
-    RULE(ReciprocalGrad, V g = o.in(1); return {-2 * conj(dy) * g * conj(x), op("ReciprocalGrad", conj(x), dy)};)
-    RULE(InvGrad, V g = o.in(1); return {-2 * conj(dy) * g * conj(x), op("ReciprocalGrad", conj(x), dy)};)
+    RULE(RsqrtGrad, V g = IN(dy); return {-1.5 * conj(dy) * g * square(conj(x)), op("RsqrtGrad", conj(x), dy)};)
+    RULE(ReciprocalGrad, V g = IN(dy); return {-2 * conj(dy) * g * conj(x), op("ReciprocalGrad", conj(x), dy)};)
+    RULE(InvGrad, V g = IN(dy); return {-2 * conj(dy) * g * conj(x), op("ReciprocalGrad", conj(x), dy)};)
 
     // Special functions.
     PARTIAL(Erf, 2 / kRootPi * exp(-square(x)))
@@ -554,7 +526,7 @@ constexpr Rule kRules[] = {
     UNARY(Imag, complex(0, dy))
     UNARY(Conj, conj(dy))
     BINARY(Complex, real(dy), imag(dy))
-    UNARY(Cast, o.wants(0) ? cast_like(dy, x) : none)
+    RULE(Cast, return GRADS(cast_like(dy, x));)
 
     // Arithmetic.
     BINARY(Add, dy, dy)
@@ -562,30 +534,31 @@ constexpr Rule kRules[] = {
     BINARY(Sub, dy, -dy)
     BINARY(Mul, times(dy, conj(b)), times(dy, conj(a)))
     {"MulNoNan", MulNoNanGrad},
-    RULE(Div, return DivGrad(o, over(dy, conj(o.in(1))));)
-    RULE(RealDiv, return DivGrad(o, over(dy, conj(o.in(1))));)
-    RULE(DivNoNan, return DivGrad(o, OverNoNan(o, dy, conj(o.in(1))));)
+    RULE(Div, return DivGrad(o, over(dy, conj(IN(y))));)
+    RULE(RealDiv, return DivGrad(o, over(dy, conj(IN(y))));)
+    RULE(DivNoNan, return DivGrad(o, OverNoNan(o, dy, conj(IN(y))));)
     BINARY(FloorMod, dy, times(-dy, op("FloorDiv", a, b)))
     BINARY(Mod, dy, times(-dy, op("TruncateDiv", a, b)))
     BINARY(TruncateMod, dy, times(-dy, op("TruncateDiv", a, b)))
     {"Pow", PowGrad},
     BINARY(Xlogy, times(dy, conj(op("Xlogy", Factor(a, HasLogarithm(b)), b))), times(dy, conj(op("Xdivy", a, b))))
-    BINARY(Xlog1py, times(dy, conj(op("Xlog1py", Factor(a, HasLogarithm(1 + b)), b))), times(dy, conj(op("Xdivy", a, 1 + b))))
+    BINARY(Xlog1py, times(dy, conj(op("Xlog1py", Factor(a, HasLogarithm(1 + b)), b))),
+           times(dy, conj(op("Xdivy", a, 1 + b))))
     BINARY(Xdivy, times(dy, conj(op("Xdivy", Factor(a, not_equal(b, 0)), b))), times(-dy, conj(op("Xdivy", y, b))))
     {"SquaredDifference", SquaredDifferenceGrad},
     RULE(AddN, return Grads(o.num_in(), o.raw_dy());)
     RULE(AccumulateNV2, return Grads(o.num_in(), o.raw_dy());)
-    RULE(Cross, return {op("Cross", o.in(1), dy), op("Cross", dy, x)};)
+    RULE(Cross, return GRADS(op("Cross", IN(b), dy), op("Cross", dy, x));)
     BINARY(NextAfter, dy, none)   // b only says which way
 
     // Choices.
-    RULE(Maximum, return ChosenGrad(o, x >= o.in(1));)
-    RULE(Minimum, return ChosenGrad(o, x <= o.in(1));)
-    RULE(ClipByValue, V low = o.in(1), high = o.in(2);
-         return {select(equal(x, y), dy, 0), sum_to(select(x < low, dy, 0), low), sum_to(select(x > high, dy, 0), high)};)
+    RULE(Maximum, return ChosenGrad(o, x >= IN(y));)
+    RULE(Minimum, return ChosenGrad(o, x <= IN(y));)
+    RULE(ClipByValue, const V low = IN(clip_value_min), high = IN(clip_value_max);
+         return BROADCAST(select(equal(x, y), dy, 0), select(x < low, dy, 0), select(x > high, dy, 0));)
     // Select's condition may be a vector that chooses rows: SelectV2 would broadcast it otherwise.
     RULE(Select, V zero = zeros_like(dy); return {none, op("Select", x, dy, zero), op("Select", x, zero, dy)};)
-    RULE(SelectV2, return {none, sum_to(select(x, dy, 0), o.in(1)), sum_to(select(x, 0, dy), o.in(2))};)
+    RULE(SelectV2, return BROADCAST(none, select(x, dy, 0), select(x, 0, dy));)
 
     // Reductions.
     UNARY(Sum, broadcast_like(Kept(o, dy), x))
@@ -601,13 +574,11 @@ constexpr Rule kRules[] = {
     {"Cumprod", CumprodGrad},
     {"CumulativeLogsumexp", CumulativeLogsumexpGrad},
 
-    // Sequences and counts.
+    // Sequences.
     // start + k delta: where it ends only says how many there are.
     RULE(Range, return {sum(dy, 0), none, sum(dy * cast_like(range(0, size(dy)), dy), 0)};)
-    RULE(LinSpace, const V total = sum(dy, 0), dstop = sum(dy * op("LinSpace", constant(0, dy.dtype()), 1, o.in(2)), 0);
+    RULE(LinSpace, const V total = sum(dy, 0), dstop = sum(dy * op("LinSpace", constant(0, dy.dtype()), 1, IN(num)), 0);
          return {total - dstop, dstop};)
-    RULE(Bincount, return {none, none, BinWeightsGrad(o, flatten(x), o.in(1), o.in(2))};)
-    RULE(DenseBincount, return {none, none, o.flag("binary_output") ? none : BinWeightsGrad(o, x, o.in(1), o.in(2))};)
 
     // Products.
     {"MatMul", MatMulGrad},

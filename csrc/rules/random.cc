@@ -6,8 +6,8 @@ namespace symgrad {
 namespace {
 
 // Alpha broadcasts against the sample from the right.
-V Gamma(const Op& o, int alpha) {
-  const V a = o.in(alpha), y = o.out(), dy = o.dy();
+V Gamma(const Op& o, const V& a) {
+  const V y = o.out(), dy = o.dy();
   const DType dtype = y.dtype() == DType::kDouble ? DType::kDouble : DType::kFloat;
   return sum_to(dy * cast_like(op("RandomGammaGrad", cast(a, dtype), cast(y, dtype)), y), a);
 }
@@ -16,19 +16,15 @@ V NormalCdf(const V& z) { return 0.5 * op("Erfc", -0.70710678118654752 * z); }
 
 // F = (N(z) - N(l)) / (N(h) - N(l)) with z, l and h the standardised sample, lower and upper bound. Mean and deviation
 // shift and stretch the sample, as in TensorFlow's sampler; that they shift and stretch the bounds too is not counted.
-Grads TruncatedNormalGrad(const Op& o, int first) {
-  const V mean = o.in(first), deviation = o.in(first + 1), lower = o.in(first + 2), upper = o.in(first + 3);
+Grads TruncatedNormalGrad(const Op& o, const Input& deviations) {
+  const V mean = IN(means), deviation = deviations, lower = IN(minvals), upper = IN(maxvals);
   const V y = o.out(), dy = o.dy();
   const V z = (y - mean) / deviation, l = (lower - mean) / deviation, h = (upper - mean) / deviation;
   const V below = NormalCdf(z) - NormalCdf(l), above = NormalCdf(h) - NormalCdf(z), total = below + above;
   const V dlower = mul_no_nan(exp(0.5 * (square(z) - square(l))), above / total);
   const V dupper = mul_no_nan(exp(0.5 * (square(z) - square(h))), below / total);
-  Grads grads(static_cast<size_t>(first));
-  grads.push_back(sum_to(dy, mean));
-  grads.push_back(sum_to(dy * z, deviation));
-  grads.push_back(sum_to(dy * dlower, lower));
-  grads.push_back(sum_to(dy * dupper, upper));
-  return grads;
+  return only(IN(means), sum_to(dy, mean), deviations, sum_to(dy * z, deviation), IN(minvals),
+              sum_to(dy * dlower, lower), IN(maxvals), sum_to(dy * dupper, upper));
 }
 
 // What was drawn can't be told from values, and drawn again it is another.
@@ -58,15 +54,15 @@ constexpr Rule kRules[] = {
     NO_GRAD(LearnedUnigramCandidateSampler) NO_GRAD(LogUniformCandidateSampler)
     NO_GRAD(ThreadUnsafeUnigramCandidateSampler) NO_GRAD(UniformCandidateSampler)
 
-    RULE(RandomGamma, return {none, Gamma(o, 1)};)
-    RULE(StatelessRandomGammaV2, return {none, none, Gamma(o, 2)};)
-    RULE(StatelessRandomGammaV3, return {none, none, none, none, Gamma(o, 4)};)
-    RULE(StatelessParameterizedTruncatedNormal, return TruncatedNormalGrad(o, 2);)
-    RULE(ParameterizedTruncatedNormal, return TruncatedNormalGrad(o, 1);)
+    ONLY(RandomGamma, alpha, Gamma(o, IN(alpha)))
+    ONLY(StatelessRandomGammaV2, alpha, Gamma(o, IN(alpha)))
+    ONLY(StatelessRandomGammaV3, alpha, Gamma(o, IN(alpha)))
+    RULE(StatelessParameterizedTruncatedNormal, return TruncatedNormalGrad(o, IN(stddevs));)
+    RULE(ParameterizedTruncatedNormal, return TruncatedNormalGrad(o, IN(stdevs));)
 
     // Rows in another order. The same shuffle of their numbers says which.
-    UNARY(StatelessShuffle, gather(dy, invert_permutation(o.like("StatelessShuffle", range(0, gather(shape(x), 0)),
-                                                                 o.in(1), o.in(2), o.in(3)))))
+    RULE(StatelessShuffle, const V order = o.like("StatelessShuffle", range(0, dim(x, 0)), IN(key), IN(counter), IN(alg));
+         return {gather(dy, invert_permutation(order))};)
     {"RandomShuffle", DrawnOnce},
     {"RandomCrop", DrawnOnce},
 };

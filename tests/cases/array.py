@@ -163,11 +163,15 @@ CASES = [
     case("Roll", dict(input=rand(4, 3), shift=[-1, 2, 2], axis=[0, 1, 0])),
     case("Roll", dict(input=rand(4, 3), shift=[5], axis=[-1]), fn=hidden("Roll", "shift", "axis"), tag="unknown shift"),
     case("SpaceToDepth", dict(input=rand(1, 4, 2, 2), block_size=2)),
-    case("SpaceToDepth", dict(input=rand(1, 2, 4, 2), block_size=2, data_format="NCHW"), graph_only=True),
+    case("SpaceToDepth", dict(input=rand(1, 3, 6, 1), block_size=3)),
+    case("DepthToSpace", dict(input=rand(1, 2, 1, 9), block_size=3)),
+    case("SpaceToDepth", dict(input=rand(1, 2, 4, 2), block_size=2, data_format="NCHW"), compiled=True),
     case("DepthToSpace", dict(input=rand(2, 1, 2, 8), block_size=2)),
-    case("DepthToSpace", dict(input=rand(1, 8, 1, 2), block_size=2, data_format="NCHW"), graph_only=True),
+    case("DepthToSpace", dict(input=rand(1, 8, 1, 2), block_size=2, data_format="NCHW"), compiled=True),
     case("SpaceToBatch", dict(input=rand(1, 3, 2, 1), block_size=2, paddings=[[1, 0], [1, 1]])),
     case("BatchToSpace", dict(input=rand(4, 2, 1, 2), block_size=2, crops=[[0, 1], [1, 0]])),
+    case("SpaceToBatch", dict(input=rand(1, 2, 3, 1), block_size=3, paddings=[[1, 0], [0, 0]])),
+    case("BatchToSpace", dict(input=rand(9, 1, 2, 1), block_size=3, crops=[[0, 1], [2, 0]])),
     case("SpaceToBatchND", dict(input=rand(2, 3), block_shape=np.zeros(0, I32), paddings=np.zeros([0, 2], I32))),
     case("SpaceToBatchND", dict(input=rand(1, 3, 2), block_shape=np.array([2], I64), paddings=np.array([[1, 0]], I64))),
     case("SpaceToBatchND", dict(input=rand(1, 3, 2, 2), **BLOCKS, paddings=[[1, 0], [0, 1]])),
@@ -355,6 +359,18 @@ CASES = [
         why="ties",
         tag="ties",
     ),
+    *(
+        case(
+            op,
+            {first: rand(4, 2), "indices": [[3], [7], [1]], "updates": rand(3, 2), "bad_indices_policy": "IGNORE"},
+            python=False,
+            why="Python's has a bad row",
+        )
+        for first, op in [
+            ("input", "ScatterNdNonAliasingAdd"),
+            *(("tensor", f"TensorScatter{how}") for how in ("Add", "Sub", "Update", "Max", "Min")),
+        ]
+    ),
     case("OneHot", dict(indices=[1, 3, -1], depth=3, on_value=rand(), off_value=rand())),
     case("OneHot", dict(indices=[[1, 0]], depth=3, on_value=rand(), off_value=2.0, axis=0)),
     *(
@@ -365,6 +381,12 @@ CASES = [
             why="order 2 is checked on one of them",
         )
         for s, r, p, orders in [(1, 1, "VALID", 1), (2, 1, "SAME", 2), (3, 2, "SAME", 1)]
+    ),
+    case(
+        "ExtractImagePatches",
+        dict(images=rand(1, 3, 3, 1), ksizes=[1, 2, 1, 1], strides=[1, 1, 1, 1], rates=[1, 1, 1, 1], padding="VALID"),
+        orders=1,
+        why="order 2 is checked above",
     ),
     case(
         "ExtractVolumePatches",
@@ -429,6 +451,64 @@ CASES = [
         dict(gradients=rand(2, 3), input=OUTSIDE, input_min=-0.5, input_max=0.5),
         python=False,
         why="Python's takes the gradients for the input",
+    ),
+    *(
+        case(f"QuantizeAndDequantizeV{version}", dict(input=rand(2, 3), **limits, **attrs), **QUANTISED)
+        for version, limits, attrs in [
+            (2, dict(input_min=0.0, input_max=1.0), dict(signed_input=False, num_bits=4, range_given=True)),
+            (2, dict(input_min=-1.0, input_max=1.0), dict(round_mode="HALF_UP", narrow_range=True)),
+            (2, dict(input_min=[-1.0, -0.5], input_max=[1.0, 0.5]), dict(axis=0)),
+            (3, dict(input_min=0.0, input_max=1.0, num_bits=4), dict(signed_input=False, range_given=False)),
+            (3, dict(input_min=[-1.0] * 3, input_max=[1.0] * 3, num_bits=8), dict(axis=1, narrow_range=True)),
+        ]
+    ),
+    *(
+        case("QuantizeAndDequantizeV4", dict(input=rand(2, 3), input_min=low, input_max=0.5, **attrs), **QUANTISED_ONCE)
+        for low, attrs in [
+            (0.0, dict(signed_input=False, num_bits=4, range_given=True)),
+            (-0.5, dict(round_mode="HALF_UP", narrow_range=True)),
+        ]
+    ),
+    case(
+        "QuantizeAndDequantizeV4Grad",
+        dict(gradients=rand(2, 3), input=OUTSIDE, input_min=[-0.5, -0.1], input_max=[0.5, 0.2], axis=0),
+        python=False,
+        why="Python's takes the gradients for the input",
+    ),
+    case(
+        "FakeQuantWithMinMaxArgs",
+        dict(inputs=rand(2, 3), min=-0.7, max=0.3, num_bits=4),
+        tag="asymmetric",
+        **QUANTISED_ONCE,
+    ),
+    case(
+        "FakeQuantWithMinMaxArgsGradient",
+        dict(gradients=rand(2, 3), inputs=OUTSIDE, min=-0.2, max=0.3, num_bits=4, narrow_range=True),
+    ),
+    case(
+        "FakeQuantWithMinMaxVars",
+        dict(inputs=rand(2, 3), min=rand(lo=-0.6, hi=-0.4), max=rand(lo=0.4, hi=0.6), num_bits=4, narrow_range=True),
+        **QUANTISED_ONCE,
+    ),
+    case(
+        "FakeQuantWithMinMaxVarsGradient",
+        dict(gradients=rand(2, 3), inputs=OUTSIDE, min=-0.5, max=0.5, narrow_range=True),
+    ),
+    case(
+        "FakeQuantWithMinMaxVarsPerChannel",
+        dict(inputs=rand(4, 2), min=rand(2, lo=-0.6, hi=-0.4), max=rand(2, lo=0.4, hi=0.6), num_bits=4),
+        **QUANTISED_ONCE,
+    ),
+    case(
+        "FakeQuantWithMinMaxVarsPerChannelGradient",
+        dict(
+            gradients=rand(2, 3),
+            inputs=OUTSIDE,
+            min=[-0.5, -0.2, -0.1],
+            max=[0.5, 0.1, 0.1],
+            num_bits=4,
+            narrow_range=True,
+        ),
     ),
     case("FakeQuantWithMinMaxArgs", dict(inputs=rand(2, 3), min=-0.5, max=0.5), **QUANTISED_ONCE),
     case(

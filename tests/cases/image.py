@@ -230,8 +230,8 @@ CASES = [
         for size, corners in [((2, 3), False), ((5, 3), True), ((1, 6), False)]
     ),
     *(glimpse(version, [[0.6, 0.4], [-0.7, 0.9]]) for version in ("", "V2")),
-    glimpse("", [[0.6, 0.4], [0.1, 0.9]], centered=False),
-    glimpse("V2", [[1.5, 2.5], [-3.5, 0.5]], normalized=False),
+    *(glimpse(version, [[0.6, 0.4], [0.1, 0.9]], centered=False) for version in ("", "V2")),
+    *(glimpse(version, [[1.5, 2.5], [-3.5, 0.5]], normalized=False) for version in ("", "V2")),
     case("DrawBoundingBoxes", dict(images=rand(2, 6, 5, 3), boxes=SQUARES), **BEYOND),
     case("DrawBoundingBoxesV2", dict(images=rand(2, 6, 5, 3), boxes=SQUARES, colors=rand(2, 3, dtype="f")), **BEYOND),
     case("DrawBoundingBoxesV2", dict(images=rand(2, 6, 5, 4), boxes=SQUARES, colors=rand(1, 4, dtype="f")), **BEYOND),

@@ -99,10 +99,11 @@ def banded(lower: bool, adjoint: bool, a: Shape = (2, 4), b: Shape = (4, 2), **o
     return case("BandedTriangularSolve", args, **options)
 
 
-def tridiagonal(op: str, *batch: int, **options: Any) -> Case:
+def tridiagonal(op: str, *batch: int, partial_pivoting: bool = True, **options: Any) -> Case:
     m, n = 4, 2
     if op == "TridiagonalSolve":
-        return case(op, dict(diagonals=rand(*batch, 3, m, lo=0.2), rhs=rand(*batch, m, n)), **options)
+        args = dict(diagonals=rand(*batch, 3, m, lo=0.2), rhs=rand(*batch, m, n), partial_pivoting=partial_pivoting)
+        return case(op, args, **options)
     diagonals = dict(superdiag=rand(*batch, 1, m), maindiag=rand(*batch, 1, m), subdiag=rand(*batch, 1, m))
     return case(op, dict(**diagonals, rhs=rand(*batch, m, n)), **options)
 
@@ -215,6 +216,7 @@ SYSTEMS = [
     tridiagonal("TridiagonalMatMul", 2),
     tridiagonal("TridiagonalSolve", dtypes="fd", tol=10),
     tridiagonal("TridiagonalSolve", 2, dtypes="fd", tol=10),
+    tridiagonal("TridiagonalSolve", partial_pivoting=False, dtypes="d", tol=10),
     tridiagonal("TridiagonalSolve", dtypes="cz", tag="complex", tol=10, python=False, why=SYMMETRIC),
 ]
 

@@ -200,6 +200,7 @@ COMPLEX_AND_CASTS = [
     *(case("Cast", dict(x=rand(2, 3), DstT=to), dtypes="z") for to in (tf.float64, tf.complex128)),
     case("Cast", dict(x=rand(2, 3), DstT=tf.float32), dtypes="hb", fd=False, why=COARSE),
     case("Cast", dict(x=rand(2, 3), DstT=tf.float16), dtypes="f", fd=False, why=COARSE),
+    case("Cast", dict(x=rand(2, 3), DstT=tf.float32, Truncate=True), dtypes="d"),
     case(
         "Cast",
         dict(x=rand(2, 3)),
@@ -425,8 +426,13 @@ PRODUCTS = [
     *(case("MatMul", dict(a=rand(*a), b=rand(*b)), dtypes="d") for a, b in (((0, 2), (2, 3)), ((2, 0), (0, 3)))),
     case("BatchMatMulV3", dict(x=rand(2, 1, 2, 3), y=rand(3, 3, 2), Tout=tf.complex128), dtypes="z"),
     case(
-        "XlaEinsum", dict(a=rand(2, 3), b=rand(3, 4), equation="ab,bc->ac"), fn=xla_einsum, dtypes="f", graph_only=True
+        "XlaEinsum",
+        dict(a=rand(2, 3, 2), b=rand(2, 4, 3), equation="abc,cdb->dac"),
+        fn=xla_einsum,
+        dtypes="f",
+        compiled=True,
     ),
+    case("XlaEinsum", dict(a=rand(2, 3), b=rand(3, 4), equation="ab,bc->ac"), fn=xla_einsum, dtypes="f", compiled=True),
 ]
 
 IDS, GAP, SCATTERED = np.array([0, 0, 1, 1, 1]), np.array([0, 0, 2, 2, 2]), np.array([2, 0, -1, 2, 1])
@@ -515,18 +521,10 @@ MANY = [
 ]
 
 BEYOND: dict[str, Any] = dict(python=False, why="Python has no such gradient")
-VALUES = np.array([[0, 3, 1], [1, 1, 0]], np.int32)
-COUNTS = [
+SEQUENCES = [
     case("Range", dict(start=rand(), limit=2.0, delta=rand(lo=0.3, hi=0.4)), dtypes="d", **BEYOND),
     case("Range", dict(start=rand(), limit=-2.0, delta=rand(lo=-0.4, hi=-0.3)), dtypes="d", **BEYOND),
     *(case("LinSpace", dict(start=rand(), stop=rand(), num=num), dtypes="fd", **BEYOND) for num in (1, 2, 5)),
-    *(case("Bincount", dict(arr=VALUES, size=size, weights=rand(2, 3)), **BEYOND) for size in (3, 5, 0)),
-    case("Bincount", dict(arr=VALUES, size=3, weights=rand(0)), **BEYOND),
-    *(
-        case("DenseBincount", dict(input=values, size=3, weights=rand(*values.shape), binary_output=binary), **BEYOND)
-        for values, binary in [(VALUES, False), (VALUES[0], False), (VALUES, True)]
-    ),
-    case("DenseBincount", dict(input=VALUES, size=5, weights=rand(0)), **BEYOND),
 ]
 
 CASES = [
@@ -538,7 +536,7 @@ CASES = [
     *CHOICES,
     *REDUCTIONS,
     *SCANS,
-    *COUNTS,
+    *SEQUENCES,
     *PRODUCTS,
     *SEGMENTS,
     *MANY,

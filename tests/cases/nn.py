@@ -40,7 +40,8 @@ def batch_norm_grad(op: str) -> Callable[..., Any]:
 
     def fn(y_backprop: Any, x: Any, scale: Any, mean: Any, variance: Any, **attrs: Any) -> Any:
         if attrs["is_training"]:
-            mean, variance = tf.nn.moments(tf.stop_gradient(x), [0, 1, 2])
+            layout = attrs.get("data_format", "NHWC")
+            mean, variance = tf.nn.moments(tf.stop_gradient(x), [i for i, axis in enumerate(layout) if axis != "C"])
         third = dict(reserve_space_3=tf.zeros([0])) if op.endswith("V3") else {}
         return getattr(tf.raw_ops, op)(
             y_backprop=y_backprop, x=x, scale=scale, reserve_space_1=mean, reserve_space_2=variance, **third, **attrs
@@ -58,7 +59,7 @@ ACTIVATIONS = [
     *(case(op, dict(gradients=rand(3, 5), features=rand(3, 5))) for op in ("ReluGrad", "SoftplusGrad")),
     case("SoftsignGrad", dict(gradients=rand(3, 5), features=rand(3, 5)), python=False, why=NO_PYTHON),
     case("Relu6Grad", dict(gradients=rand(3, 5), features=rand(3, 5, lo=-4, hi=10))),
-    case("LeakyReluGrad", dict(gradients=rand(3, 5), features=rand(3, 5), alpha=0.4)),
+    *(case("LeakyReluGrad", dict(gradients=rand(3, 5), features=rand(3, 5), alpha=alpha)) for alpha in (0.4, -0.1)),
     *(case(op, dict(gradients=rand(3, 5), outputs=rand(3, 5))) for op in ("EluGrad", "SeluGrad")),
     *(
         case(op, dict(features=rand(2, lo=at, hi=at)), fd=False, why="no derivative here", tag=f"at {at}")
@@ -152,7 +153,7 @@ CONVOLUTION = [
     case(
         "Conv2D",
         dict(input=rand(1, 2, 4, 5), filter=rand(2, 2, 2, 3), strides=[1, 1, 2, 1], padding="SAME", data_format="NCHW"),
-        graph_only=True,
+        compiled=True,
     ),
     *(
         case(
@@ -179,12 +180,12 @@ CONVOLUTION = [
     case(
         "DepthwiseConv2dNative",
         dict(input=rand(1, 5, 5, 1), filter=rand(2, 2, 1, 2), strides=ONES4, padding="SAME", dilations=[1, 2, 2, 1]),
-        graph_only=True,
+        compiled=True,
     ),
     case(
         "DepthwiseConv2dNative",
         dict(input=rand(1, 2, 5, 5), filter=rand(2, 2, 2, 2), strides=ONES4, padding="VALID", data_format="NCHW"),
-        graph_only=True,
+        compiled=True,
     ),
     case(
         "DepthwiseConv2dNativeBackpropInput",
@@ -219,12 +220,12 @@ CONVOLUTION = [
             padding="SAME",
             dilations=[1, 2, 1, 1, 1],
         ),
-        graph_only=True,
+        compiled=True,
     ),
     case(
         "Conv3D",
         dict(input=rand(1, 1, 3, 3, 3), filter=rand(2, 2, 2, 1, 2), strides=ONES5, padding="SAME", data_format="NCDHW"),
-        graph_only=True,
+        compiled=True,
     ),
     *(
         case(
@@ -282,6 +283,83 @@ CONVOLUTION = [
     ),
 ]
 
+NCDHW = dict(padding="SAME", strides=ONES5, data_format="NCDHW")
+CONVOLUTION += [
+    # Values of attrs that the cases above have not.
+    *(
+        case(
+            f"Conv2DBackprop{what}",
+            dict(**args, strides=[1, 1, 2, 1], padding="SAME", data_format="NCHW"),
+            compiled=True,
+        )
+        for what, args in [
+            ("Input", dict(input_sizes=[1, 2, 4, 5], filter=rand(2, 2, 2, 3), out_backprop=rand(1, 3, 2, 5))),
+            ("Filter", dict(input=rand(1, 2, 4, 5), filter_sizes=[2, 2, 2, 3], out_backprop=rand(1, 3, 2, 5))),
+        ]
+    ),
+    *(
+        case(
+            f"DepthwiseConv2dNativeBackprop{what}",
+            dict(**args, filter=rand(2, 2, 2, 2), **attrs)
+            if what == "Input"
+            else dict(**args, filter_sizes=[2, 2, 2, 2], **attrs),
+        )
+        for what, args in [
+            ("Input", dict(input_sizes=[1, 4, 4, 2], out_backprop=rand(1, 3, 3, 4))),
+            ("Filter", dict(input=rand(1, 4, 4, 2), out_backprop=rand(1, 3, 3, 4))),
+        ]
+        for attrs in (
+            dict(strides=ONES4, padding="VALID"),
+            dict(strides=[1, 2, 2, 1], padding="EXPLICIT", explicit_paddings=[0, 0, 1, 1, 2, 0, 0, 0]),
+        )
+    ),
+    *(
+        case(
+            f"DepthwiseConv2dNativeBackprop{what}", dict(**args, strides=ONES4, padding="VALID", **attrs), compiled=True
+        )
+        for attrs, image, g in [
+            (dict(data_format="NCHW"), [1, 2, 4, 4], (1, 4, 3, 3)),
+            (dict(dilations=[1, 2, 2, 1]), [1, 4, 4, 2], (1, 2, 2, 4)),
+        ]
+        for what, args in [
+            ("Input", dict(input_sizes=image, filter=rand(2, 2, 2, 2), out_backprop=rand(*g))),
+            ("Filter", dict(input=rand(*image), filter_sizes=[2, 2, 2, 2], out_backprop=rand(*g))),
+        ]
+    ),
+    *(
+        case(f"Conv3DBackprop{what}V2", dict(**args, strides=ONES5, padding="VALID"))
+        for what, args in [
+            ("Input", dict(input_sizes=[1, 3, 3, 3, 2], filter=rand(2, 1, 2, 2, 1), out_backprop=rand(1, 2, 3, 2, 1))),
+            ("Filter", dict(input=rand(1, 3, 3, 3, 2), filter_sizes=[2, 1, 2, 2, 1], out_backprop=rand(1, 2, 3, 2, 1))),
+        ]
+    ),
+    *(
+        case(f"Conv3DBackprop{what}V2", dict(**args, **attrs), compiled=True)
+        for attrs, image, g in [
+            (NCDHW, [1, 2, 3, 3, 3], (1, 1, 3, 3, 3)),
+            (dict(padding="SAME", strides=ONES5, dilations=[1, 2, 1, 1, 1]), [1, 3, 3, 3, 2], (1, 3, 3, 3, 1)),
+        ]
+        for what, args in [
+            ("Input", dict(input_sizes=image, filter=rand(2, 1, 2, 2, 1), out_backprop=rand(*g))),
+            ("Filter", dict(input=rand(*image), filter_sizes=[2, 1, 2, 2, 1], out_backprop=rand(*g))),
+        ]
+    ),
+    *(
+        case(
+            op,
+            dict(input=rand(1, 4, 3, 2), filter=rand(2, 2, 2, 1), **size, **PADDED | attrs),
+            dtypes="f",
+            python=False,
+            why=NO_SUCH,
+        )
+        for op, size in [("FusedPadConv2D", {}), ("FusedResizeAndPadConv2D", dict(size=[3, 5]))]
+        for attrs in [
+            dict(mode="REFLECT", strides=[1, 2, 2, 1], padding="SAME"),
+            dict(mode="SYMMETRIC", strides=[1, 2, 2, 1]),
+        ]
+    ),
+]
+
 WINDOW2D = [
     dict(ksize=[1, 2, 2, 1], strides=[1, 2, 2, 1], padding="VALID"),
     dict(ksize=[1, 3, 2, 1], strides=[1, 2, 1, 1], padding="SAME"),
@@ -293,7 +371,7 @@ FRACTIONAL = dict(pooling_ratio=[1.0, 1.4, 1.7, 1.0], deterministic=True, seed=3
 POOLING = [
     *(case("AvgPool", dict(value=rand(2, 5, 4, 2), **a)) for a in WINDOW2D),
     case("AvgPool", dict(value=rand(1, 5, 6, 1), **HOLES2D)),
-    case("AvgPool", dict(value=rand(2, 2, 4, 4), **NCHW), graph_only=True),
+    case("AvgPool", dict(value=rand(2, 2, 4, 4), **NCHW), compiled=True),
     case("AvgPoolGrad", dict(orig_input_shape=[1, 5, 4, 2], grad=rand(1, 3, 4, 2), **WINDOW2D[1])),
     case("AvgPool3D", dict(input=rand(1, 3, 3, 2, 2), **WINDOW3D)),
     case("AvgPool3DGrad", dict(orig_input_shape=[1, 3, 3, 2, 2], grad=rand(1, 2, 3, 2, 2), **WINDOW3D)),
@@ -307,7 +385,7 @@ POOLING = [
         why="no derivative here",
         tag="ties",
     ),
-    case("MaxPool", dict(input=rand(2, 2, 4, 4), **NCHW), graph_only=True),
+    case("MaxPool", dict(input=rand(2, 2, 4, 4), **NCHW), compiled=True),
     case(
         "MaxPool",
         dict(input=rand(1, 4, 4, 2), **{**WINDOW2D[0], **EXPLICIT, "explicit_paddings": [0, 0, 1, 1, 0, 1, 0, 0]}),
@@ -406,6 +484,93 @@ POOLING = [
     ),
 ]
 
+POOL3D = dict(ksize=[1, 1, 2, 2, 1], strides=[1, 1, 1, 2, 1], padding="VALID")
+FIRST3D = dict(ksize=[1, 1, 2, 1, 2], strides=[1, 1, 1, 1, 2], padding="SAME", data_format="NCDHW")
+POOLING += [
+    # Values of attrs that the cases above have not.
+    case("AvgPool3D", dict(input=rand(1, 3, 3, 4, 2), **POOL3D)),
+    case("AvgPool3DGrad", dict(orig_input_shape=[1, 3, 3, 4, 2], grad=rand(1, 3, 2, 2, 2), **POOL3D)),
+    case("AvgPool3D", dict(input=rand(1, 2, 3, 3, 4), **FIRST3D), compiled=True),
+    case("AvgPool3DGrad", dict(orig_input_shape=[1, 2, 3, 3, 4], grad=rand(1, 2, 3, 3, 2), **FIRST3D), compiled=True),
+    case("AvgPoolGrad", dict(orig_input_shape=[1, 4, 4, 2], grad=rand(1, 2, 2, 2), **WINDOW2D[0])),
+    case("AvgPoolGrad", dict(orig_input_shape=[1, 2, 4, 4], grad=rand(1, 2, 2, 2), **NCHW), compiled=True),
+    case("MaxPool3D", dict(input=rand(1, 3, 3, 4, 1), **POOL3D)),
+    case("MaxPool3D", dict(input=rand(1, 1, 3, 3, 4), **FIRST3D), compiled=True),
+    *(
+        case(
+            op, dict(orig_input=rand(*x), grad=rand(*g), **window), fn=of_maxima(op, "MaxPool3D"), wrt="grad", **options
+        )
+        for window, x, y, options in [
+            (POOL3D, (1, 3, 3, 4, 1), (1, 3, 2, 2, 1), dict(dtypes="f")),
+            (FIRST3D, (1, 1, 3, 3, 4), (1, 1, 3, 3, 2), dict(dtypes="f", compiled=True)),
+        ]
+        for op, g in (("MaxPool3DGrad", y), ("MaxPool3DGradGrad", x))
+    ),
+    *(
+        case(
+            op,
+            dict(orig_input=rand(*x), grad=rand(*(x if op.count("Grad") == 2 else y)), **window),
+            fn=of_maxima(op, "MaxPool" + op.partition("V")[1] + op.partition("V")[2]),
+            wrt="grad",
+            dtypes="f",
+            python=op != "MaxPoolGradGradV2",
+            why="" if op != "MaxPoolGradGradV2" else NO_PYTHON,
+            **options,
+        )
+        for op in ("MaxPoolGrad", "MaxPoolGradGrad", "MaxPoolGradV2", "MaxPoolGradGradV2")
+        for window, x, y, options in [
+            (WINDOW2D[1], (1, 4, 4, 1), (1, 2, 4, 1), {}),
+            (NCHW, (1, 1, 4, 4), (1, 1, 2, 2), dict(compiled=True)),
+        ]
+    ),
+    case(
+        "MaxPoolGrad",
+        dict(
+            orig_input=rand(1, 4, 4, 1),
+            grad=rand(1, 3, 2, 1),
+            ksize=[1, 2, 2, 1],
+            strides=[1, 2, 2, 1],
+            padding="EXPLICIT",
+            explicit_paddings=[0, 0, 1, 1, 0, 1, 0, 0],
+        ),
+        fn=of_maxima("MaxPoolGrad", "MaxPool"),
+        wrt="grad",
+        dtypes="f",
+        python=False,
+        why="Python gives MaxPoolGradGrad a padding that it does not know",
+    ),
+    case(
+        "MaxPoolV2",
+        dict(input=rand(2, 2, 4, 4), **NCHW),
+        compiled=True,
+        orders=1,
+        why="XLA does not know MaxPoolGradGradV2",
+    ),
+    case(
+        "MaxPoolGradWithArgmax",
+        dict(
+            input=rand(1, 3, 2, 1),
+            grad=rand(1, 2, 1, 1),
+            argmax=np.int64([[[[2]], [[5]]]]),
+            ksize=[1, 2, 2, 1],
+            strides=[1, 2, 2, 1],
+            padding="SAME",
+        ),
+        wrt="grad",
+        python=False,
+        why=NO_PYTHON,
+    ),
+    *(
+        case(
+            op,
+            dict(
+                value=rand(1, 6, 5, 1), **{**FRACTIONAL, "pooling_ratio": [1.0, 1.5, 1.2, 1.0], "pseudo_random": True}
+            ),
+        )
+        for op in ("FractionalAvgPool", "FractionalMaxPool")
+    ),
+]
+
 DILATION = dict(strides=[1, 2, 1, 1], rates=[1, 1, 2, 1])
 WINDOW = "the second derivative needs to know the filter's shape, an attr of the op that makes windows"
 MORPHOLOGY = [
@@ -437,13 +602,36 @@ MORPHOLOGY = [
         )
         for what in ("Input", "Filter")
     ),
+    case(
+        "Dilation2D",
+        dict(input=rand(1, 4, 4, 2), filter=rand(2, 2, 2), strides=ONES4, rates=[1, 2, 1, 1], padding="SAME"),
+        unknown=False,
+        why=WINDOW,
+    ),
+    *(
+        case(
+            "Dilation2DBackprop" + what,
+            dict(
+                input=rand(1, 4, 4, 2),
+                filter=rand(2, 2, 2),
+                out_backprop=rand(1, 2, 3, 2),
+                strides=ONES4,
+                rates=[1, 2, 1, 1],
+                padding="VALID",
+            ),
+            python=False,
+            unknown=False,
+            why=NO_PYTHON + "; " + WINDOW,
+        )
+        for what in ("Input", "Filter")
+    ),
 ]
 
 
 def batch_norm(shape: tuple[int, ...], **attrs: Any) -> dict[str, Any]:
     """Arguments of a batch normalisation of three channels."""
     vectors = {name: rand(3, lo=0.5, hi=1.5, dtype="f") for name in ("scale", "offset", "mean", "variance")}
-    return dict(x=rand(*shape, lo=-2, hi=2), **vectors, epsilon=0.01, **attrs)
+    return dict(x=rand(*shape, lo=-2, hi=2), **vectors) | dict(epsilon=0.01) | attrs
 
 
 PYTHON_IN_PART = "Python stops at the statistics"
@@ -508,6 +696,57 @@ NORMALISATION = [
         )
         for op in ("FusedBatchNormGrad", "FusedBatchNormGradV2", "FusedBatchNormGradV3")
         for training in (True, False)
+    ),
+]
+
+NORMALISATION += [
+    # Values of attrs that the cases above have not.
+    *(
+        case(
+            op,
+            batch_norm((2, 2, 2, 3), is_training=training, epsilon=0.3, exponential_avg_factor=0.5),
+            outputs=(0, 1, 2),
+            python=False,
+            tol=10,
+            why=PYTHON_IN_PART,
+        )
+        for op in ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
+        for training in (True, False)
+    ),
+    *(
+        case(
+            op,
+            dict(
+                y_backprop=rand(*LAYOUTS[layout]),
+                x=rand(*LAYOUTS[layout], lo=-2, hi=2),
+                **{name: rand(3, lo=0.5, hi=1.5, dtype="f") for name in ("scale", "mean", "variance")},
+                epsilon=0.3,
+                data_format=layout,
+                is_training=True,
+            ),
+            fn=batch_norm_grad(op),
+            dtypes="f",
+            wrt=("y_backprop", "x", "scale"),
+            outputs=(0, 1, 2),
+            python=False,
+            tol=10,
+            why="Python gives nothing to the statistics, and stops at the mean of x once too often for order 3",
+        )
+        for op in ("FusedBatchNormGrad", "FusedBatchNormGradV2", "FusedBatchNormGradV3")
+        for layout in (LAYOUTS if op == "FusedBatchNormGradV3" else ("NHWC", "NCHW"))
+    ),
+    case(
+        "LRNGrad",
+        dict(input_grads=rand(1, 1, 2, 6), input_image=rand(1, 1, 2, 6), depth_radius=2, bias=0.8, alpha=0.4, beta=1.2),
+        fn=lambda input_grads, input_image, **attrs: tf.raw_ops.LRNGrad(
+            input_grads=input_grads,
+            input_image=input_image,
+            output_image=tf.raw_ops.LRN(input=input_image, **attrs),
+            **attrs,
+        ),
+        dtypes="f",
+        python=False,
+        why=NO_PYTHON,
     ),
 ]
 
@@ -620,6 +859,10 @@ CUDNN = dict(dropout=0.25, seed=1, seed2=2, direction="bidirectional")
 CELL = dict(x=rand(2, 3), h_prev=rand(2, 4))
 GRU = dict(**CELL, w_ru=rand(7, 8), w_c=rand(7, 4), b_ru=rand(8), b_c=rand(4))
 LSTM = dict(**CELL, cs_prev=rand(2, 4), w=rand(7, 16), wci=rand(4), wcf=rand(4), wco=rand(4), b=rand(16))
+GATE = rand(2, 4, lo=0.1, hi=0.9)
+GRU_GRAD = dict(**GRU, r=GATE, u=GATE, c=rand(2, 4), d_h=rand(2, 4))
+GATES = dict(i=GATE, cs=rand(2, 4), f=GATE, o=GATE, ci=rand(2, 4), co=rand(2, 4))
+LSTM_GRAD = dict(**LSTM, **GATES, cs_grad=rand(2, 4), h_grad=rand(2, 4))
 RECURRENT = [
     case("GRUBlockCell", GRU, tag="all outputs", python=False, why="Python has no such gradient"),
     case("GRUBlockCell", GRU, tag="h", outputs=(3,), python=False, why="Python has no such gradient"),
@@ -633,6 +876,33 @@ RECURRENT = [
             why="Python has no such gradient",
         )
         for peephole, clip, outputs in [(True, 0.0, None), (False, 0.5, (1, 6)), (False, 3.0, (6,))]
+    ),
+    case(
+        "LSTMBlockCell",
+        dict(**LSTM, forget_bias=-0.5),
+        outputs=(1, 6),
+        tag="another bias",
+        python=False,
+        why="Python has no such gradient",
+    ),
+    case(
+        "BlockLSTM",
+        block_lstm(use_peephole=True, cell_clip=0.0, forget_bias=-0.5),
+        outputs=(1, 6),
+        orders=1,
+        tag="another bias",
+        why=FIRST_ONLY,
+    ),
+    case("GRUBlockCellGrad", GRU_GRAD, python=False, why="Python has no such gradient"),
+    *(
+        case(
+            "LSTMBlockCellGrad",
+            dict(**LSTM_GRAD, use_peephole=peephole),
+            tag=f"{peephole=}",
+            python=False,
+            why="Python has no such gradient",
+        )
+        for peephole in (True, False)
     ),
     case("BlockLSTM", block_lstm(use_peephole=True, cell_clip=0.0), outputs=(1, 6), orders=1, why=FIRST_ONLY),
     case("BlockLSTM", block_lstm(use_peephole=False, cell_clip=0.0), outputs=(1, 6), orders=1, why=FIRST_ONLY),

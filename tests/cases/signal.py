@@ -1,4 +1,4 @@
-"""Fourier transforms (csrc/rules/signal.cc)."""
+"""Fourier transforms and what is computed of them (csrc/rules/signal.cc)."""
 
 from typing import Any
 
@@ -10,6 +10,7 @@ from tests.harness import Case, case, rand
 CUT = "Python takes the length of the input for that of the transform"
 EMPTY = "Python pads by a negative number"
 NONE = "Python has no gradient in three dimensions"
+NO_SOUND = "Python has no gradient of sound"
 SHAPES = {1: (2, 5), 2: (2, 3, 4), 3: (2, 3, 2, 2)}
 
 
@@ -53,4 +54,29 @@ CASES = [
     real("IRFFT2D", (3, 3), 3, 5),
     real("IRFFT2D", (4, 4), 3, 4, python=False, why=CUT),
     real("IRFFT3D", (2, 3, 2, 3), 3, 2, 4, python=False, why=NONE),
+    *(
+        case(
+            "AudioSpectrogram",
+            dict(input=rand(20, 2), window_size=size, stride=stride, magnitude_squared=squared),
+            python=False,
+            why=NO_SOUND,
+        )
+        for size, stride, squared in [(8, 4, True), (5, 3, True), (6, 2, False)]
+    ),
+    *(
+        case(
+            "Mfcc",
+            dict(
+                spectrogram=rand(2, 3, 17, lo=0.5, hi=1.5),
+                sample_rate=16000,
+                lower_frequency_limit=low,
+                upper_frequency_limit=high,
+                filterbank_channel_count=bands,
+                dct_coefficient_count=features,
+            ),
+            python=False,
+            why=NO_SOUND,
+        )
+        for low, high, bands, features in [(20, 4000, 6, 4), (600, 7000, 4, 4), (20, 9000, 5, 2)]
+    ),
 ]

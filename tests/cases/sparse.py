@@ -21,6 +21,7 @@ SOFTMAX = dict(sp_indices=CUBE, sp_values=rand(4), sp_shape=CUBE_SHAPE)
 NOT_IMPLEMENTED = "Python raises NotImplementedError"
 COLUMN = "Python fails where a default is stretched inside"
 BEYOND: dict[str, Any] = dict(python=False, why="Python has no such gradient")
+COUNTED = np.array([[0, 3, 1], [1, 1, 0]], np.int32)
 
 BINS = dict(indices=A, values=np.array([0, 3, 1, 0], np.int32), dense_shape=SHAPE)
 SPLITS = np.array([0, 1, 1, 4], np.int64)
@@ -416,14 +417,25 @@ CASES = [
         )
         for axis, n in [(0, 2), (-2, 3), (1, 2)]
     ),
+    *(case("Bincount", dict(arr=COUNTED, size=size, weights=rand(2, 3)), **BEYOND) for size in (3, 5, 0)),
+    case("Bincount", dict(arr=COUNTED, size=3, weights=rand(0)), **BEYOND),
+    *(
+        case("DenseBincount", dict(input=values, size=3, weights=rand(*values.shape), binary_output=binary), **BEYOND)
+        for values, binary in [(COUNTED, False), (COUNTED[0], False), (COUNTED, True)]
+    ),
+    case("DenseBincount", dict(input=COUNTED, size=5, weights=rand(0)), **BEYOND),
     *(
         case("SparseBincount", dict(**bins, size=size, weights=rand(n), binary_output=binary), **BEYOND)
         for bins in (BINS, dict(indices=A[:, :1], values=BINS["values"], dense_shape=SHAPE[:1]))
         for size, n, binary in [(3, 4, False), (5, 4, False), (3, 0, False), (3, 4, True)]
     ),
     *(
-        case("RaggedBincount", dict(splits=SPLITS, values=BINS["values"], size=size, weights=rand(n)), **BEYOND)
-        for size, n in [(3, 4), (5, 4), (3, 0)]
+        case(
+            "RaggedBincount",
+            dict(splits=SPLITS, values=BINS["values"], size=size, weights=rand(n), binary_output=binary),
+            **BEYOND,
+        )
+        for size, n, binary in [(3, 4, False), (5, 4, False), (3, 0, False), (3, 4, True)]
     ),
     *(
         case(op, dict(**rows, minlength=low, maxlength=high, binary_output=binary, weights=rand(*shape)), **BEYOND)
@@ -445,7 +457,7 @@ CASES = [
     *(no_segments(kind, num_segments=np.int32(2)) for kind in ("Sum", "Mean", "SqrtN")),
     no_segments("Sum"),
     *(segments(kind, sparse_gradient=True) for kind in ("Sum", "Mean", "SqrtN")),
-    segments("Sum", num_segments=np.int32(4), sparse_gradient=True),
+    *(segments(kind, num_segments=np.int32(4), sparse_gradient=True) for kind in ("Sum", "Mean", "SqrtN")),
     *(segments_grad(kind, version) for kind in ("Sum", "Mean", "SqrtN") for version in ("", "V2")),
     *(segments_grad("Mean", version, count=4) for version in ("", "V2")),
     case("RaggedTensorToVariant", dict(x=rand(4, 2)), fn=encoded(SPLITS), tag="whole"),
@@ -461,6 +473,7 @@ CASES = [
     case("RaggedTensorToVariant", dict(x=rand(4, 2)), fn=encoded_row(np.array([0, 1, 3, 4])), tag="one row"),
     case("RaggedTensorToVariant", dict(x=rand(4)), fn=encoded_row(OUTER, SPLITS), tag="one ragged row", **BEYOND),
     case("RaggedTensorFromVariant", dict(x=rand(4, 2)), fn=encoded_rows, tag="rows of rows", **BEYOND),
+    case("RaggedTensorFromVariant", dict(x=rand(4, 2)), fn=encoded(SPLITS), tag="whole", **BEYOND),
     case("RaggedTensorToVariantGradient", dict(x=rand(4, 2)), fn=ragged_rows, **BEYOND),
     *MATRICES,
 ]

@@ -8,7 +8,7 @@
 #include "absl/status/status.h"
 #include "csrc/engine/body/body.h"
 #include "csrc/engine/library/functions.h"
-#include "csrc/rules/rule.h"
+#include "csrc/rules/words.h"
 #include "tensorflow/core/framework/op.h"
 
 namespace symgrad {

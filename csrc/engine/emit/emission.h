@@ -8,7 +8,7 @@
 #include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "csrc/engine/emit/builder.h"
-#include "csrc/rules/rule.h"
+#include "csrc/rules/words.h"
 
 namespace symgrad {
 

@@ -1,9 +1,10 @@
-// The forward node as its rule sees it (class Op of rule.h).
+// The forward node as its rule sees it (class Op of op.h).
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "csrc/engine/emit/builder.h"
-#include "csrc/rules/rule.h"
+#include "csrc/rules/words.h"
 #include "tensorflow/core/framework/tensor.h"
 
 namespace symgrad {
@@ -57,6 +58,37 @@ Values Op::ins(int begin, int end) const {
   for (int i = begin; i < end; ++i) values.push_back(in(i));
   return values;
 }
+
+namespace {
+
+using Args = tf::protobuf::RepeatedPtrField<tf::OpDef::ArgDef>;
+
+// How many tensors an input or output of the signature stands for.
+int Size(const Op& o, const tf::OpDef::ArgDef& arg) {
+  if (!arg.number_attr().empty()) return static_cast<int>(Find(o, arg.number_attr().c_str()).i());
+  return arg.type_list_attr().empty() ? 1 : Find(o, arg.type_list_attr().c_str()).list().type_size();
+}
+
+// The first tensor of that name, and how many there are; -1 and an error for a name that the signature lacks.
+std::pair<int, int> Named(const Op& o, const Args& args, absl::string_view name) {
+  int begin = 0;
+  for (const tf::OpDef::ArgDef& arg : args) {
+    const int size = Size(o, arg);
+    if (arg.name() == name) return {begin, size};
+    begin += size;
+  }
+  const std::string all = absl::StrJoin(
+      args, ", ", [](std::string* out, const tf::OpDef::ArgDef& arg) { absl::StrAppend(out, arg.name()); });
+  Builder::Current()->Fail(
+      absl::InternalError(absl::StrCat("the rule reads '", name, "', and the op's signature has: ", all)));
+  return {-1, 0};
+}
+
+}  // namespace
+
+int Op::input(const char* name) const { return Named(*this, Forward(*this).op->op_def.input_arg(), name).first; }
+int Op::input_size(const char* name) const { return Named(*this, Forward(*this).op->op_def.input_arg(), name).second; }
+int Op::output(const char* name) const { return Named(*this, Forward(*this).op->op_def.output_arg(), name).first; }
 
 V Op::raw_dy(int i) const {
   const VjpQuery& query = Builder::Current()->query();

@@ -1,11 +1,11 @@
-// The words of rule.h: each is one op, less what is decided when building.
+// The words of words.h: each is one op, less what is decided when building.
 #include <algorithm>
 #include <cmath>
 #include <set>
 
 #include "csrc/engine/emit/builder.h"
 #include "csrc/rules/compiled.h"
-#include "csrc/rules/rule.h"
+#include "csrc/rules/words.h"
 #include "tensorflow/core/framework/types.h"
 
 namespace symgrad {
@@ -185,6 +185,17 @@ V prod(const V& vector) { return op("Prod", vector, 0); }
 V reshape(const V& x, const V& shape) { return IsShapeOf(shape, x) ? x : Linear("Reshape", x, shape); }
 V reshape_like(const V& x, const V& like) { return same_shape(x, like) ? x : reshape(x, shape(like)); }
 V flatten(const V& x) { return x.rank() == 1 ? x : Linear("Reshape", x, ints({-1})); }
+V align(const V& x, const V& to_rank) {
+  const V behind = fill(pack({to_rank - rank(x)}), constant(1, DType::kInt32));
+  return reshape(x, concat({shape(x), behind}, 0));
+}
+V dim(const V& x, const V& axis) {
+  const auto at = known(axis);
+  return gather(shape(x), at && at->at(0) < 0 ? rank(x) + axis : axis);
+}
+V head(const V& vector, const V& end) { return slice(vector, ints({0}), pack({end})); }
+V tail(const V& vector, const V& begin) { return slice(vector, pack({begin}), ints({-1})); }
+V part(const V& vector, const V& begin, const V& end) { return slice(vector, pack({begin}), pack({end - begin})); }
 V broadcast_to(const V& x, const V& shape) { return IsShapeOf(shape, x) ? x : Linear("BroadcastTo", x, shape); }
 V broadcast_like(const V& x, const V& like) { return same_shape(x, like) ? x : broadcast_to(x, shape(like)); }
 V expand_dims(const V& x, const V& axis) { return Linear("ExpandDims", x, axis); }
@@ -215,15 +226,28 @@ V pack(Values values, int axis) {
   }
   return op("Pack", list(std::move(values)), Attr{"axis", axis});
 }
+Values split(const V& x, int parts, const V& axis) {
+  return outputs(op("Split", axis, x, Attr{"num_split", parts}), parts);
+}
+Values split(const V& x, const V& sizes, int parts, const V& axis) {
+  return outputs(op("SplitV", x, sizes, axis, Attr{"num_split", parts}), parts);
+}
+Values unpack(const V& x, int parts, int axis) {
+  return outputs(op("Unpack", x, Attr{"num", parts}, Attr{"axis", axis}), parts);
+}
 V slice(const V& x, const V& begin, const V& size) { return Linear("Slice", x, begin, size); }
+V pad(const V& x, const V& paddings) { return Linear("Pad", x, paddings); }
+V gather_nd(const V& params, const V& indices) { return Linear("GatherNd", params, indices); }
+V scatter_nd(const V& indices, const V& updates, const V& shape) {
+  return updates ? op("ScatterNd", indices, updates, shape) : none;
+}
+V one_hot(const V& indices, const V& depth, DType dtype, int axis) {
+  return op("OneHot", indices, depth, constant(1, dtype), constant(0, dtype), Attr{"axis", axis});
+}
 V gather(const V& params, const V& indices, const V& axis) { return Linear("GatherV2", params, indices, axis); }
 V where(const V& condition) { return op("Where", condition); }
 V invert_permutation(const V& permutation) { return op("InvertPermutation", permutation); }
-V keep(const V& condition, const V& x) {
-  if (IsZero(x)) return x;
-  const V behind = fill(pack({rank(x) - rank(condition)}), constant(1, DType::kInt32));
-  return select(reshape(condition, concat({shape(condition), behind}, 0)), x, 0);
-}
+V keep(const V& condition, const V& x) { return x ? select(align(condition, rank(x)), x, 0) : x; }
 
 // -- Values.
 
@@ -255,6 +279,11 @@ V sum(const V& x, const V& axes, bool keep_dims) {
   return Linear("Sum", x, axes, Attr{"keep_dims", keep_dims});
 }
 V mean(const V& x, const V& axes, bool keep_dims) { return Linear("Mean", x, axes, Attr{"keep_dims", keep_dims}); }
+V total(const V& x) { return sum(x, range(0, rank(x))); }
+V segment_sum(const V& x, const V& ids, const V& count) { return Linear("UnsortedSegmentSum", x, ids, count); }
+V einsum(const char* equation, const V& a, const V& b) {
+  return IsZero(a) || IsZero(b) ? none : op("Einsum", list({a, b}), Attr{"equation", equation});
+}
 V matmul(const V& a, const V& b, bool adjoint_a, bool adjoint_b) {
   if (!a || !b) return none;
   if (a.rank() == 2 && b.rank() == 2 && !(IsComplex(a.dtype()) && (adjoint_a || adjoint_b)))
@@ -334,6 +363,12 @@ bool distinct(const V& indices) {
 
 bool same_shape(const V& a, const V& b) {
   return a.is_tensor() && b.is_tensor() && body()->SameShape(ToPort(a), ToPort(b));
+}
+
+Values outputs(const V& node, int count) {
+  Values values;
+  for (int i = 0; i < count; ++i) values.push_back(node.out(i));
+  return values;
 }
 
 }  // namespace symgrad

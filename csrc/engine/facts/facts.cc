@@ -87,12 +87,13 @@ bool EnsuresNothing(const Node& n) {
 }
 
 // Where TensorFlow's shape functions claim what need not be: a dimension of 1 broadcasts to one that is not known, that
-// one is taken for -1 (so that a diagonal above it has 0), and negative batch dimensions are none while the axis is not
-// known.
+// one is taken for -1 (so that a diagonal above it has 0), negative batch dimensions are none while the axis is not
+// known, and patches of a volume have no depth while one of its sizes is not.
 bool ClaimsTooMuch(const Body& body, const Node& n) {
   const auto may_be_any = [&](int i, int axis) { return body.dim(n.inputs[i], axis) < 0; };
   if (n.type() == "SoftmaxCrossEntropyWithLogits") return may_be_any(0, 0) || may_be_any(1, 0);
   if (n.type() == "MatrixDiagV2" || n.type() == "MatrixDiagV3") return may_be_any(0, -1);
+  if (n.type() == "ExtractVolumePatches") return may_be_any(0, 1) || may_be_any(0, 2) || may_be_any(0, 3);
   if (n.type() != "GatherV2") return false;
   const auto batch_dims = n.def->attr().find("batch_dims");
   const IntsPtr axis = body.output(n.inputs[2]).ints;

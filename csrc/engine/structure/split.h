@@ -8,7 +8,7 @@
 #include "absl/types/span.h"
 #include "csrc/engine/library/functions.h"
 #include "csrc/engine/vjp/cut.h"
-#include "csrc/rules/rule.h"
+#include "csrc/rules/words.h"
 
 namespace symgrad {
 

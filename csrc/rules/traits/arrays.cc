@@ -2,6 +2,7 @@
 #include "csrc/rules/traits/arrays.h"
 
 #include "csrc/rules/traits/trait.h"
+#include "csrc/rules/words.h"
 
 namespace symgrad {
 namespace {

@@ -1,7 +1,7 @@
 // Cotangents of arrays of TensorFlow 1: lists of tensors.
 #pragma once
 
-#include "csrc/rules/rule.h"
+#include "csrc/rules/op.h"
 
 namespace symgrad {
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "csrc/rules/traits/trait.h"
+#include "csrc/rules/words.h"
 
 namespace symgrad {
 namespace {

@@ -6,6 +6,7 @@
 #include <unordered_set>
 
 #include "csrc/rules/traits/trait.h"
+#include "csrc/rules/words.h"
 
 namespace symgrad {
 namespace {

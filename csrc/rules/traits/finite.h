@@ -5,7 +5,7 @@
 // such a value are plain ones, so that nothing is paid for those.
 #pragma once
 
-#include "csrc/rules/rule.h"
+#include "csrc/rules/op.h"
 
 namespace symgrad {
 

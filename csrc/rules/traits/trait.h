@@ -17,7 +17,7 @@
 #include <initializer_list>
 #include <string>
 
-#include "csrc/rules/rule.h"
+#include "csrc/rules/op.h"
 
 namespace symgrad {
 
