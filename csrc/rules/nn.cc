@@ -289,7 +289,7 @@ V CrossEntropyLogits(const Op& o) {
     const V u = DY(backprop), p = op("Softmax", IN(features));
     g = g + (u - sum(u * p, ints({-1}), true)) * p;
   }
-  return sum_to(g, IN(features));
+  return g;
 }
 
 // ---- Selection ----
@@ -544,7 +544,8 @@ constexpr Rule kRules[] = {
     RULE(SparseSoftmaxCrossEntropyWithLogits, return {CrossEntropyLogits(o)};)
     RULE(SoftmaxCrossEntropyWithLogits,
          const V loss = o.has_dy(0) ? mul_no_nan(op("LogSoftmax", x), -expand_dims(dy, -1)) : none;
-         return {CrossEntropyLogits(o), sum_to(loss - MaybeDy(o, 1), IN(labels))};)
+         // By the shapes of the inputs: TensorFlow claims for the outputs what need not be (facts.cc).
+         return BROADCAST(CrossEntropyLogits(o), loss - MaybeDy(o, 1));)
 
     // Selection.
     RULE(TopK, return TopKGrad(o, LastAxis(o));)
