@@ -87,10 +87,9 @@ def off_tape(tape: tape_lib.Tape, ys: Sequence[Any], known: Sequence[Any]) -> li
     on = {key for key, answer in zip(tensors, answers, strict=True) if answer}
     explained = {id(t) for t in known}
     for op, outputs, inputs in made_of:
-        made = any(id(t) in on for t in inputs)
-        if made and notes.get(op.name):
+        if notes.get(op.name):
             raise UnclearError("a tape watches what it has not recorded")
-        made = made or op.name in notes
+        made = any(id(t) in on for t in inputs) or op.name in notes
         if not made and any(id(t) in on and id(t) not in explained and t.dtype != dtypes.resource for t in outputs):
             raise UnclearError("a tape has recorded what is no op of the graph")
     return [t for key, t in tensors.items() if key not in on]
