@@ -813,7 +813,7 @@ def test_gradient_function() -> None:
     "function", [symbolic_gradient, tf_symgrad.gradient_function, tf_symgrad.raw_ops.SymbolicGradient]
 )
 def test_docstrings(function: Any) -> None:
-    for section in ("Args:", "Returns:", "Raises:", "Example:"):
+    for section in ("Args:", "Returns:", "Raises:", "Examples:"):
         assert section in function.__doc__
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
     for test in doctest.DocTestFinder(recurse=False).find(
