@@ -62,6 +62,7 @@ CASES: dict[str, Callable[[Any], Any]] = {}
 LEFT = {
     "forward over reverse": "ForwardAccumulator",
     "watched under stop recording": "watches what it has not recorded",
+    "watched by another tape": "watches what it has not recorded",
     "a target that is a source": "target is a source",
     "across graphs": "from one graph to another",
     "hessian": "from one graph to another",
