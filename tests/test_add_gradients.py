@@ -46,7 +46,7 @@ class Row:
 def points(family: str) -> Iterator[tuple[Case, str, Point, list[Any]]]:
     """A real and a complex point for each case."""
     for case in cases(family):
-        if case.graph_only or case.op in ASKS_FOR_ALL:
+        if case.graph_only or case.compiled or case.op in ASKS_FOR_ALL:
             continue
         letters = case.dtypes or possible_dtypes(case)
         for wanted in ("dfbh", "zc"):

@@ -129,7 +129,7 @@ def test_the_sites_pages(page: Path) -> None:
     text = site().on_page_markdown(page.read_text(), page=SimpleNamespace(file=file))
     assert "{{" not in text.replace("{{ ", "{{") or "```" in text
     assert f": {page.name}\n" in (ROOT / "mkdocs.yml").read_text()
-    for target in re.findall(r"\]\((?!http)([^)#\s]+)", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+    for target in re.findall(r"\]\((?!http)([^)#\s]+)", re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)):
         assert (ROOT / "docs" / target).exists(), f"{page.name}: {target}"
     assert page.name not in ("semantics.md", "comparison.md") or len(text.splitlines()) > 20
 

@@ -10,8 +10,9 @@ namespace symgrad {
 void ReplaceStock(bool on);
 bool ReplacesStock();
 
-// Teaches the stock op the ops that it has no gradient for, now and as rules are registered. REQUIRES: libtensorflow_cc,
-// which brings its own gradients, has been loaded: it ends the process where it finds that there is one already.
+// Teaches the stock op the ops that it has no gradient for, now and as rules are registered. REQUIRES:
+// libtensorflow_cc, which brings its own gradients, has been loaded: it ends the process where it finds that there is
+// one already.
 void TeachStock();
 
 // Whether a node of this op is one of a gradient op that this engine runs.

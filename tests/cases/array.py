@@ -103,7 +103,7 @@ CASES = [
         "XlaOptimizationBarrier",
         dict(input=[rand(2), rand(3, 1)]),
         fn=gen_xla_ops.xla_optimization_barrier,
-        graph_only=True,
+        compiled=True,
         python=False,
         expected=lambda _x, _y, *dy: list(dy),
         why="Python has no gradient of it",
