@@ -205,3 +205,19 @@ def test_a_saved_gradient(tmp_path: Path, by_op: bool) -> None:
     if by_op:
         with pytest.raises(AssertionError, match="TfSymgrad>SymbolicGradient"):
             served(tmp_path, plain=True)
+
+
+def test_importing_the_package_is_all_that_loading_the_op_needs(tmp_path: Path) -> None:
+    module = tf.Module()
+    module.gradient = tf.function(
+        lambda x: tf_symgrad.symbolic_gradient([x, tf.ones([3])], f=tf.math.tanh)[0],
+        input_signature=[tf.TensorSpec([3])],
+    )
+    options = tf.saved_model.SaveOptions(namespace_whitelist=["TfSymgrad"])
+    tf.saved_model.save(module, str(tmp_path), options=options)
+    program = (
+        "import sys, tensorflow as tf, tf_symgrad; model = tf.saved_model.load(sys.argv[1]);"
+        "print(model.gradient(tf.zeros([3])).numpy().tolist())"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.stdout == "[1.0, 1.0, 1.0]\n", done.stderr[-2000:]

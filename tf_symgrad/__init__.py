@@ -1,12 +1,14 @@
 """Gradients of TensorFlow functions inside the graph: `tf.raw_ops.SymbolicGradient` as it should be.
 
-Importing the package is cheap. TensorFlow and the op library are loaded by the first use of one of its functions, or by
-`tf_symgrad.load()`, which a program calls that only wants the op registered: to load a SavedModel that holds it, say.
+Imported after TensorFlow, the package loads the op library at once, so that models and graphs that hold the op can be
+loaded. Without TensorFlow importing is cheap: both are loaded by the first use of one of its functions, or by
+`tf_symgrad.load()`.
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING
 
 from tf_symgrad._loader import get_cmake_dir, get_include, get_library_path, get_pkgconfig_dir, load
@@ -105,3 +107,7 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+if hasattr(sys.modules.get("tensorflow"), "load_op_library"):  # imported, to its end
+    load()

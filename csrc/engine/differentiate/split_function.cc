@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "csrc/engine/differentiate/node_gradients.h"
 #include "csrc/engine/facts/known_inputs.h"
@@ -103,13 +104,14 @@ class FunctionSplit {
     }
     forward_.results = body_->results;
     split_.num_results = body_->results.size();
+    absl::flat_hash_map<int, int> results;  // by output: which result it is first
+    for (size_t i = 0; i < body_->results.size(); ++i)
+      results.try_emplace(body_->output_index(Origin(*body_, body_->results[i])), static_cast<int>(i));
     for (const Port& p : cut.residuals) {
       forward_.results.push_back(p);
       pullback_.args.push_back(p);
-      const auto result = std::find_if(body_->results.begin(), body_->results.end(),
-                                       [&](Port q) { return Origin(*body_, q) == Origin(*body_, p); });
-      split_.residual_results.push_back(
-          result == body_->results.end() ? -1 : static_cast<int>(result - body_->results.begin()));
+      const auto result = results.find(body_->output_index(Origin(*body_, p)));
+      split_.residual_results.push_back(result == results.end() ? -1 : result->second);
     }
     pullback_.args.insert(pullback_.args.end(), cut.invariants.begin(), cut.invariants.end());
     for (size_t i = args_.size(); i < body_->args.size(); ++i) pullback_.args.push_back({body_->args[i], 0});
