@@ -39,7 +39,7 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.installed
 demo: build $(VENV)/.installed ## trains a network on digits by the op alone (4, the first time)
 	$(BIN)/python examples/train_digits.py
 
-test: build $(VENV)/.installed ## the tests (8)
+test: build $(VENV)/.installed ## the tests (12)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 10 tests
 
 mutation: build $(VENV)/.installed ## the cases against gradients that are 0.1 % wrong: who is not found out (15)

@@ -99,12 +99,13 @@ TRAIT_CLASH = TRAITS.replace("kTraits[] = {", 'kTraits[] = {effects("Print", kNo
 USE = """
 import sys
 import tensorflow as tf
-import tf_symgrad
 
 library, order = sys.argv[1:]
 if order == "last":
-    tf_symgrad.load()
+    import tf_symgrad
 power = tf.load_op_library(library).symgrad_test_power
+import tf_symgrad
+
 x = tf.constant([3.0, 1.0, 3.0], tf.float64)
 
 
