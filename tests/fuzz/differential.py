@@ -9,6 +9,7 @@ import argparse
 import random
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,39 +27,24 @@ def inputs(seed: int) -> list[Any]:
     return [tf.constant(random_state.normal(size=SHAPE)) for _ in range(3)]
 
 
-def by_tape(program: Program, order: int) -> Program:
-    """x, y, direction -> the derivatives of that order, a direction at a time."""
-
-    def derivative(f: Any) -> Any:
-        def g(x: Any, y: Any, v: Any) -> Any:
-            with tf.GradientTape() as tape:
-                tape.watch([x, y])
-                loss = tf.reduce_sum(f(x, y, v) * v)
-            dx, dy = tape.gradient(loss, [x, y], unconnected_gradients="zero")
-            return dx + dy
-
-        return g
-
-    f = lambda x, y, v: program(x, y)  # noqa: E731
-    for _ in range(order):
-        f = derivative(f)
-    return f
+def derivative(program: Program, order: int, gradient: Callable[..., Any]) -> Program:
+    """x, y, direction v -> the derivative of that order, each in the direction v; `gradient(loss, x, y)` is one."""
+    if order == 0:
+        return lambda x, y, v: program(x, y)
+    f = derivative(program, order - 1, gradient)
+    return lambda x, y, v: sum(gradient(lambda x, y: tf.reduce_sum(f(x, y, v) * v), x, y))
 
 
-def by_engine(program: Program, order: int) -> Program:
-    def derivative(f: Any) -> Any:
-        def g(x: Any, y: Any, v: Any) -> Any:
-            concrete = tf.function(lambda x, y: tf.reduce_sum(f(x, y, v) * v), autograph=False)
-            concrete = concrete.get_concrete_function(x, y)
-            dx, dy = tf_symgrad.symbolic_gradient([x, y, tf.ones([], x.dtype)], f=concrete)
-            return dx + dy
+def by_tape(f: Any, x: Any, y: Any) -> Any:
+    with tf.GradientTape() as tape:
+        tape.watch([x, y])
+        loss = f(x, y)
+    return tape.gradient(loss, [x, y], unconnected_gradients="zero")
 
-        return g
 
-    f = lambda x, y, v: program(x, y)  # noqa: E731
-    for _ in range(order):
-        f = derivative(f)
-    return f
+def by_engine(f: Any, x: Any, y: Any) -> Any:
+    concrete = tf.function(f, autograph=False).get_concrete_function(x, y)
+    return tf_symgrad.symbolic_gradient([x, y, tf.ones([], x.dtype)], f=concrete)
 
 
 def xla_compiles(f: Program, x: list[Any]) -> bool:
@@ -73,17 +59,19 @@ def compare(seed: int, mode: str, order: int) -> str:
     """What differs for a program; empty if nothing does."""
     program, x = random_program(random.Random(seed)), inputs(seed)
     try:
-        expected = tf.function(by_tape(program, order), autograph=False)(*x).numpy()
+        expected = tf.function(derivative(program, order, by_tape), autograph=False)(*x).numpy()
     except Exception as error:
         return f"the tape fails: {type(error).__name__}: {error}"
-    found = by_engine(program, order)
+    found = derivative(program, order, by_engine)
     if mode != "eager":
         found = tf.function(found, autograph=False, jit_compile=mode == "jit")
     try:
         got = found(*x).numpy()
     except tf.errors.OpError as error:
         return (
-            "" if mode == "jit" and not xla_compiles(by_tape(program, order), x) else f"{type(error)}: {error.message}"
+            ""
+            if mode == "jit" and not xla_compiles(derivative(program, order, by_tape), x)
+            else f"{type(error)}: {error.message}"
         )
     scale = max(np.abs(expected).max(), 1.0)
     if not np.isfinite(expected).all() or scale > 1e8:

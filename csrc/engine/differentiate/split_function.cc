@@ -1,6 +1,5 @@
 #include "csrc/engine/differentiate/split_function.h"
 
-#include <algorithm>
 #include <string>
 
 #include "absl/container/flat_hash_map.h"

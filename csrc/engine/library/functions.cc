@@ -68,11 +68,12 @@ absl::StatusOr<std::string> Functions::AddNamedByContent(absl::string_view stem,
 
 absl::Status Functions::Spend(int64_t made) {
   spent_ += made;
-  const int64_t most = MaxNodes();
-  if (spent_ <= most) return absl::OkStatus();
-  return absl::ResourceExhaustedError(absl::StrCat(
-      "the gradient would have more than ", most, " nodes and tensors: lower the order, or wrap what calls much, many ",
-      "times over, in a loop; or raise the bound by the environment variable TF_SYMGRAD_MAX_NODES"));
+  if (most_ == 0) most_ = MaxNodes();  // not for each node: the environment is searched
+  if (spent_ <= most_) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("the gradient would have more than ", most_,
+                   " nodes and tensors: lower the order, or wrap what calls much, many ",
+                   "times over, in a loop; or raise the bound by the environment variable TF_SYMGRAD_MAX_NODES"));
 }
 
 Effects Functions::EffectsOf(const Body& body, int id) const {

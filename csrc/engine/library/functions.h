@@ -90,7 +90,7 @@ class Functions {
   const tf::FunctionLibraryDefinition& library_;
   tf::FunctionLibraryDefinition generated_;
   mutable absl::flat_hash_map<std::string, Effects> effects_;  // by function
-  int64_t spent_ = 0;
+  int64_t spent_ = 0, most_ = 0;  // made so far; and at most, once that was read
 };
 
 }  // namespace symgrad
