@@ -16,6 +16,8 @@ from dataclasses import replace
 from multiprocessing import get_context
 from typing import Any
 
+import tensorflow as tf
+
 from tests.cases import FAMILIES, cases
 from tests.harness import Case, Point, Tensor, checked_dtypes, failures, native
 
@@ -36,7 +38,8 @@ def survivors(case: Case) -> list[str]:
     once = replace(case, orders=1, unknown=False, dtypes=letter, why=case.why or "order 1 is what errs")
     reported = failures(once, wrong)
     point = Point(once, letter)
-    right = native([*point.x, *point.cotangents(point.f(*point.x))], point.f, 1)
+    f = tf.function(point.f).get_concrete_function(*point.x)
+    right = native([*point.x, *point.cotangents(f(*point.x))], f, 1)
     return [
         name
         for i, name in enumerate(point.names)
@@ -58,7 +61,7 @@ def of_family(family: str, deadline: float) -> tuple[str, list[str], int]:
         try:
             lines += [f"{case}: {name}" for name in survivors(case)]
         except Exception as e:  # whatever it is, the other cases are looked at as well
-            lines.append(f"{case}: {type(e).__name__}: {str(e).splitlines()[0][:100]}")
+            lines.append(f"{case}: {type(e).__name__}: {str(e)[:100]}")
     return family, lines, left
 
 

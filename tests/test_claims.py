@@ -66,3 +66,56 @@ def test_a_claim_is_not_believed(claim: str) -> None:
     for a, b in zip(both_orders(f, known, x, dy, ddx), static, strict=True):
         assert a.shape == b.shape
         np.testing.assert_allclose(a, b, 1e-12, 1e-12)
+
+
+def softened(x: Any, labels: Any) -> Any:
+    return tf.raw_ops.SoftmaxCrossEntropyWithLogits(features=x, labels=tf.nn.softmax(labels)).loss
+
+
+def by_hand(x: Any, labels: Any) -> Any:
+    return -tf.reduce_sum(tf.nn.softmax(labels) * tf.nn.log_softmax(x), -1)
+
+
+def above(x: Any) -> Any:
+    return tf.linalg.diag(x, k=1)
+
+
+# A claim that reaches TensorFlow's optimizers: the function, the same without a claim, and shapes as above.
+MEANS: dict[str, tuple[Callable[..., Any], Callable[..., Any], list[Shape], list[Shape]]] = {
+    "labels of one row": (softened, by_hand, [[None, 3], [1, 3]], [[4, 3], [1, 3]]),
+    "features of one row": (softened, by_hand, [[1, 3], [None, 3]], [[1, 3], [4, 3]]),
+    "either": (softened, by_hand, [[None, 3], [None, 3]], [[4, 3], [1, 3]]),
+    "a diagonal above the main one": (above, above, [[None]], [[3]]),
+}
+
+
+@pytest.mark.parametrize("jit", [False, True], ids=["function", "jit"])
+@pytest.mark.parametrize("claim", MEANS)
+def test_a_claim_is_hidden_from_grappler(claim: str, jit: bool) -> None:
+    """It folds what it takes for known: the size that the mean divides by, the axes over which a sum is one of one."""
+    f, plain, known, given = MEANS[claim]
+    random = np.random.default_rng(0)
+    x = [tf.constant(random.uniform(0.5, 1.5, shape)) for shape in given]
+    specs = [tf.TensorSpec(shape, tf.float64) for shape in known]
+    one = tf.ones([], tf.float64)
+
+    def loss(*x: Any) -> Any:
+        return tf.reduce_mean(f(*x) ** 2)
+
+    def summed(*x: Any) -> Any:
+        return tf.add_n([tf.reduce_sum(tf.sin(dx)) for dx in symbolic_gradient([*x, one], f=traced)])
+
+    with tf.GradientTape() as second:
+        second.watch(x)
+        with tf.GradientTape() as first:
+            first.watch(x)
+            y = tf.reduce_mean(plain(*x) ** 2)
+        dx = first.gradient(y, x)
+        s = tf.add_n([tf.reduce_sum(tf.sin(t)) for t in dx])
+    right = [dx, second.gradient(s, x)]
+    for function, order in ((loss, 0), (summed, 1)):
+        traced = tf.function(function).get_concrete_function(*specs)
+        run = tf.function(lambda *x, f=traced: symbolic_gradient([*x, one], f=f), specs, jit_compile=jit)
+        for a, b in zip(run(*x), right[order], strict=True):
+            assert a.shape == b.shape
+            np.testing.assert_allclose(a, b, 1e-10, 1e-12)

@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "csrc/engine/emit/builder.h"
+#include "csrc/engine/facts/facts.h"
 #include "csrc/rules/words.h"
 #include "tensorflow/core/framework/tensor.h"
 
@@ -43,7 +44,7 @@ int Op::num_in() const { return static_cast<int>(Forward(*this).inputs.size()); 
 int Op::num_out() const { return Forward(*this).num_outputs; }
 
 V Op::in(int i) const {
-  if (i >= 0 && i < num_in()) return ToValue(Forward(*this).inputs[i]);
+  if (i >= 0 && i < num_in()) return ToValue(Unveiled(*Builder::Current()->body(), Forward(*this).inputs[i]));
   Builder::Current()->Fail(absl::InternalError(absl::StrCat("the rule reads input ", i, " of ", num_in())));
   return none;
 }

@@ -86,21 +86,7 @@ bool EnsuresNothing(const Node& n) {
   return n.type() == "EnsureShape" && shape != n.def->attr().end() && shape->second.shape().unknown_rank();
 }
 
-// Where TensorFlow's shape functions claim what need not be: a dimension of 1 broadcasts to one that is not known, that
-// one is taken for -1 (so that a diagonal above it has 0), negative batch dimensions are none while the axis is not
-// known, and patches of a volume have no depth while one of its sizes is not.
-bool ClaimsTooMuch(const Body& body, const Node& n) {
-  const auto may_be_any = [&](int i, int axis) { return body.dim(n.inputs[i], axis) < 0; };
-  if (n.type() == "SoftmaxCrossEntropyWithLogits") return may_be_any(0, 0) || may_be_any(1, 0);
-  if (n.type() == "MatrixDiagV2" || n.type() == "MatrixDiagV3") return may_be_any(0, -1);
-  if (n.type() == "ExtractVolumePatches") return may_be_any(0, 1) || may_be_any(0, 2) || may_be_any(0, 3);
-  if (n.type() != "GatherV2") return false;
-  const auto batch_dims = n.def->attr().find("batch_dims");
-  const IntsPtr axis = body.output(n.inputs[2]).ints;
-  return batch_dims != n.def->attr().end() && batch_dims->second.i() < 0 && (axis == nullptr || !axis->known());
-}
-
-// And where one tells less than it could.
+// Where a shape function tells less than it could.
 Shape ElementShape(Body* body, const Node& n, int output, Shape inferred) {
   if (n.type() != "TensorListPopBack" || output != 1 || InferenceContext::Rank(inferred) >= 0) return inferred;
   const IntsPtr element = body->output(n.inputs[1]).ints;
@@ -186,7 +172,7 @@ class Inference {
   }
 
   void WriteOutputs(InferenceContext* c) {
-    const bool claims_too_much = ClaimsTooMuch(*body_, node_);
+    const bool claims_too_much = FalselyClaimed(*body_, *node_.def, node_.inputs) > 0;
     for (int i = 0; i < node_.num_outputs && i < c->num_outputs(); ++i) {
       if (!claims_too_much)
         body_->output({id_, i}).shape = ElementShape(body_, node_, i, importer_.Import(c->output(i)));
@@ -212,9 +198,33 @@ class Inference {
 
 }  // namespace
 
+// A dimension of 1 broadcasts to one that is not known, that one is taken for -1 (so that a diagonal above it has 0),
+// negative batch dimensions are none while the axis is not known, and patches of a volume have no depth while one of
+// its sizes is not.
+int FalselyClaimed(const Body& body, const tf::NodeDef& node, absl::Span<const Port> inputs) {
+  const auto may_be_any = [&](int i, int axis) { return body.dim(inputs[i], axis) < 0; };
+  const std::string& op = node.op();
+  if (op == "SoftmaxCrossEntropyWithLogits") return may_be_any(0, 0) || may_be_any(1, 0) ? 2 : 0;
+  if (op == "MatrixDiagV2" || op == "MatrixDiagV3") return may_be_any(0, -1);
+  if (op == "ExtractVolumePatches") return may_be_any(0, 1) || may_be_any(0, 2) || may_be_any(0, 3);
+  if (op != "GatherV2") return 0;
+  const auto batch_dims = node.attr().find("batch_dims");
+  const IntsPtr axis = body.output(inputs[2]).ints;
+  return batch_dims != node.attr().end() && batch_dims->second.i() < 0 && (axis == nullptr || !axis->known());
+}
+
+Port Unveiled(const Body& body, Port p) {
+  const Node& n = body.node(p.node);
+  return !n.is_arg() && n.type() == "Reshape" && n.def->attr().contains(kVeil) ? n.inputs[0] : p;
+}
+
 absl::Status InferFacts(Body* body, int node) {
   const Node& n = body->node(node);
   if (n.is_arg() || n.op->shape_inference_fn == nullptr) return absl::OkStatus();
+  if (const Port p = Unveiled(*body, {node, 0}); p.node != node) {
+    body->output({node, 0}) = body->output(p);
+    return absl::OkStatus();
+  }
   if (!EnsuresNothing(n)) return Inference(body, node).Run();
   body->output({node, 0}).shape = body->output(n.inputs[0]).shape;
   return absl::OkStatus();

@@ -15,6 +15,15 @@ namespace symgrad {
 // Derives shapes and integer values of a node's outputs from those of its inputs.
 absl::Status InferFacts(Body* body, int node);
 
+// Of how many first inputs of a node TensorFlow's shape function claims what need not be, of itself and of the outputs.
+// Nothing is derived from such a claim here. From TensorFlow, which computes with what it claims (Grappler folds the
+// size that a mean divides by, be it wrong), a veil before each of these inputs hides what it is.
+int FalselyClaimed(const Body& body, const tf::NodeDef& node, absl::Span<const Port> inputs);
+// The attr of a veil: Reshape to the tensor's own shape, read through a placeholder with a default.
+inline constexpr char kVeil[] = "_symgrad_veil";
+// What is behind a veil; p itself if it is none.
+Port Unveiled(const Body& body, Port p);
+
 // The integer values of all outputs of a node that computes `op` of `inputs`, as far as they are known; empty if
 // nothing is.
 std::vector<IntsPtr> FoldInts(Body* body, const std::string& op, const tf::NodeDef& def, absl::Span<const Port> inputs);

@@ -319,6 +319,7 @@ class FunctionReader {
       std::vector<Port> inputs = item.inputs;
       for (Port& p : inputs) p = BodyPort(p);
       if (IsGradient(item.def->op())) ResolveGradient(&item, inputs);
+      for (int k = 0, n = FalselyClaimed(*body_, *item.def, inputs); k < n; ++k) Veil(item, k, &inputs[k]);
       item.id = body_->AddNode(item.op, item.def, inputs, item.out, -1);
       for (const int c : item.controls)
         if (items_[c].def != nullptr) body_->node(item.id).controls.push_back(items_[c].id);
@@ -326,6 +327,33 @@ class FunctionReader {
       if (!status.ok()) NodeError(*item.def, std::string(status.message()));
       InferFromFunctions(functions_, body_.get(), item.id);
     }
+  }
+
+  void Veil(const Item& item, int input, Port* port) {
+    if (!(Unveiled(*body_, *port) == *port)) return;
+    const auto add = [&](const char* op, const std::vector<Port>& inputs, tf::DataType dtype, auto attrs) {
+      tf::NodeDef* def = body_->NewDef();
+      std::string name = absl::StrCat(item.def->name(), "/veiled_", input, "/", op);
+      while (items_.Find(name) >= 0) name += "_";
+      def->set_name(std::move(name));
+      def->set_op(op);
+      attrs(def->mutable_attr());
+      const tf::OpRegistrationData* registered = Lookup(op);
+      tf::AddDefaultsToNodeDef(registered->op_def, def);
+      const Port output{body_->AddNode(registered, def, inputs, {dtype}, -1), 0};
+      if (const absl::Status status = InferFacts(body_.get(), output.node); !status.ok())
+        NodeError(*item.def, std::string(status.message()));
+      return output;
+    };
+    const Port shape = add("Shape", {*port}, tf::DT_INT32, [&](auto* attr) { (*attr)["T"].set_type(item.in[input]); });
+    const Port hidden = add("PlaceholderWithDefault", {shape}, tf::DT_INT32, [](auto* attr) {
+      (*attr)["dtype"].set_type(tf::DT_INT32);
+      (*attr)["shape"].mutable_shape()->set_unknown_rank(true);
+    });
+    *port = add("Reshape", {*port, hidden}, item.in[input], [&](auto* attr) {
+      (*attr)["T"].set_type(item.in[input]);
+      (*attr)[kVeil].set_b(true);
+    });
   }
 
   // Each tensor of an argument is a node of the body; all outputs of a node are of one.
