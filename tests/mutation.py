@@ -2,7 +2,8 @@
 
     python -m tests.mutation [--minutes N] [family ...]
 
-A family of rules is a process. What is zero anyway can't be told from itself and counts as seen.
+A family of rules is a process. What is zero or infinite anyway can't be told from itself and counts as seen. A gradient
+survives that no case of its op reports; in half precision, say, 0.1 % is nothing, so that single cases may be silent.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ from dataclasses import replace
 from multiprocessing import get_context
 from typing import Any
 
-import tensorflow as tf
+import numpy as np
 
 from tests.cases import FAMILIES, cases
 from tests.harness import Case, Point, Tensor, checked_dtypes, failures, native
+from tests.structure import concrete
 
 WRONG = 1.001
 
 
-def survivors(case: Case) -> list[str]:
-    """The inputs of a case whose first gradient may be 0.1 % wrong and nobody says so."""
+def looked_at(case: Case) -> dict[str, bool]:
+    """The inputs of a case whose first gradient tells anything, and whether somebody says so when it is 0.1 % wrong."""
     letters = checked_dtypes(case)
     letter = next(x for x in "dzfcbh" if x in letters)
     tried = set()
@@ -38,20 +40,25 @@ def survivors(case: Case) -> list[str]:
     once = replace(case, orders=1, unknown=False, dtypes=letter, why=case.why or "order 1 is what errs")
     reported = failures(once, wrong)
     point = Point(once, letter)
-    f = tf.function(point.f).get_concrete_function(*point.x)
-    right = native([*point.x, *point.cotangents(f(*point.x))], f, 1)
-    return [
-        name
+    f = concrete(point.f, point.x, compiled=case.compiled)
+    try:
+        y = f(*point.x) if case.compiled else point.f(*point.x)
+    except (NotImplementedError, RuntimeError):  # no eager execution
+        y = f(*point.x)
+    inputs = [*point.x, *point.cotangents(y)]
+    right = concrete(lambda *inputs: native(list(inputs), f, 1), inputs, compiled=case.compiled)(*inputs)
+    return {
+        name: any(f"d/d{name} " in line for line in reported)
         for i, name in enumerate(point.names)
-        if i in tried
-        and abs(right[i].numpy()).max(initial=0) > 0
-        and not any(f"d/d{name} " in line for line in reported)
-    ]
+        if i in tried and (np.isfinite(g := right[i].numpy()) & (g != 0)).any()
+    }
 
 
-def of_family(family: str, deadline: float) -> tuple[str, list[str], int]:
-    """What survives in a family, and how many cases there was no time for."""
-    lines, left = [], 0
+def of_family(family: str, deadline: float) -> tuple[str, dict[str, list[str]], int]:
+    """The gradients, op and input, that may be wrong in all cases of a family, with these cases; and how many cases
+    there was no time for."""
+    silent: dict[str, list[str]] = {}
+    heard, left = set(), 0
     for case in cases(family):
         if case.graph_only:
             continue
@@ -59,10 +66,15 @@ def of_family(family: str, deadline: float) -> tuple[str, list[str], int]:
             left += 1
             continue
         try:
-            lines += [f"{case}: {name}" for name in survivors(case)]
+            for name, reported in looked_at(case).items():
+                gradient = f"{case.op}: {name}"
+                if reported:
+                    heard.add(gradient)
+                else:
+                    silent.setdefault(gradient, []).append(str(case))
         except Exception as e:  # whatever it is, the other cases are looked at as well
-            lines.append(f"{case}: {type(e).__name__}: {str(e)[:100]}")
-    return family, lines, left
+            silent[f"{case}: {type(e).__name__}: {str(e)[:100]}"] = []
+    return family, {gradient: silent[gradient] for gradient in silent if gradient not in heard}, left
 
 
 def main() -> int:
@@ -75,11 +87,11 @@ def main() -> int:
     jobs = int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))
     total = 0
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        for family, lines, left in pool.map(of_family, arguments.families, [deadline] * len(arguments.families)):
-            total += len(lines)
-            print(f"{family}: {len(lines)} survive" + (f"; no time for {left} cases" if left else ""), flush=True)
-            for line in lines:
-                print(f"  {line}", flush=True)
+        for family, survivors, left in pool.map(of_family, arguments.families, [deadline] * len(arguments.families)):
+            total += len(survivors)
+            print(f"{family}: {len(survivors)} survive" + (f"; no time for {left} cases" if left else ""), flush=True)
+            for gradient, silent in survivors.items():
+                print(f"  {gradient}  ({'; '.join(silent)})" if silent else f"  {gradient}", flush=True)
     return min(total, 1)
 
 

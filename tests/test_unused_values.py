@@ -17,6 +17,18 @@ Function = Callable[[Any], Any]
 
 X = np.array([0.7, -1.0, 0.0, 2.0, 1.0, -1e-300, 1e4, -0.3, 1.3])
 
+SQUARE = tf.function(lambda h: h * h)
+LOG = tf.function(math.log)
+
+
+def branch(x: Any, f: Function) -> Any:
+    return tf.cond(tf.reduce_sum(tf.gather(x, [3])) > -1e9, lambda: f(x), lambda: x)
+
+
+def loop(step: Function, x: Any) -> Any:
+    return tf.while_loop(lambda i, h: i < 2, lambda i, h: (i + 1, step(h)), [0, x])[1]
+
+
 # Beyond one half, or where said, each is smooth; elsewhere it, or its derivative, is infinite or NaN.
 UNUSED: dict[str, Function] = {
     "sqrt": math.sqrt,
@@ -57,6 +69,14 @@ UNUSED: dict[str, Function] = {
     "erf": lambda x: math.erf(math.log(x)),
     "maximum": lambda x: math.maximum(math.log(x), 0.3 * x),
     "two roots": lambda x: math.sqrt(math.log(x) + 1.2),
+    # Across functions.
+    "argument of a call": lambda x: SQUARE(math.log(x)),
+    "result of a call": lambda x: LOG(x) * LOG(x),
+    "call in a call": lambda x: tf.function(lambda y: SQUARE(LOG(y)) * y)(x),
+    "argument of a branch": lambda x: branch(math.log(x), math.square),
+    "result of a branch": lambda x: math.square(branch(x, math.log)),
+    "a loop's variable": lambda x: loop(lambda h: h * h, math.log(x)),
+    "after an iteration": lambda x: loop(lambda h: math.log(h) * math.log(h) + 2, x),
 }
 ELSEWHERE: dict[str, tuple[Function, Function]] = {
     "acos": (math.acos, lambda x: abs(x) < 0.9),
@@ -72,7 +92,7 @@ ELSEWHERE: dict[str, tuple[Function, Function]] = {
     "expm1": (math.expm1, lambda x: x < 3),
 }
 CASES = {name: (f, lambda x: x > 0.5) for name, f in UNUSED.items()} | ELSEWHERE
-NO_XLA = {"euclidean_norm", "spence"}  # XLA has no such function
+NO_XLA = {"euclidean_norm", "spence", "root of sums of rows"}  # XLA has no such function
 
 
 def derivative(f: Function, x: Any, order: int, weights: Any) -> Any:
@@ -121,6 +141,19 @@ MINIMA: dict[str, tuple[Function, list[float], list[float]]] = {
     "root of a relu": (lambda x: math.sqrt(tf.nn.relu(x)), [-1, 0, 1], [0, 0, 0.5]),
     "root of |x|": (lambda x: math.sqrt(math.abs(x)), [-1, 0, 1], [-0.5, 0, 0.5]),
     "root of an underflow": (lambda x: math.sqrt(math.exp(x)), [-2000, 0], [0, 0.5]),
+    "root of sums of rows": (lambda x: math.sqrt(math.segment_sum(x * x, [0, 0, 1])), [0, 0, 2], [0, 0, 1]),
+    "root of cumulative sums": (lambda x: math.sqrt(math.cumsum(x * x)[1:]), [0, 0, 2], [0, 0, 1]),
+    "root of a maximum": (lambda x: math.sqrt(math.maximum(x * x, 2 * x * x)), [0, 2], [0, 2**0.5]),
+    "root of what was put together": (lambda x: math.sqrt(tf.concat([x * x, x**2], 0)), [0, 2], [0, 2]),
+    "root of a stack": (lambda x: math.sqrt(tf.stack([x * x, x**2])), [0, 2], [0, 2]),
+    "root of a pool": (
+        lambda x: math.sqrt(tf.nn.avg_pool1d(tf.reshape(x * x, [1, -1, 1]), 1, 1, "VALID")),
+        [0, 2],
+        [0, 1],
+    ),
+    "root of a product": (lambda x: math.sqrt(tf.reduce_prod(x * x)), [0, 2], [0, 0]),
+    "root of an einsum": (lambda x: math.sqrt(tf.einsum("i,i->i", x, x)), [0, 2], [0, 1]),
+    "norm of order 3": (lambda x: tf.norm(x[:, None], ord=3, axis=1), [0, 2], [0, 1]),
     "power of a square": (lambda x: tf.reduce_sum(x * x) ** 0.5, [0, 0], [0, 0]),
     "atan2": (lambda x: math.atan2(x, 2 * x), [0, 0], [0, 0]),
     "angle": (lambda x: math.angle(tf.complex(x, 2 * x)), [0, 0], [0, 0]),
@@ -165,6 +198,13 @@ def test_a_zero_cotangent_keeps_its_own_derivative() -> None:
     """At x = 1 the cotangent of the logarithm is zero, and moves with x."""
     got = derivative(lambda x: math.square(math.log(x)), tf.constant([1.0], tf.float64), 2, 1.0)
     np.testing.assert_allclose(got, [2.0])
+
+
+def test_a_sum_that_vanishes_is_no_minimum() -> None:
+    """The difference of two squares is zero where neither of them is."""
+    x = tf.constant([1.0, 2.0], tf.float64)
+    f = lambda x: math.sqrt(tf.add_n([x * x, -1.0 * tf.square(tf.constant([1.0, 1.0], tf.float64))]))  # noqa: E731
+    np.testing.assert_array_equal(derivative(f, x, 1, 1.0), [np.inf, 2 / 3**0.5])
 
 
 def test_who_meets_no_infinity_pays_nothing() -> None:

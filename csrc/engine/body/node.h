@@ -60,8 +60,9 @@ struct Range {
 // An output of a node, and what is known of it.
 struct Output {
   tf::DataType dtype = tf::DT_INVALID;
-  Shape shape;   // owned by the body's arena; dims that are the same handle are equal at run time
-  IntsPtr ints;  // null if nothing is known
+  Shape shape;            // owned by the body's arena; dims that are the same handle are equal at run time
+  IntsPtr ints;           // null if nothing is known
+  bool diverges = false;  // whether it may be infinite or NaN (traits/finite.h), once that was looked for
 };
 
 // An argument of the function, or a node of it.

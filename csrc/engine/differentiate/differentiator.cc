@@ -18,6 +18,7 @@
 #include "csrc/engine/tensorflow1/flows.h"
 #include "csrc/engine/vjp/cotangent.h"
 #include "csrc/engine/write/export.h"
+#include "csrc/rules/traits/trait.h"
 #include "xla/tsl/lib/strings/proto_serialization.h"
 
 namespace symgrad {
@@ -255,6 +256,26 @@ const std::vector<ResultFacts>& Differentiator::FactsOfResults(const tf::NameAtt
     facts.back().ints = std::move(ints);
   }
   return result_facts_[key] = std::move(facts);
+}
+
+const std::vector<bool>& Differentiator::DivergentResults(const tf::NameAttrList& f) {
+  static const std::vector<bool> none;
+  const auto diverges = [](const std::string& op) { return HasTrait(op, Trait::kDiverges); };
+  const auto [reaches, unknown] = may_diverge_.try_emplace(f.name());
+  if (unknown) reaches->second = Reaches(f.name(), diverges);
+  if (!reaches->second && !f.attr().contains(kInputDivergent)) return none;
+  const std::string key = MemoKey(f);
+  const auto [it, added] = divergent_results_.try_emplace(key);
+  if (!added || active_.size() > kMaxDepth) return it->second;  // empty while f itself is being read: recursion
+  const Activation activation(&active_, absl::StrCat("divergent:", key));
+  const absl::StatusOr<std::unique_ptr<Body>> body = ImportFunction(this, f);
+  if (!body.ok()) return none;  // whoever differentiates the call reports it
+  Builder builder(body->get());
+  Builder::Scope scope(&builder);
+  MarkDivergent(body->get());
+  std::vector<bool> results;
+  for (const Port& p : (*body)->results) results.push_back((*body)->output(p).diverges);
+  return divergent_results_[key] = std::move(results);
 }
 
 const FunctionFlows& Differentiator::FlowsOf(const tf::NameAttrList& f) {

@@ -14,6 +14,7 @@
 #include "csrc/engine/emit/builder.h"
 #include "csrc/engine/gradient_function.h"
 #include "csrc/engine/library/functions.h"
+#include "csrc/engine/read/function_facts.h"
 #include "csrc/engine/structure/split.h"
 #include "csrc/engine/vjp/sweep.h"
 #include "csrc/engine/write/part.h"
@@ -48,6 +49,8 @@ class Differentiator final : public Splitter, public NodeGradients {
   absl::Status SpendOn(int64_t made) override { return Spend(made); }
 
   const std::vector<ResultFacts>& FactsOfResults(const tf::NameAttrList& f) override;
+  const std::vector<bool>& DivergentResults(const tf::NameAttrList& f) override;
+  void MarkDivergent(Body* body) override { symgrad::MarkDivergent(this, body); }
   // For who differentiates nodes without having asked for the gradient of a function.
   void ExpectArrays() { has_arrays_ = true; }
   bool has_arrays() const override { return has_arrays_.value_or(false); }
@@ -65,6 +68,8 @@ class Differentiator final : public Splitter, public NodeGradients {
   absl::node_hash_map<std::string, SplitVjp> splits_;
   absl::node_hash_map<std::string, std::vector<ResultFacts>> result_facts_;
   absl::node_hash_map<std::string, FunctionFlows> flows_;
+  absl::node_hash_map<std::string, std::vector<bool>> divergent_results_;
+  absl::flat_hash_map<std::string, bool> may_diverge_;  // whether a function reaches an op that diverges
   absl::flat_hash_map<std::string, std::string> gradients_;
   std::optional<bool> has_arrays_;           // whether anything that is reached has arrays
   absl::flat_hash_set<std::string> active_;  // what is being built now: meeting it again is recursion

@@ -6,6 +6,13 @@
 
 namespace symgrad {
 
+void SetDivergent(const Body& body, absl::Span<const Port> ports, tf::NameAttrList* f) {
+  f->mutable_attr()->erase(kInputDivergent);
+  if (std::none_of(ports.begin(), ports.end(), [&](const Port& p) { return body.output(p).diverges; })) return;
+  auto* list = (*f->mutable_attr())[kInputDivergent].mutable_list();
+  for (const Port& p : ports) list->add_b(body.output(p).diverges);
+}
+
 tf::NameAttrList WithInputs(tf::NameAttrList f, const Body& body, absl::Span<const Port> inputs) {
   auto* shapes = (*f.mutable_attr())[kInputShapes].mutable_list();
   auto* dtypes = (*f.mutable_attr())[kInputDtypes].mutable_list();
@@ -34,6 +41,7 @@ tf::NameAttrList WithInputs(tf::NameAttrList f, const Body& body, absl::Span<con
       if (const Ints* ints = known(p); ints != nullptr && !FillInts(*ints, dtype, value)) value->Clear();
     }
   }
+  SetDivergent(body, inputs, &f);
   if (body.compiled) (*f.mutable_attr())[kCompiled].set_b(true);
   if (body.flow_elements.empty()) return f;
   auto* flows = (*f.mutable_attr())[kInputFlows].mutable_list();

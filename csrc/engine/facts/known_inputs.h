@@ -21,11 +21,16 @@ inline constexpr char kInputRanges[] = "_input_ranges";
 inline constexpr char kCompiled[] = "_symgrad_compiled";
 // string: which forward tensors the gradient function of f keeps for its backward part (remat/policy.h).
 inline constexpr char kCheckpoint[] = "_symgrad_checkpoint";
+// list(bool), whether each input may be infinite or NaN.
+inline constexpr char kInputDivergent[] = "_input_divergent";
 // list(type), for each input that is the flow of an array the dtype of its elements, for others DT_INVALID.
 inline constexpr char kInputFlows[] = "_input_flows";
 
-// f with what is known of the inputs that it is called with: shapes, dtypes, the flows of arrays among them, what XLA
-// must know.
+// f with what is known of the inputs that it is called with: shapes, dtypes, the flows of arrays among them, where
+// they may be infinite or NaN, what XLA must know.
 tf::NameAttrList WithInputs(tf::NameAttrList f, const Body& body, absl::Span<const Port> inputs);
+
+// f with what is known of where its inputs may be infinite or NaN: they are in `ports`, one for each input.
+void SetDivergent(const Body& body, absl::Span<const Port> ports, tf::NameAttrList* f);
 
 }  // namespace symgrad

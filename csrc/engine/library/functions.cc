@@ -66,6 +66,24 @@ absl::StatusOr<std::string> Functions::AddNamedByContent(absl::string_view stem,
   return name;
 }
 
+bool Functions::Reaches(const std::string& f, absl::FunctionRef<bool(const std::string& op)> is_sought) const {
+  std::vector<std::string> pending = {f};
+  absl::flat_hash_set<std::string> seen = {f};
+  const auto meet = [&](const std::string& name) {
+    if (seen.insert(name).second) pending.push_back(name);
+  };
+  while (!pending.empty()) {
+    const auto record = Find(pending.back());
+    pending.pop_back();
+    if (record == nullptr) continue;
+    for (const tf::NodeDef& node : record->fdef().node_def()) {
+      if (is_sought(node.op())) return true;
+      VisitReferences(node, meet);
+    }
+  }
+  return false;
+}
+
 absl::Status Functions::Spend(int64_t made) {
   spent_ += made;
   if (most_ == 0) most_ = MaxNodes();  // not for each node: the environment is searched

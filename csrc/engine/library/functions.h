@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
@@ -68,6 +69,8 @@ class Functions {
   Effects EffectsOf(const std::string& function) const { return EffectsOf(function, 0); }
   // The same of a node that may have been cut down to what its results need: all that can happen (Body::whole).
   Effects EffectsOf(const Body& body, int id) const;
+  // Whether f, or a function that it refers to, has a node of such an op.
+  bool Reaches(const std::string& f, absl::FunctionRef<bool(const std::string& op)> is_sought) const;
   // Counts what is made, nodes and tensors: it grows exponentially with the order, or where calls in calls keep
   // residuals. An error once it is more than TF_SYMGRAD_MAX_NODES (5 million).
   absl::Status Spend(int64_t made);
@@ -79,6 +82,8 @@ class Functions {
   virtual absl::StatusOr<std::string> Gradient(const tf::NameAttrList& f, std::vector<bool> wrt, bool values) = 0;
   // What is known of f's results; empty if f can't be read.
   virtual const std::vector<ResultFacts>& FactsOfResults(const tf::NameAttrList& f) = 0;
+  // Which of f's results may be infinite or NaN; empty where none is.
+  virtual const std::vector<bool>& DivergentResults(const tf::NameAttrList& f) = 0;
   // Whether there are arrays at all, and which arguments and results of f are their flows.
   virtual bool has_arrays() const = 0;
   virtual const FunctionFlows& FlowsOf(const tf::NameAttrList& f) = 0;
@@ -90,7 +95,7 @@ class Functions {
   const tf::FunctionLibraryDefinition& library_;
   tf::FunctionLibraryDefinition generated_;
   mutable absl::flat_hash_map<std::string, Effects> effects_;  // by function
-  int64_t spent_ = 0, most_ = 0;  // made so far; and at most, once that was read
+  int64_t spent_ = 0, most_ = 0;                               // made so far; and at most, once that was read
 };
 
 }  // namespace symgrad

@@ -256,6 +256,9 @@ class Planner {
   // A function of the loop's variables with what is known of them in all iterations.
   tf::NameAttrList Specialize(const tf::NameAttrList& f) const {
     tf::NameAttrList specialized = WithInputs(f, outer_, {inputs_.data(), inputs_.size()});
+    std::vector<Port> after;  // where a variable diverges in any iteration, it does after the loop
+    for (size_t i = 0; i < variables_.size(); ++i) after.push_back({query_.node, static_cast<int>(i)});
+    SetDivergent(outer_, after, &specialized);
     auto* shapes = (*specialized.mutable_attr())[kInputShapes].mutable_list();
     auto* values = (*specialized.mutable_attr())[kInputValues].mutable_list();
     values->Clear();

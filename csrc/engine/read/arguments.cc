@@ -51,6 +51,8 @@ void ReadArgument(const tf::FunctionDef& fdef, const AttrMap& known, int arg, si
     shape = merged;
   }
   body->output(p).shape = shape;
+  const auto& divergent = List(known, kInputDivergent).b();
+  body->output(p).diverges = flat < divergent.size() && divergent.Get(flat);
 }
 
 void ReadRanges(const AttrMap& known, Body* body) {

@@ -5,6 +5,7 @@
 #include "csrc/engine/body/calls.h"
 #include "csrc/engine/facts/facts.h"
 #include "csrc/engine/facts/known_inputs.h"
+#include "csrc/rules/traits/trait.h"
 
 namespace symgrad {
 namespace {
@@ -57,7 +58,59 @@ void InferLoop(Body* body, int id) {
       Learn(body, {id, i}, StaticShape(body->output(n.inputs[i]).shape), nullptr);
 }
 
+// A variable of a loop diverges where it may before an iteration, or after one.
+void MarkLoop(Functions* functions, Body* body, int id) {
+  constexpr int kRounds = 4;  // then all of them may
+  const Node& n = body->node(id);
+  std::vector<Port> variables;
+  for (int i = 0; i < n.num_outputs && i < static_cast<int>(n.inputs.size()); ++i) {
+    variables.push_back({id, i});
+    body->output({id, i}).diverges = body->output(n.inputs[i]).diverges;
+  }
+  tf::NameAttrList f = WithInputs(n.def->attr().at("body").func(), *body, n.inputs);
+  bool more = true;
+  for (int round = 0; more; ++round) {
+    SetDivergent(*body, variables, &f);
+    const std::vector<bool> results = functions->DivergentResults(f);
+    const bool any = std::find(results.begin(), results.end(), true) != results.end();
+    more = false;
+    for (size_t i = 0; any && i < variables.size(); ++i) {
+      Output& variable = body->output(variables[i]);
+      if (variable.diverges || !(round >= kRounds || (i < results.size() && results[i]))) continue;
+      variable.diverges = more = true;
+    }
+  }
+}
+
+void MarkStructure(Functions* functions, Body* body, int id) {
+  const Node& n = body->node(id);
+  if (IsLoop(*n.def)) return MarkLoop(functions, body, id);
+  const bool call = IsCall(*n.def, *n.op);
+  const auto inputs = absl::MakeSpan(n.inputs).subspan(call ? 0 : 1);  // without the branch's index, the call's target
+  for (const tf::NameAttrList& f : IsBranch(*n.def) ? Branches(*n.def) : std::vector{Callee(*n.def)}) {
+    const std::vector<bool>& results = functions->DivergentResults(WithInputs(f, *body, inputs));
+    for (int i = 0; i < n.num_outputs && i < static_cast<int>(results.size()); ++i)
+      if (results[i]) body->output({id, i}).diverges = true;
+  }
+}
+
 }  // namespace
+
+void MarkDivergent(Functions* functions, Body* body) {
+  for (int id = 0; id < body->num_forward; ++id) {
+    const Node& n = body->node(id);
+    if (n.is_arg()) continue;
+    if (IsStructure(*n.def, *n.op)) {
+      MarkStructure(functions, body, id);
+      continue;
+    }
+    const auto diverges = [&](const Port& p) { return body->output(p).diverges; };
+    const bool may =
+        FindTrait(Op(id), Trait::kDiverges) != nullptr || std::any_of(n.inputs.begin(), n.inputs.end(), diverges);
+    if (!may || FindTrait(Op(id), Trait::kMixes)) continue;
+    for (int i = 0; i < n.num_outputs; ++i) body->output({id, i}).diverges = true;
+  }
+}
 
 void InferFromFunctions(Functions* functions, Body* body, int node) {
   const Node& n = body->node(node);

@@ -10,4 +10,8 @@ namespace symgrad {
 // of a loop, that its variables keep their shapes.
 void InferFromFunctions(Functions* functions, Body* body, int node);
 
+// Marks where forward tensors may be infinite or NaN (Output::diverges): in what an op gives that diverges, in what is
+// made of that, and in what functions return that do so. A builder of the body is current.
+void MarkDivergent(Functions* functions, Body* body);
+
 }  // namespace symgrad

@@ -83,23 +83,7 @@ void MarkStructure(Functions* functions, int id, const Body& body, Marks* marks,
 
 }  // namespace
 
-bool HasArrays(const Functions& functions, const std::string& f) {
-  std::vector<std::string> pending = {f};
-  absl::flat_hash_set<std::string> seen = {f};
-  const auto meet = [&](const std::string& name) {
-    if (seen.insert(name).second) pending.push_back(name);
-  };
-  while (!pending.empty()) {
-    const auto record = functions.Find(pending.back());
-    pending.pop_back();
-    if (record == nullptr) continue;
-    for (const tf::NodeDef& node : record->fdef().node_def()) {
-      if (IsArrayOp(node.op())) return true;
-      VisitReferences(node, meet);
-    }
-  }
-  return false;
-}
+bool HasArrays(const Functions& functions, const std::string& f) { return functions.Reaches(f, IsArrayOp); }
 
 FunctionFlows FindFlows(Functions* functions, Body* body) {
   Marks marks(body);

@@ -1,5 +1,6 @@
 #include "csrc/engine/vjp/sweep.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -34,7 +35,7 @@ class Sweep {
 
   absl::StatusOr<std::vector<V>> Run() {
     MarkDependent();
-    MarkDivergent();
+    nodes_->MarkDivergent(body_);
     AddSeeds();
     int made = 0;
     for (int id = body_->num_forward - 1; id >= 0; --id) {
@@ -71,18 +72,10 @@ class Sweep {
     }
   }
 
-  // Where values may be infinite or NaN: in what an op gives that diverges, and what is made of that.
-  void MarkDivergent() {
-    divergent_.assign(body_->num_nodes(), false);
-    for (int id = 0; id < body_->num_forward; ++id)
-      if (!body_->node(id).is_arg()) divergent_[id] = MayDiverge(id) && !FindTrait(Op(id), Trait::kMixes);
-  }
-
   bool MayDiverge(int id) const {
-    if (FindTrait(Op(id), Trait::kDiverges)) return true;
-    for (const Port& p : body_->node(id).inputs)
-      if (divergent_[p.node]) return true;
-    return false;
+    const auto diverges = [this](const Port& p) { return body_->output(p).diverges; };
+    const auto& inputs = body_->node(id).inputs;
+    return FindTrait(Op(id), Trait::kDiverges) != nullptr || std::any_of(inputs.begin(), inputs.end(), diverges);
   }
 
   bool Wanted(Port p) const { return depends_[p.node] && IsDifferentiable(body_->output(p).dtype); }
@@ -214,7 +207,6 @@ class Sweep {
   const std::vector<Port>& inner_;
   std::vector<V> inner_cotangents_;
   std::vector<bool> depends_;               // by forward node
-  std::vector<bool> divergent_;             // by forward node
   std::vector<std::vector<V>> cotangents_;  // by output: what has flowed into it so far
   Errors errors_;
   absl::Status exhausted_;

@@ -19,6 +19,8 @@ class NodeGradients {
   virtual absl::StatusOr<Grads> StructureGradient(Builder* builder, const VjpQuery& query) = 0;
   // Of a node that comes with a gradient function of its own (kCustomGradient).
   virtual absl::StatusOr<Grads> CustomGradient(Builder* builder, const VjpQuery& query) = 0;
+  // Marks where forward tensors may be infinite or NaN (Output::diverges).
+  virtual void MarkDivergent(Body* body) = 0;
   // See Functions::Spend.
   virtual absl::Status SpendOn(int64_t made) = 0;
 };
