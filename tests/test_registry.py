@@ -108,7 +108,7 @@ ENGINE = {
     "facts/facts.cc": (
         "corrects its shape function",
         {
-            *("EnsureShape", "ExtractVolumePatches", "GatherV2", "MatrixDiagV2", "MatrixDiagV3"),
+            *("EnsureShape", "ExtractVolumePatches", "GatherV2", "MatrixDiagV2", "MatrixDiagV3", "Reshape"),
             "SoftmaxCrossEntropyWithLogits",
         },
     ),
@@ -116,13 +116,8 @@ ENGINE = {
     "facts/fold_math.cc": (FOLDS, None),
     "facts/fold_structure.cc": (FOLDS, None),
     "remat/rematerialise.cc": (EMITS, {"XlaOptimizationBarrier"}),
-    "remat/schedule.cc": (
-        "takes no memory of its own",
-        {
-            *("Bitcast", "EnsureShape", "ExpandDims", "IdentityN", "PreventGradient", "ReadVariableOp", "Reshape"),
-            *("Snapshot", "Squeeze", "StopGradient"),
-        },
-    ),
+    "read/import.cc": ("hides a shape", {"PlaceholderWithDefault", "Reshape", "Shape"}),
+    "remat/schedule.cc": ("is in memory anyway", {"ReadVariableOp"}),
     "loops/loop.cc": (EMITS, {"ZerosLike"}),
     "loops/trip_count.cc": (FOLDS, None),
     "tensorflow1/flows.cc": ("hands a flow on", {"AddN"}),

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/container/flat_hash_set.h"
 #include "csrc/engine/body/calls.h"
 #include "csrc/engine/library/effects.h"
 #include "csrc/rules/traits/trait.h"
@@ -25,13 +24,7 @@ int64_t Bytes(const Body& body, Port p) {
   return static_cast<int64_t>(std::min(bytes, 1e15));
 }
 
-// Ops whose output is the memory of their first input; of IdentityN, of the input of that number.
-bool IsAlias(const Node& n) {
-  static const auto* const ops =
-      new absl::flat_hash_set<std::string>{"Bitcast",         "EnsureShape", "ExpandDims", "Identity", "IdentityN",
-                                           "PreventGradient", "Reshape",     "Snapshot",   "Squeeze",  "StopGradient"};
-  return !n.is_arg() && !n.inputs.empty() && ops->contains(n.type());
-}
+bool IsAlias(const Node& n) { return !n.is_arg() && !n.inputs.empty() && HasTrait(n.type(), Trait::kAliases); }
 
 }  // namespace
 

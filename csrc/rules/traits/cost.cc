@@ -112,6 +112,18 @@ constexpr Trait kTraits[] = {
     light("Transpose"),
     light("Unpack"),
 
+    // Not computed at all.
+    aliases("Bitcast"),
+    aliases("EnsureShape"),
+    aliases("ExpandDims"),
+    aliases("Identity"),
+    aliases("IdentityN"),
+    aliases("PreventGradient"),
+    aliases("Reshape"),
+    aliases("Snapshot"),
+    aliases("Squeeze"),
+    aliases("StopGradient"),
+
     // Products and sums over rows: in the gradient of a loop, they are taken of the rows of all iterations at once.
     sums_rows("BiasAddGrad", {0}),
     sums_rows("Conv2DBackpropFilter", {0, 2}),

@@ -35,6 +35,7 @@ struct Trait {
   enum Kind : uint8_t {
     kCheap,          // costs no more than to read its inputs and write its output
     kLight,          // costs not much more: some arithmetic for each element that it reads or writes
+    kAliases,        // its outputs are the memory of its inputs, each of the input of that number
     kLinear,         // in its input 0
     kAdds,           // all its inputs up
     kSumsRows,       // f(a) + f(b) = f(a and b, one below the other), of those inputs
@@ -56,6 +57,7 @@ struct Trait {
 
 constexpr Trait cheap(const char* op) { return {op, Trait::kCheap, nullptr, 0}; }
 constexpr Trait light(const char* op) { return {op, Trait::kLight, nullptr, 0}; }
+constexpr Trait aliases(const char* op) { return {op, Trait::kAliases, nullptr, 0}; }
 constexpr Trait linear(const char* op) { return {op, Trait::kLinear, nullptr, 0}; }
 constexpr Trait adds(const char* op) { return {op, Trait::kAdds, nullptr, 0}; }
 constexpr Trait sums_rows(const char* op, std::initializer_list<int> inputs, Trait::Condition condition = nullptr) {
