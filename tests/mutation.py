@@ -3,7 +3,7 @@
     python -m tests.mutation [--minutes N] [family ...]
 
 A family of rules is a process. What is zero or infinite anyway can't be told from itself and counts as seen. A gradient
-survives that no case of its op reports; in half precision, say, 0.1 % is nothing, so that single cases may be silent.
+survives that no case of its op reports; single cases may be silent. In half precision 0.1 % is nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ WRONG = 1.001
 def looked_at(case: Case) -> dict[str, bool]:
     """The inputs of a case whose first gradient tells anything, and whether somebody says so when it is 0.1 % wrong."""
     letters = checked_dtypes(case)
-    letter = next(x for x in "dzfcbh" if x in letters)
+    letter = next((x for x in "dzfc" if x in letters), None)
+    if letter is None:
+        return {}
     tried = set()
 
     def wrong(inputs: list[Tensor], f: Any, order: int) -> list[Tensor]:

@@ -522,8 +522,20 @@ MANY = [
 
 BEYOND: dict[str, Any] = dict(python=False, why="Python has no such gradient")
 SEQUENCES = [
-    case("Range", dict(start=rand(), limit=2.0, delta=rand(lo=0.3, hi=0.4)), dtypes="d", **BEYOND),
-    case("Range", dict(start=rand(), limit=-2.0, delta=rand(lo=-0.4, hi=-0.3)), dtypes="d", **BEYOND),
+    *(
+        case(
+            "Range",
+            dict(start=rand(), limit=limit, delta=delta),
+            dtypes="d",
+            python=False,
+            expected=lambda start, delta, dy: [
+                tf.reduce_sum(dy),
+                tf.reduce_sum(dy * tf.range(tf.cast(tf.size(dy), dy.dtype))) + 0 * delta,
+            ],
+            why="Python has no such gradient",
+        )
+        for limit, delta in ((2.0, rand(lo=0.3, hi=0.4)), (-2.0, rand(lo=-0.4, hi=-0.3)))
+    ),
     *(case("LinSpace", dict(start=rand(), stop=rand(), num=num), dtypes="fd", **BEYOND) for num in (1, 2, 5)),
 ]
 

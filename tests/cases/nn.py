@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tests import references
 from tests.harness import case, rand
+from tests.references import gradient_of
 
 FIRST_ONLY = "the gradient op is the end: nothing differentiates it"
 NO_PYTHON = "Python has no gradient"
@@ -677,6 +679,7 @@ NORMALISATION = [
             batch_norm(LAYOUTS[layout], is_training=training, data_format=layout, exponential_avg_factor=0.25),
             outputs=(0, 1, 2),
             python=False,
+            expected=gradient_of(references.batch_norm(training, layout, factor=0.25), 0, 1, 2),
             tol=10,
             why=PYTHON_IN_PART,
         )
@@ -697,6 +700,7 @@ NORMALISATION = [
             dtypes="f",
             outputs=(0, 1, 2),
             python=False,
+            expected=gradient_of(references.batch_norm_grad(training), 0, 1, 2),
             tol=10,
             why="Python gives nothing to the statistics, and stops at the mean of x once too often for order 3",
         )
@@ -713,6 +717,7 @@ NORMALISATION += [
             batch_norm((2, 2, 2, 3), is_training=training, epsilon=0.3, exponential_avg_factor=0.5),
             outputs=(0, 1, 2),
             python=False,
+            expected=gradient_of(references.batch_norm(training, epsilon=0.3, factor=0.5), 0, 1, 2),
             tol=10,
             why=PYTHON_IN_PART,
         )
@@ -735,6 +740,7 @@ NORMALISATION += [
             wrt=("y_backprop", "x", "scale"),
             outputs=(0, 1, 2),
             python=False,
+            expected=gradient_of(references.batch_norm_grad(True, layout, 0.3), 0, 1, 2),
             tol=10,
             why="Python gives nothing to the statistics, and stops at the mean of x once too often for order 3",
         )
@@ -881,7 +887,15 @@ RECURRENT = [
             python=False,
             why="Python has no such gradient",
         )
-        for peephole, clip, outputs in [(True, 0.0, None), (False, 0.5, (1, 6)), (False, 3.0, (6,))]
+        for peephole, clip, outputs in [(False, 0.5, (1, 6)), (False, 3.0, (6,))]
+    ),
+    case(
+        "LSTMBlockCell",
+        dict(**LSTM, use_peephole=True),
+        tag="peephole",
+        python=False,
+        expected=gradient_of(references.lstm_cell(True), *range(7)),
+        why="Python has no such gradient",
     ),
     case(
         "LSTMBlockCell",
@@ -899,13 +913,20 @@ RECURRENT = [
         tag="another bias",
         why=FIRST_ONLY,
     ),
-    case("GRUBlockCellGrad", GRU_GRAD, python=False, why="Python has no such gradient"),
+    case(
+        "GRUBlockCellGrad",
+        GRU_GRAD,
+        python=False,
+        expected=gradient_of(references.gru_cell_grad(list(GRU_GRAD)), 0, 1, 2, 3),
+        why="Python has no such gradient",
+    ),
     *(
         case(
             "LSTMBlockCellGrad",
             dict(**LSTM_GRAD, use_peephole=peephole),
             tag=f"{peephole=}",
             python=False,
+            expected=gradient_of(references.lstm_cell_grad(list(LSTM_GRAD), peephole), *range(5)),
             why="Python has no such gradient",
         )
         for peephole in (True, False)
