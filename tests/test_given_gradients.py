@@ -114,6 +114,39 @@ def test_several_outputs_of_which_some_have_no_cotangent(session: Any) -> None:
     np.testing.assert_allclose(session.run(gradient(outer, x, tf.ones(3))[0]), 10 + X)
 
 
+@pytest.mark.parametrize("order", [1, 2])
+def test_what_f_writes_is_written_before_what_follows(order: int, session: Any) -> None:
+    """f adds to a variable; the caller reads it after the call, and needs nothing else of it."""
+    variable = v1.get_variable("variable", [], F32, v1.zeros_initializer(), use_resource=True)
+    session.run(variable.initializer)
+    handle, resource = variable.handle, tf.resource
+
+    def add(x: Any, v: Any) -> Any:
+        with tf.control_dependencies([tf.raw_ops.AssignAddVariableOp(resource=v, value=1.0)]):
+            return tf.identity(x)
+
+    given = defun.Defun(F32, resource, F32, func_name="given")(lambda x, v, dy: (100.0 * dy * x, tf.zeros([])))
+    f = defun.Defun(F32, resource, func_name="f", grad_func=given)(add)
+
+    @defun.Defun(F32, resource, func_name="outer")
+    def outer(x: Any, v: Any) -> Any:
+        y = f(x, v)
+        with tf.control_dependencies([y]):
+            return y * tf.raw_ops.ReadVariableOp(resource=v, dtype=F32)
+
+    @defun.Defun(F32, resource, func_name="twice")
+    def twice(x: Any, v: Any) -> Any:
+        return raw_ops.SymbolicGradient(input=[x, v, tf.ones(3)], Tout=[F32], f=outer, wrt=[True, False])
+
+    x = v1.placeholder_with_default(X, [3])
+    dx = raw_ops.SymbolicGradient(
+        input=[x, handle, tf.ones(3)], Tout=[F32], f=(outer, twice)[order - 1], wrt=[True, False]
+    )[0]
+    for step in (1, 2, 3):
+        np.testing.assert_allclose(session.run(dx), 100 * X * step if order == 1 else [100 * step] * 3)
+    assert session.run(variable) == 3
+
+
 def test_op_without_gradient_in_f(session: Any) -> None:
     given = defun.Defun(F32, F32, func_name="given")(lambda x, dy: 7.0 * dy)
     f = defun.Defun(F32, func_name="f", grad_func=given)(
