@@ -301,3 +301,30 @@ def test_a_stack_is_as_long_as_the_loop_where_that_can_be_read(f: Fn, bound: int
         lists = [node for node in function.node_def if node.op == "EmptyTensorList"]
         lengths |= {nodes[node.input[1].split(":")[0]].attr["value"].tensor.int_val[0] for node in lists}
     assert lengths == {bound}
+
+
+@pytest.mark.parametrize("jit", [False, True], ids=["function", "jit"])
+def test_products_after_a_loop_have_derivatives(jit: bool) -> None:
+    """The rows of all iterations are more than those of one: a weight's and a bias's gradient, again."""
+    rng = np.random.default_rng(0)
+    x = [tf.constant(rng.normal(size=shape)) for shape in ([40, 40], [40], [2, 40])]
+    one = tf.constant(1.0, tf.float64)
+
+    def f(w: Any, b: Any, h: Any) -> Any:
+        return tf.reduce_sum(tf.while_loop(lambda i, h: i < 3, lambda i, h: (i + 1, tf.tanh(h @ w + b)), [0, h])[1])
+
+    def penalty(dx: Any) -> Any:
+        return tf.reduce_sum(tf.sin(dx[0])) + tf.reduce_sum(tf.sin(dx[1]))
+
+    def once(*x: Any) -> Any:
+        return penalty(tf_symgrad.symbolic_gradient([*x, one], f=f))
+
+    with tf.GradientTape() as outer:
+        outer.watch(x)
+        with tf.GradientTape() as inner:
+            inner.watch(x)
+            y = f(*x)
+        z = penalty(inner.gradient(y, x))
+    got = tf.function(lambda *x: tf_symgrad.symbolic_gradient([*x, one], f=once), jit_compile=jit, autograph=False)(*x)
+    for a, b in zip(got, outer.gradient(z, x), strict=True):
+        np.testing.assert_allclose(a, b, 1e-9, 1e-12)

@@ -1,10 +1,12 @@
 #include "csrc/engine/differentiate/split_function.h"
 
+#include <algorithm>
 #include <string>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "csrc/engine/differentiate/node_gradients.h"
+#include "csrc/engine/facts/facts.h"
 #include "csrc/engine/facts/known_inputs.h"
 #include "csrc/engine/library/effects.h"
 #include "csrc/engine/remat/rematerialise.h"
@@ -58,13 +60,29 @@ class FunctionSplit {
     for (size_t i = 0, k = 0; i < args_.size(); ++i) {
       if (!wrt[i]) continue;
       const V dx = cotangents[k++];
-      // A loop adds up the gradients of its iterations.
-      const bool sparse = !dense && loop_ == nullptr && dx.kind() == V::Kind::kRows;
+      const bool sparse =
+          !dense && dx.kind() == V::Kind::kRows && (loop_ == nullptr || AreGathered(i, builder.rows(dx)));
       const V values = sparse ? builder.rows(dx).values : builder.Dense(dx);
       TF_RETURN_IF_ERROR(builder.TakeStatus());
       if (values) gradients_.push_back({i, ToPort(values), sparse ? builder.rows(dx).indices : none});
     }
     return absl::OkStatus();
+  }
+
+  // A loop adds up the gradients of its iterations. It gathers their rows instead where they can be put together,
+  // unless they are known to be no fewer than the gradient has.
+  bool AreGathered(size_t i, const RowsValue& rows) const {
+    if (!(*loop_)[i].invariant) return false;
+    for (const V& part : {rows.values, rows.indices}) {
+      const Port p = ToPort(part);
+      if (body_->compiled ? !body_->FullyDefined(p) : !HasKnownRows(*body_, p)) return false;
+    }
+    const Port arg{args_[i], 0};
+    const auto handle = body_->handles.find(body_->output_index(arg));
+    const tf::PartialTensorShape shape =
+        StaticShape(handle == body_->handles.end() ? body_->output(arg).shape : handle->second[0].shape);
+    const int64_t all = shape.unknown_rank() || shape.dims() == 0 ? -1 : shape.dim_size(0);
+    return all < 0 || body_->dim(ToPort(rows.values), 0) < all;
   }
 
   // Which half returns a gradient, and as which of its results. Operands are the last results of the pullback.
@@ -73,22 +91,27 @@ class FunctionSplit {
     std::vector<bool> invariant;
     for (const Gradient& gradient : gradients_) {
       values.push_back(gradient.values);
-      invariant.push_back(loop_ != nullptr && (*loop_)[gradient.input].invariant);
+      invariant.push_back(loop_ != nullptr && (*loop_)[gradient.input].invariant && !gradient.indices);
     }
-    const RowSums sums = FindRowSums(body_, values, invariant);
+    RowSums sums = FindRowSums(body_, values, invariant);
     split_.gradients.resize(args_.size());
     for (size_t k = 0; k < gradients_.size(); ++k) {
       GradientPlace& place = split_.gradients[gradients_[k].input];
-      place.half = sums.transformed[k] ? GradientPlace::kFinish : GradientPlace::kPullback;
+      const bool gathered = loop_ != nullptr && static_cast<bool>(gradients_[k].indices);
+      place.half = gathered || sums.transformed[k] ? GradientPlace::kFinish : GradientPlace::kPullback;
       std::vector<Port>& results = (place.finished() ? finish_ : pullback_).results;
       place.values = static_cast<int>(results.size());
       results.push_back(gradients_[k].values);
       if (!gradients_[k].indices) continue;
       place.indices = static_cast<int>(results.size());
       results.push_back(ToPort(gradients_[k].indices));
+      if (!gathered) continue;
+      for (const Port& p : {gradients_[k].values, ToPort(gradients_[k].indices)})
+        if (std::find(sums.operands.begin(), sums.operands.end(), p) == sums.operands.end()) sums.operands.push_back(p);
     }
     split_.num_operands = sums.operands.size();
     finish_.args = sums.operands;
+    finish_.any_rows = true;
     pullback_.results.insert(pullback_.results.end(), sums.operands.begin(), sums.operands.end());
   }
 

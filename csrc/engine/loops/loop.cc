@@ -250,12 +250,17 @@ class LoopSplit {
     const V finished = rows.empty() ? none : author->Call(split_.finish, rows);
     for (size_t i = 0; i < n_; ++i) {
       V dx = loop_[i].carried ? end.carried[i] : end.summed[i];
-      if (const GradientPlace& place = split_.gradients[i]; place.finished())
-        dx = author->Sum({dx, finished.out(place.values)});
+      const GradientPlace& place = split_.gradients[i];
+      const bool rows_only = place.finished() && place.is_rows() && !dx;
+      if (rows_only) dx = finished.out(place.values);
+      else if (place.finished()) dx = author->Dense(author->Sum({dx, split_.Gradient(i, finished, dx)}));
       if (!dx || !wants_[i]) continue;
       result->gradients[i].half = GradientPlace::kPullback;
       result->gradients[i].values = static_cast<int>(results.size());
       results.push_back(dx);
+      if (!rows_only) continue;
+      result->gradients[i].indices = static_cast<int>(results.size());
+      results.push_back(finished.out(place.indices));
     }
     TF_ASSIGN_OR_RETURN(result->pullback, author.Finish("while_pullback", results));
     return absl::OkStatus();

@@ -27,13 +27,6 @@ int64_t Size(const Body& body, Port p) {
   return body.FullyDefined(p) ? size : -1;
 }
 
-// All dimensions but the first are known: what a concatenation, even of nothing, needs.
-bool HasKnownRows(const Body& body, Port p) {
-  for (int i = 1; i < body.rank(p); ++i)
-    if (body.dim(p, i) < 0) return false;
-  return body.rank(p) > 0;
-}
-
 bool Contains(const std::vector<Port>& ports, Port p) {
   return std::find(ports.begin(), ports.end(), p) != ports.end();
 }
@@ -93,6 +86,12 @@ class Finder {
 };
 
 }  // namespace
+
+bool HasKnownRows(const Body& body, Port p) {
+  for (int i = 1; i < body.rank(p); ++i)
+    if (body.dim(p, i) < 0) return false;
+  return body.rank(p) > 0;
+}
 
 RowSums FindRowSums(Body* body_of_loop, const std::vector<Port>& gradients, const std::vector<bool>& invariant) {
   const Body& body = *body_of_loop;

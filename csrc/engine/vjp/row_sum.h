@@ -15,6 +15,9 @@ struct RowSums {
   std::vector<bool> transformed;  // by gradient: it follows from the operands so concatenated
 };
 
+// All dimensions but the first are known: what a concatenation along it, even of nothing, needs.
+bool HasKnownRows(const Body& body, Port p);
+
 // Which of `gradients`, tensors of the pullback of a loop's body, are such sums, and worth it: where the operands of
 // one iteration are smaller than the gradient that each iteration would add up.
 RowSums FindRowSums(Body* body, const std::vector<Port>& gradients, const std::vector<bool>& invariant);

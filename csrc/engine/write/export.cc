@@ -4,6 +4,7 @@
 #include <numeric>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
@@ -15,12 +16,21 @@
 namespace symgrad {
 namespace {
 
+// What is known of the shape of an argument or a result.
+tf::PartialTensorShape ShapeOf(const Body& body, Port p, const Signature& signature) {
+  tf::PartialTensorShape shape = StaticShape(body.output(p).shape);
+  const bool any_rows = signature.any_rows && absl::c_linear_search(signature.args, p);
+  if (any_rows && !shape.unknown_rank() && shape.dims() > 0) shape.set_dim(0, -1);
+  return shape;
+}
+
 // Names first, then nodes in the order of the body, each hub before the first node that waits for it.
 class FunctionWriter {
  public:
   FunctionWriter(const Functions& functions, const Body& body, const Signature& signature)
       : functions_(functions),
         body_(body),
+        signature_(signature),
         args_(signature.args),
         results_(signature.results),
         part_(FindPart(functions, body, signature)) {}
@@ -179,9 +189,7 @@ class FunctionWriter {
   }
 
   void WriteShape(Port p, tf::FunctionDef::ArgAttrs* attrs) {
-    tf::TensorShapeProto* shape = (*attrs->mutable_attr())["_output_shapes"].mutable_list()->add_shape();
-    shape->set_unknown_rank(body_.rank(p) < 0);
-    for (int i = 0; i < body_.rank(p); ++i) shape->add_dim()->set_size(body_.dim(p, i));
+    ShapeOf(body_, p, signature_).AsProto((*attrs->mutable_attr())["_output_shapes"].mutable_list()->add_shape());
   }
 
   // "argument", or "node:output:index".
@@ -201,6 +209,7 @@ class FunctionWriter {
 
   const Functions& functions_;
   const Body& body_;
+  const Signature& signature_;
   const std::vector<Port>&args_, &results_;
   const Part part_;
   tf::FunctionDef fdef_;
@@ -216,7 +225,7 @@ absl::StatusOr<Callable> WriteFunction(Functions* functions, const Body& body, a
   Callable function;
   function.stateful = fdef.signature().is_stateful();
   for (const Port& p : signature.results)
-    function.results.push_back({tf::BaseType(body.output(p).dtype), StaticShape(body.output(p).shape)});
+    function.results.push_back({tf::BaseType(body.output(p).dtype), ShapeOf(body, p, signature)});
   TF_ASSIGN_OR_RETURN(function.name, functions->AddNamedByContent(stem, std::move(fdef)));
   return function;
 }

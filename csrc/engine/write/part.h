@@ -29,6 +29,7 @@ struct Signature {
   std::vector<Port> results;
   Keeps keeps = Keeps::kNothing;
   bool results_wait = false;  // for all checks
+  bool any_rows = false;      // its arguments have as many rows as they come with, whatever the body knows of them
 };
 
 // What FindPart has found.
