@@ -100,9 +100,15 @@ def draws(x: Any) -> Any:
     return tf.reduce_sum(x**2)
 
 
+def spectrum(x: Any) -> Any:
+    """Residuals that the pullback reaches by control edges alone."""
+    s, u, _ = tf.linalg.svd(tf.matmul(x, x, transpose_b=True) + tf.linalg.diag([1.0, 2.0, 3.0, 4.0]))
+    return tf.reduce_sum(s**2) + tf.reduce_sum(u[:, 0] ** 3)
+
+
 MODELS: dict[str, Callable[[Any], Any]] = {
     "chain": chain(12),
-    **{f.__name__: f for f in (attention, images, calls, branches, loop, shapes, draws)},
+    **{f.__name__: f for f in (attention, images, calls, branches, loop, shapes, draws, spectrum)},
 }
 models = pytest.mark.parametrize("model", MODELS)
 policies = pytest.mark.parametrize("policy", POLICIES)
@@ -181,12 +187,13 @@ def test_second_order(model: str, policy: Any) -> None:
     np.testing.assert_allclose(tape.gradient(y, x), hvp(None)(x), rtol=1e-4, atol=1e-5)
 
 
+@models
 @policies
 @pytest.mark.usefixtures("unoptimized")
-def test_pullbacks(policy: Any) -> None:
+def test_pullbacks(model: str, policy: Any) -> None:
     def both(checkpoint: Any) -> Callable[[Any], Any]:
         def f(x: Any) -> Any:
-            y, pullback = tf_symgrad.vjp(attention, x, checkpoint=checkpoint)
+            y, pullback = tf_symgrad.vjp(MODELS[model], x, checkpoint=checkpoint)
             return y, pullback(2.0)[0]
 
         return f

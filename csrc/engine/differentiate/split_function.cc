@@ -29,6 +29,7 @@ class FunctionSplit {
     TF_ASSIGN_OR_RETURN(const Policy policy, PolicyOf(f_));
     TF_RETURN_IF_ERROR(Rematerialise(*splitter_, body_, policy, &pullback_.results));
     const Cut cut = CutBody(*splitter_, *body_, pullback_.results, loop_);
+    Separate(cut.pullback);
     Cross(cut);
     TF_RETURN_IF_ERROR(WriteForward());
     TF_ASSIGN_OR_RETURN(split_.pullback, Write("pullback", pullback_));
@@ -113,6 +114,17 @@ class FunctionSplit {
     finish_.args = sums.operands;
     finish_.any_rows = true;
     pullback_.results.insert(pullback_.results.end(), sums.operands.begin(), sums.operands.end());
+  }
+
+  // Takes out the control edges between the halves, which would bring parts of the one into the other: the pullback is
+  // called after all of the forward half anyway.
+  void Separate(const std::vector<bool>& pullback) {
+    for (int id = 0; id < body_->num_nodes(); ++id) {
+      if (body_->node(id).is_arg()) continue;
+      auto& controls = body_->node(id).controls;
+      const auto crosses = [&](int c) { return pullback[c] != pullback[id]; };
+      controls.erase(std::remove_if(controls.begin(), controls.end(), crosses), controls.end());
+    }
   }
 
   // What the pullback takes: arguments as they are, residuals and invariants, the cotangents that the sweep has added

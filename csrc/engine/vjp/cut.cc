@@ -35,6 +35,7 @@ class Cutter {
       (same ? cut_.invariants : cut_.residuals).push_back(p);
     }
     for (const int arg : body_.args) cut_.args.push_back(taken_[arg]);
+    cut_.pullback = std::move(pullback_);
     return std::move(cut_);
   }
 
@@ -97,9 +98,11 @@ class Cutter {
       else if (n.type() != "Const" && seen.insert(body_.output_index(p)).second) residuals_.push_back(p);
     };
     for (const Port& p : gradients_) cross(p);
-    for (int id = body_.num_nodes() - 1; id >= 0; --id)
-      if (needed[id])
-        for (const Port& p : body_.node(id).inputs) cross(p);
+    for (int id = body_.num_nodes() - 1; id >= 0; --id) {
+      if (!needed[id]) continue;
+      for (const Port& p : body_.node(id).inputs) cross(p);
+      for (const int c : body_.node(id).controls) needed[c] = needed[c] || pullback_[c];
+    }
   }
 
   void Recompute() {

@@ -23,6 +23,7 @@ struct Cut {
   std::vector<bool> args;        // by argument: the pullback takes it
   std::vector<Port> residuals;   // what the forward half returns for the pullback
   std::vector<Port> invariants;  // the same of a loop's body, what is equal in all iterations: computed once
+  std::vector<bool> pullback;    // by node: whether it belongs to the pullback
 };
 
 // Cuts a body that a sweep has extended, where `gradients` is what the pullback returns: arguments cross as they are,
