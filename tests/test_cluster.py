@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import json
 import os
 import signal
@@ -9,8 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ X = np.array([0.5, -1.0, 2.0], np.float32)
 IDS = np.array([[0, 1], [2, 1], [3, 0], [1, 1]], np.int32)
 SIGNS = np.array([1, -1, 1, 1], np.float32)
 STEPS = 3
+OP = "TfSymgrad>SymbolicGradient"
+ABANDONED: list[Any] = []
+UNKNOWN_OP = f"{OP}' is neither a type of a primitive operation|Op type not registered '{OP}'"
 
 
 def cubed_gradient(x: Any) -> Any:
@@ -98,9 +102,7 @@ def replicated(strategy: Any) -> Steps:
         return tf.constant(np.roll(IDS, k, 0)), tf.constant(np.roll(SIGNS, k))
 
     def run(_: Model, step: Callable[..., Any]) -> Any:
-        ids, signs = (
-            strategy.experimental_distribute_values_from_function(lambda c, i=i: part(c)[i]) for i in (0, 1)
-        )
+        ids, signs = (strategy.experimental_distribute_values_from_function(lambda c, i=i: part(c)[i]) for i in (0, 1))
 
         @tf.function(autograph=False)
         def replicas(ids: Any, signs: Any) -> Any:
@@ -144,7 +146,160 @@ def parameter_server(*workers: str) -> None:
     train_every_way(strategy, run)
 
 
-SCENES: dict[str, Callable[..., None]] = {f.__name__: f for f in (mirrored, multi_worker, parameter_server)}
+def session(master: str, *others: str) -> Any:
+    """A session on a server, in which the others are tasks as well: /job:peer/task:1, and so on."""
+    cluster = tf.train.ClusterSpec({"peer": [master, *others]})
+    return v1.Session(f"grpc://{master}", config=v1.ConfigProto(cluster_def=cluster.as_cluster_def()))
+
+
+def sessions(first: str, second: str, bare: str) -> None:
+    """The master expands the op: it needs the library, who runs the result does not."""
+    for master, worker in (first, second), (first, bare), (bare, first):
+        with tf.Graph().as_default():
+            v = v1.get_variable("v", initializer=X, use_resource=True)  # on the master
+            with tf.device("/job:peer/task:1"):
+                dx, dv = symbolic_gradient([tf.constant(X)], f=lambda x, v=v: tf.reduce_sum(x * x * v), variables=[v])
+            step = v.assign_sub(0.1 * (dx + dv))
+            with session(master, worker) as running:
+                if master == bare:
+                    with pytest.raises(tf.errors.NotFoundError, match=UNKNOWN_OP):
+                        running.run(step)
+                    continue
+                running.run(v.initializer)
+                metadata = v1.RunMetadata()
+                options = v1.RunOptions(output_partition_graphs=True)
+                got = running.run(step, options=options, run_metadata=metadata)
+                np.testing.assert_allclose(got, X - 0.1 * (2 * X * X + X * X), rtol=1e-5)
+                nodes = [node for graph in metadata.partition_graphs for node in graph.node]
+                assert {"/job:peer/replica:0/task:1"} <= {node.device.rpartition("/")[0] for node in nodes}
+                assert OP not in {node.op for node in nodes}
+
+
+def eager_cluster(*workers: str) -> None:
+    """The op on a remote worker: alone, in a function that runs there, in one that has a part there."""
+    tf.config.experimental_connect_to_cluster(tf.train.ClusterSpec({"worker": workers}))
+
+    def on(task: int, f: Any) -> Any:
+        def there(*x: Any) -> Any:
+            with tf.device(f"/job:worker/task:{task}"):
+                return f(*x)
+
+        return there
+
+    def with_part_on(task: int) -> Any:
+        return tf.function(lambda x: on(task, cubed_gradient)(2 * x) + 1.0, autograph=False)
+
+    function = tf.function(cubed_gradient, autograph=False)
+    for task in range(2):
+        for f in cubed_gradient, function:
+            y = on(task, f)(tf.constant(X))
+            np.testing.assert_allclose(y, 3 * X**2)
+            assert f"task:{task}" in y.device
+        np.testing.assert_allclose(with_part_on(task)(X), 12 * X**2 + 1)
+        with tf.GradientTape() as tape:
+            x = tf.constant(X)
+            tape.watch(x)
+            y = on(task, function)(x)
+        np.testing.assert_allclose(tape.gradient(y, x), 6 * X)
+
+    # A worker without the library. What the client has expanded runs there, and so does a gradient function.
+    np.testing.assert_allclose(with_part_on(2)(X), 12 * X**2 + 1)
+    gradient = tf_symgrad.function_gradient(tf.function(lambda x: x**3).get_concrete_function(SPEC))
+    np.testing.assert_allclose(on(2, gradient)(tf.constant(X), tf.ones(3))[0], 3 * X**2)
+    for f in cubed_gradient, function:
+        with pytest.raises(tf.errors.NotFoundError, match=UNKNOWN_OP):
+            on(2, f)(tf.constant(X))
+    np.testing.assert_allclose(on(2, tf.math.square)(tf.constant(X)), X**2)  # nothing has come to harm
+
+
+def for_ever(x: Any) -> Any:
+    """The gradient of a function that never ends."""
+
+    def f(x: Any) -> Any:
+        count = tf.while_loop(lambda i: i >= 0, lambda i: tf.maximum(i, 0), [tf.cast(x[0], tf.int32)])[0]
+        return x * tf.cast(count, tf.float32)
+
+    return symbolic_gradient([x, x], f=f)[0]
+
+
+def faults(worker: str, ps: str, *victims: str) -> None:
+    """Calls that are cancelled and workers that die in the midst of one; what comes after works."""
+    addresses, pids = zip(*(victim.split("@") for victim in victims), strict=True)
+
+    def kill(k: int) -> None:
+        threading.Timer(0.7, lambda: os.kill(int(pids[k]), signal.SIGKILL)).start()
+
+    in_a_session(worker, addresses, kill)
+    in_an_eager_cluster(worker, addresses[1], lambda: kill(1))
+    under_a_coordinator(worker, ps, addresses[2], lambda: kill(2))
+    os._exit(0)  # TensorFlow waits for workers that are dead
+
+
+def in_a_session(worker: str, addresses: Sequence[str], kill: Callable[[int], None]) -> None:
+
+    with tf.Graph().as_default():
+        with tf.device("/job:peer/task:1"):
+            y, z = for_ever(tf.constant(X)), cubed_gradient(tf.constant(X))
+        running = session(worker, addresses[0])
+        ABANDONED.append(running)  # TensorFlow does not come back from closing a session whose worker has died
+        with pytest.raises(tf.errors.DeadlineExceededError):
+            running.run(y, options=v1.RunOptions(timeout_in_ms=700))
+        kill(0)
+        with pytest.raises((tf.errors.UnavailableError, tf.errors.AbortedError)):
+            running.run(y)
+        with session(worker, addresses[1]) as running:
+            np.testing.assert_allclose(running.run(z), 3 * X**2)
+
+
+def in_an_eager_cluster(worker: str, victim: str, kill: Callable[[], None]) -> None:
+    tf.config.experimental_connect_to_cluster(tf.train.ClusterSpec({"worker": [worker, victim]}))
+
+    @tf.function(autograph=False, input_signature=[SPEC])
+    def remote(x: Any) -> Any:
+        with tf.device("/job:worker/task:1"):
+            return for_ever(x)
+
+    function = tf.function(cubed_gradient, autograph=False)
+    manager = cancellation.CancellationManager()
+    threading.Timer(0.7, manager.start_cancel).start()
+    with pytest.raises(tf.errors.CancelledError):
+        manager.get_cancelable_function(remote.get_concrete_function())(tf.constant(X))
+    with tf.device("/job:worker/task:1"):
+        np.testing.assert_allclose(function(tf.constant(X)), 3 * X**2)
+    kill()
+    with pytest.raises((tf.errors.UnavailableError, tf.errors.AbortedError)):
+        remote(tf.constant(X))
+    for device in "/cpu:0", "/job:worker/task:0":
+        with tf.device(device):
+            np.testing.assert_allclose(function(tf.constant(X)), 3 * X**2)
+
+
+def under_a_coordinator(worker: str, ps: str, victim: str, kill: Callable[[], None]) -> None:
+    """What a worker did not finish, another one does."""
+    spec = tf.train.ClusterSpec({"worker": [worker, victim], "ps": [ps]})
+    strategy = tf.distribute.ParameterServerStrategy(
+        tf.distribute.cluster_resolver.SimpleClusterResolver(spec, rpc_layer="grpc")
+    )
+    coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
+    with strategy.scope():
+        v = tf.Variable(X)
+
+    @tf.function(autograph=False)
+    def step(k: Any) -> Any:
+        (x,) = tf.while_loop(lambda x: x[0] < 40000, lambda x: [x + 1], [tf.zeros([1])])
+        (dv,) = symbolic_gradient([k, tf.ones(3)], f=lambda k: k * v * v, wrt=[False], variables=[v])
+        return dv + x - x
+
+    values = [coordinator.schedule(step, (tf.constant(float(k)),)) for k in range(12)]
+    kill()
+    coordinator.join()
+    for k, value in enumerate(values):
+        np.testing.assert_allclose(value.fetch(), 2 * k * X)
+
+
+SCENES: dict[str, Callable[..., None]] = {
+    f.__name__: f for f in (mirrored, multi_worker, parameter_server, sessions, eager_cluster, faults)
+}
 
 
 # ---- Processes. ----
@@ -183,6 +338,7 @@ def finish(*processes: subprocess.Popen[str]) -> None:
     finally:
         for process in processes:
             process.kill()
+            process.communicate()
 
 
 def free_ports(count: int) -> list[int]:
@@ -195,14 +351,22 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-@pytest.fixture(scope="module")
-def servers() -> Iterator[list[str]]:
-    processes = [start("serve", kind) for kind in ("library", "library", "bare")]
+@contextlib.contextmanager
+def serving(*kinds: str) -> Iterator[list[tuple[str, int]]]:
+    """Servers of these kinds: their addresses and process ids."""
+    processes = [start("serve", kind) for kind in kinds]
     try:
-        yield [process.stdout.readline().strip() for process in processes]
+        yield [(process.stdout.readline().strip(), process.pid) for process in processes]
     finally:
         for process in processes:
             process.kill()
+            process.communicate()
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[list[str]]:
+    with serving("library", "library", "bare") as started:
+        yield [address for address, _ in started]
 
 
 def test_mirrored() -> None:
@@ -215,8 +379,14 @@ def test_multi_worker() -> None:
     finish(*(start("multi_worker", TF_CONFIG=json.dumps(task)) for task in tasks))
 
 
-def test_parameter_server(servers: list[str]) -> None:
-    finish(start("parameter_server", *servers))
+@pytest.mark.parametrize("scene", ["parameter_server", "sessions", "eager_cluster"])
+def test_servers(scene: str, servers: list[str]) -> None:
+    finish(start(scene, *servers))
+
+
+def test_faults(servers: list[str]) -> None:
+    with serving("library", "library", "library") as victims:
+        finish(start("faults", servers[0], servers[2], *(f"{address}@{pid}" for address, pid in victims)))
 
 
 if __name__ == "__main__":
@@ -228,7 +398,12 @@ if __name__ == "__main__":
     if sys.argv[1] == "mirrored":
         tf.config.set_logical_device_configuration(cpu, 2 * [tf.config.LogicalDeviceConfiguration()])
 
+    from tensorflow.python.eager import cancellation
+
     import tf_symgrad
     from tf_symgrad import symbolic_gradient
 
+    v1 = tf.compat.v1
+    SPEC = tf.TensorSpec([3], tf.float32)
+    faulthandler.dump_traceback_later(TIMEOUT - 10, exit=True)
     SCENES[sys.argv[1]](*sys.argv[2:])
