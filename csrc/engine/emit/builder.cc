@@ -1,5 +1,6 @@
 #include "csrc/engine/emit/builder.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -149,7 +150,39 @@ V Builder::Dense(const V& v) {
   return Emit("UnsortedSegmentSum", {r.values, r.indices, count});
 }
 
+int Builder::OriginOf(const V& v) const {
+  const int id = v.kind() == V::Kind::kRows ? rows_[v.node()].values.node() : v.node();
+  return body_->node(id).origin < 0 ? id : body_->node(id).origin;
+}
+
+std::string Builder::DeviceOf(int origin) const {
+  return origin < 0 || body_->node(origin).is_arg() ? "" : body_->node(origin).def->device();
+}
+
 V Builder::Sum(const std::vector<V>& values) {
+  const int here = origin_;
+  std::vector<std::pair<int, std::vector<V>>> groups;  // an origin on the device, and what is there
+  for (const V& v : values) {
+    if (!v) continue;
+    const int origin = DeviceOf(OriginOf(v)).empty() ? here : OriginOf(v);
+    auto group = std::find_if(groups.begin(), groups.end(),
+                              [&](const auto& g) { return DeviceOf(g.first) == DeviceOf(origin); });
+    if (group == groups.end()) group = groups.insert(group, {DeviceOf(origin) == DeviceOf(here) ? here : origin, {}});
+    group->second.push_back(v);
+  }
+  if (groups.empty()) return none;
+  std::vector<V> sums;
+  for (const auto& [origin, parts] : groups) {
+    set_origin(origin);
+    sums.push_back(SumHere(parts));
+  }
+  set_origin(groups.size() == 1 ? groups[0].first : here);
+  const V sum = SumHere(sums);
+  set_origin(here);
+  return sum;
+}
+
+V Builder::SumHere(const std::vector<V>& values) {
   std::vector<V> dense, indices, parts;
   V dense_shape;
   for (const V& v : values) {

@@ -63,7 +63,8 @@ class Builder {
   const RowsValue& rows(const V& v) const { return rows_[v.node()]; }
   // The value as one tensor: rows are scattered. `none` stays.
   V Dense(const V& v);
-  // The sum of cotangents of one tensor; sparse if all are.
+  // The sum of cotangents of one tensor; sparse if all are. Those that are on one device are summed up there, so that
+  // one tensor is copied from it and not all of them.
   V Sum(const std::vector<V>& values);
 
   void Fail(const absl::Status& status);
@@ -73,6 +74,9 @@ class Builder {
  private:
   const tf::OpRegistrationData* Lookup(const char* type);
   V Constant(tf::TensorProto value);
+  V SumHere(const std::vector<V>& values);
+  int OriginOf(const V& v) const;
+  std::string DeviceOf(int origin) const;
   // The node that computes `def` of `inputs`, new or emitted before.
   V AddNode(const tf::OpRegistrationData* op, tf::NodeDef* def, const std::vector<Port>& inputs, std::string key);
 

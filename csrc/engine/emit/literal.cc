@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "absl/strings/match.h"
 #include "csrc/engine/facts/facts.h"
 #include "tensorflow/core/framework/numeric_types.h"
 #include "tensorflow/core/framework/types.h"
@@ -61,10 +62,13 @@ bool FillLiteral(const V& literal, tf::DataType dtype, tf::TensorProto* out) {
 }
 
 void CopyRuntimeAttrs(const tf::NodeDef& from, tf::NodeDef* to) {
+  const bool is_call = absl::EndsWith(to->op(), "PartitionedCall");
   for (const auto& [name, value] : from.attr()) {
     const bool of_signature =
         name == "_output_shapes" || name == "_num_original_outputs" || name == "_read_only_resource_inputs";
-    if (name[0] == '_' && !of_signature) (*to->mutable_attr())[name] = value;
+    // Of branches and loops. Grappler does not inline a call that has it.
+    const bool of_structure = is_call && name == "_lower_using_switch_merge";
+    if (name[0] == '_' && !of_signature && !of_structure) (*to->mutable_attr())[name] = value;
   }
 }
 

@@ -73,6 +73,17 @@ int64_t V::dim(int axis) const { return kind_ == Kind::kTensor ? body()->dim({no
 
 bool Compiled() { return body()->compiled; }
 
+int64_t CountDerivative(const Op& o) {
+  if (body()->function.empty()) return -1;
+  Node& forward = body()->node(o.node());
+  tf::NodeDef* def = body()->NewDef();
+  *def = *forward.def;
+  tf::AttrValue& count = (*def->mutable_attr())["_symgrad_derivatives"];
+  count.set_i(count.i() + 1);
+  forward.def = def;
+  return count.i() - 1;
+}
+
 namespace internal {
 V Emit(const char* type, const std::vector<Arg>& args) { return Builder::Current()->Emit(type, args); }
 V EmitLike(const Op& forward, const char* type, const std::vector<Arg>& args) {
