@@ -245,3 +245,19 @@ def test_branches_of_unequal_rows_are_dense_to_xla(name: str) -> None:
     g = lambda t, i: symbolic_gradient([t, i], f=f, wrt=[True, False], sparse=True)[0]  # noqa: E731
     dx = tf.function(g, jit_compile=True)(table, ids)
     np.testing.assert_allclose(tf.convert_to_tensor(dx), of_tape(f, table, ids), rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["eager", "function"])
+def test_forward_over_the_op(mode: str) -> None:
+    """The tangent of a table's gradient is that of a table: an accumulator transposes a gradient that is dense."""
+    table, tangent = tf.constant(TABLE), tf.constant(np.cos(TABLE))
+    f = lambda t: tf.reduce_sum(tf.sin(tf.gather(t, IDS)) ** 2)  # noqa: E731
+
+    def hvp(table: Any, tangent: Any) -> Any:
+        with tf.autodiff.ForwardAccumulator(table, tangent) as accumulator:
+            (dx,) = symbolic_gradient([table], f=f)
+        return accumulator.jvp(dx)
+
+    got = (tf.function(hvp) if mode == "function" else hvp)(table, tangent)
+    counts = np.bincount(IDS, minlength=20)[:, None]
+    np.testing.assert_allclose(got, counts * 2 * np.cos(2 * TABLE) * np.cos(TABLE), rtol=1e-5, atol=1e-6)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2, types_pb2
-from tensorflow.python.eager import context, execute, record
+from tensorflow.python.eager import context, execute, forwardprop_util, record
 from tensorflow.python.eager.polymorphic_function import atomic_function
 from tensorflow.python.framework import ops
 from tensorflow.python.ops.parallel_for import pfor as pfor_lib
@@ -27,8 +27,9 @@ def run(
     wrt: Sequence[bool] = (),
     values: bool = False,
     checkpoint: str = "",
+    sparse: bool = True,
 ) -> list[Any]:
-    """Runs the op, or adds it to the graph."""
+    """Runs the op, or adds it to the graph. `sparse`: a tape over it may get IndexedSlices."""
     if not isinstance(f, (str, bytes, attr_value_pb2.NameAttrList)) and not (
         hasattr(f, "add_to_graph") or isinstance(f, atomic_function.AtomicFunction)
     ):
@@ -47,7 +48,9 @@ def run(
     outputs = _unrecorded(inputs, attrs)
     if record.could_possibly_record():
         ys = outputs[sum(attrs["wrt"]) :] if values else []
-        record.record_operation(OP, outputs, inputs, lambda *dys: _gradient(inputs, ys, attrs, *dys))
+        # A forward accumulator transposes the gradient: it takes what it gets of a table for the table.
+        sparse = sparse and not forwardprop_util.pack_tangents(inputs).tangents
+        record.record_operation(OP, outputs, inputs, lambda *dys: _gradient(inputs, ys, attrs, *dys, sparse=sparse))
     return outputs
 
 
@@ -89,7 +92,9 @@ def _registered_gradient(op: Any, *cotangents: Any) -> list[Any]:
 
 
 @no_autograph
-def _gradient(inputs: Sequence[Any], ys: Sequence[Any], attrs: dict[str, Any], *cotangents: Any) -> list[Any]:
+def _gradient(
+    inputs: Sequence[Any], ys: Sequence[Any], attrs: dict[str, Any], *cotangents: Any, sparse: bool = True
+) -> list[Any]:
     """The gradient of a gradient is the gradient of the gradient function, which is a function like any other."""
     f, tout = attrs["f"], attrs["Tout"]
     wrt = list(attrs["wrt"]) or [True] * len(tout)
@@ -136,11 +141,11 @@ def _gradient(inputs: Sequence[Any], ys: Sequence[Any], attrs: dict[str, Any], *
             return [None] * len(inputs)
     operands = g.with_captures(operands, count)
     mask = [*wanted, *[False] * (len(g.inputs) - count)]
-    if rows := _giving_rows(g, operands, mask):
+    if sparse and (rows := _giving_rows(g, operands, mask)):
         gradients = iter(with_rows(rows, operands, wanted))
     else:
         tout = [dtype for dtype, w in zip(dtypes, wanted, strict=True) if w]
-        gradients = iter(run(operands, tout, told(g), wrt=mask, checkpoint=g.checkpoint))
+        gradients = iter(run(operands, tout, told(g), wrt=mask, checkpoint=g.checkpoint, sparse=sparse))
     return [next(gradients) if w else None for w in wanted]
 
 
