@@ -180,6 +180,7 @@ class NinjaBuild(build_ext):
             rpath.append(f"$ORIGIN/{os.path.relpath(tensorflow['lib'], package)}")
         ldflags = ["-shared", "-Wl,--as-needed", "-Wl,--gc-sections", "-Wl,-z,relro,-z,now"]
         ldflags += [*(f"-Wl,-rpath,{path}" for path in rpath), f"-L{tensorflow['lib']}", f"-L{build}"]
+        asked = shlex.split(os.environ.get("LDFLAGS", ""))
 
         header = build / "precompiled.h"
         write(header, "".join(f"#include <{name}>\n" for name in SOURCES["PRECOMPILED_HEADERS"]))
@@ -206,7 +207,7 @@ class NinjaBuild(build_ext):
                     arguments = [*shlex.split(cxx), *flags[group], "-c", source]
                     commands.append({"directory": str(ROOT), "file": source, "arguments": arguments})
             first = " ".join(f"{build}/{name}" for name in library.libraries)
-            links = " ".join([*library.links, *(f"-l:{name}" for name in library.libraries)])
+            links = ninja_words([*library.links, *(f"-l:{name}" for name in library.libraries), *asked])
             lines += [f"build {build}/{library.name}: link {' '.join(objects)} || {first}"]
             lines += [f" soname = {library.name}", f" links = {links}"]
         write(build / "build.ninja", "\n".join(lines) + "\n")
@@ -246,12 +247,9 @@ class NinjaBuild(build_ext):
         root = Path(next(flag[2:] for flag in tensorflow["flags"] if flag.startswith("-I")))
         xla = [f"-isystem{root / 'external' / path}" for path in ("highwayhash", "farmhash_archive/src")]
         python = ["-fvisibility=hidden", f"-isystem{pybind11.get_include()}", f"-isystem{include}"]
-        return {
-            "plain": [*common, *abi],
-            "tensorflow": [*common, *abi, *theirs],
-            "xla": [*common, *abi, *theirs, *xla],
-            "python": [*common, *abi, *theirs, *python],
-        }
+        groups = {"plain": [], "tensorflow": theirs, "xla": [*theirs, *xla], "python": [*theirs, *python]}
+        asked = shlex.split(os.environ.get("CXXFLAGS", ""))
+        return {group: [*common, *abi, *words, *asked] for group, words in groups.items()}
 
     def ninja(self, build: Path) -> None:
         import ninja

@@ -19,6 +19,7 @@ from tensorflow.python.eager import context
 
 import tf_symgrad
 from tests.frames import function_of_frames, loop, v1
+from tests.fuzz.protos import mutate
 from tf_symgrad import _loader, symbolic_gradient
 
 native = _loader.native()
@@ -442,6 +443,72 @@ def test_malformed_function_through_the_op(what: str, run: Any) -> None:
         context.context().remove_function(name)
 
 
+# ---- Libraries of functions that go round in circles, and attrs in places where nobody expects them. ----
+
+T_LISTS = " ".join(f'attr {{ key: "{key}" value {{ list {{ type: DT_FLOAT }} }} }}' for key in ("Tin", "Tout"))
+
+
+def one_node(name: str, node: str, output: str = "output") -> function_pb2.FunctionDef:
+    """y = node(x). The node is called n."""
+    text = f"""
+      signature {{ name: "{name}" input_arg {{ name: "x" type: DT_FLOAT }} output_arg {{ name: "y" type: DT_FLOAT }} }}
+      node_def {{ name: "n" {node} }} ret {{ key: "y" value: "n:{output}:0" }}"""
+    return text_format.Parse(text, function_pb2.FunctionDef())
+
+
+def calling(f: str, x: str = "x", more: str = "") -> str:
+    func = f'attr {{ key: "f" value {{ func {{ name: "{f}" }} }} }}'
+    return f'op: "PartitionedCall" input: "{x}" {T_LISTS} {func} {more}'
+
+
+TANH = one_node("tanh", f'op: "Tanh" input: "x" {NODE_T}', "y")
+SAME = one_node("same", f'op: "Identity" input: "x" {NODE_T}')
+CASE = f"""op: "Case" input: "i:output:0" input: "x" {T_LISTS}
+  attr {{ key: "branches" value {{ list {{ func {{ name: "tanh" }} }} }} }}
+  attr {{ key: "then_branch" value {{ func {{ name: "tanh" }} }} }}"""
+INDEX = """node_def { name: "i" op: "Const" attr { key: "dtype" value { type: DT_INT32 } }
+  attr { key: "value" value { tensor { dtype: DT_INT32 tensor_shape { } int_val: 0 } } } }"""
+SELF_GRADIENT = """op: "TfSymgrad>SymbolicGradient" input: "x" input: "x"
+  attr { key: "Tin" value { list { type: DT_FLOAT type: DT_FLOAT } } }
+  attr { key: "Tout" value { list { type: DT_FLOAT } } } attr { key: "checkpoint" value { s: "auto" } }"""
+CIRCLES = {
+    # the functions, the first of which is differentiated; what the message says, empty where it has a gradient
+    "recursion": ([one_node("f", calling("f"))], "calls itself"),
+    "mutual recursion": ([one_node("f", calling("g")), one_node("g", calling("f"))], "calls itself"),
+    "recursion of what is called": ([one_node("f", calling("g")), one_node("g", calling("g"))], "calls itself"),
+    "a call of its own result": ([one_node("f", calling("same", "n:output:0")), SAME], r"cycle|n:output:0"),
+    "the gradient of itself": (
+        [one_node("f", SELF_GRADIENT + ' attr { key: "f" value { func { name: "f" } } }')],
+        "calls itself",
+    ),
+    "the gradient of nothing": ([one_node("f", SELF_GRADIENT)], "attr 'f' is missing"),
+    "a branch among cases": ([text_format.Merge(INDEX, one_node("f", CASE)), TANH], ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("checkpoint", ["", "everything"])
+@pytest.mark.parametrize("what", CIRCLES)
+def test_circles(what: str, checkpoint: str) -> None:
+    functions, message = CIRCLES[what]
+    library = function_pb2.FunctionDefLibrary(function=functions).SerializeToString()
+    f = attr_value_pb2.NameAttrList(name="f").SerializeToString()
+    if not message:
+        assert native.build_gradient(library, f, None, checkpoint=checkpoint)
+        return
+    with pytest.raises(native.StatusError, match=message):
+        native.build_gradient(library, f, None, checkpoint=checkpoint)
+
+
+def test_a_call_by_name_is_of_that_name() -> None:
+    """Whatever attrs it has besides."""
+    call = one_node("f", 'op: "same" input: "x" attr { key: "f" value { func { name: "tanh" } } }', "y")
+    library = function_pb2.FunctionDefLibrary(function=[call, SAME, TANH]).SerializeToString()
+    f = attr_value_pb2.NameAttrList(name="f").SerializeToString()
+    _, functions = native.build_gradient(library, f, None)
+    built = function_pb2.FunctionDefLibrary.FromString(functions)
+    assert not any(node.op == "TanhGrad" for function in built.function for node in function.node_def)
+
+
 # ---- Bytes and mutated protos. ----
 
 
@@ -461,64 +528,6 @@ def test_wrt_of_another_length() -> None:
     f = attr_value_pb2.NameAttrList(name="good")
     with pytest.raises(native.StatusError, match="has 2 inputs, but wrt has 3"):
         native.build_gradient(library.SerializeToString(), f.SerializeToString(), [True] * 3)
-
-
-def mutate(proto: Any, chance: random.Random) -> None:
-    """Changes something, somewhere in a message: a value, a repetition, an omission, a part of another message."""
-    fields = proto.ListFields()
-    if not fields or chance.random() < 0.1:
-        field = chance.choice(list(proto.DESCRIPTOR.fields))
-        fields = [(field, getattr(proto, field.name))]
-    field, value = chance.choice(fields)
-    is_map = field.message_type is not None and field.message_type.GetOptions().map_entry
-    if is_map:
-        if value and chance.random() < 0.3:
-            del value[chance.choice(sorted(value))]
-        elif value and field.message_type.fields_by_name["value"].message_type:
-            mutate(value[chance.choice(sorted(value))], chance)
-        elif value:
-            value[chance.choice(sorted(value))] = chance.choice(WORDS)
-    elif field.is_repeated and value and chance.random() < 0.4:
-        i = chance.randrange(len(value))
-        if chance.random() < 0.5:
-            del value[i]
-        else:
-            value.append(value[i])
-    elif field.is_repeated and field.message_type:
-        mutate(chance.choice(value) if value else value.add(), chance)
-    elif field.is_repeated:
-        scalar = any_scalar(field, chance)
-        if value and chance.random() < 0.7:
-            value[chance.randrange(len(value))] = scalar
-        else:
-            value.append(scalar)
-    elif field.message_type:
-        if chance.random() < 0.1:
-            proto.ClearField(field.name)
-        else:
-            mutate(value, chance)
-            getattr(proto, field.name).SetInParent()
-    else:
-        setattr(proto, field.name, any_scalar(field, chance))
-
-
-WORDS = ["", "x", "w", "product", "tanh:y:0", "sum:output:0", "^tanh", "Tanh", "MatMul", "While", "If", "_Arg",
-         "_Retval", "PartitionedCall", "SymbolicGradient", "good", "T", ":", "a:b:-1", "x" * 5000]  # fmt: skip
-NUMBERS = [0, 1, -1, 2, 3, 9, 19, 20, 21, 25, 101, 2**31 - 1, -(2**31), 2**40]
-
-
-def any_scalar(field: Any, chance: random.Random) -> Any:
-    if field.cpp_type == field.CPPTYPE_STRING:
-        word = chance.choice(WORDS)
-        return word.encode() if field.type == field.TYPE_BYTES else word
-    if field.cpp_type == field.CPPTYPE_BOOL:
-        return chance.random() < 0.5
-    if field.cpp_type in (field.CPPTYPE_FLOAT, field.CPPTYPE_DOUBLE):
-        return chance.choice([0.0, -1.0, 1e30, float("nan")])
-    number = chance.choice(NUMBERS)
-    if field.cpp_type in (field.CPPTYPE_INT32, field.CPPTYPE_ENUM):
-        number = max(-(2**31), min(number, 2**31 - 1))
-    return abs(number) if field.cpp_type in (field.CPPTYPE_UINT32, field.CPPTYPE_UINT64) else number
 
 
 def mutants(seed: int, count: int, loops: bool) -> Any:

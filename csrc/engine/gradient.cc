@@ -59,8 +59,11 @@ absl::StatusOr<GradientFunction> BuildGradient(const tf::FunctionLibraryDefiniti
   if (std::optional<GradientFunction> cached = GradientCache::Global().Find(key)) return *std::move(cached);
 
   absl::StatusOr<GradientFunction> gradient;
-  OnLargeStack([&] { gradient = Build(&differentiator, f, request); });
-  if (gradient.ok()) GradientCache::Global().Insert(key, *gradient);
+  TF_RETURN_IF_ERROR(OnLargeStack([&] {
+    gradient = Build(&differentiator, f, request);
+    return gradient.status();
+  }));
+  GradientCache::Global().Insert(key, *gradient);
   return gradient;
 }
 
@@ -69,10 +72,11 @@ absl::StatusOr<VjpFunctions> BuildVjp(const tf::FunctionLibraryDefinition& libra
   TF_RETURN_IF_ERROR(CheckRegistry());
   TF_ASSIGN_OR_RETURN(const tf::NameAttrList told, WithCheckpoint(f, checkpoint));
   absl::StatusOr<VjpFunctions> vjp;
-  OnLargeStack([&] {
+  TF_RETURN_IF_ERROR(OnLargeStack([&] {
     Differentiator differentiator(library);
     vjp = Build(&differentiator, told, wrt);
-  });
+    return vjp.status();
+  }));
   return vjp;
 }
 
@@ -80,7 +84,10 @@ absl::StatusOr<std::vector<InputGradient>> InputGradients(const tf::FunctionLibr
                                                           const tf::NameAttrList& f) {
   TF_RETURN_IF_ERROR(CheckRegistry());
   absl::StatusOr<std::vector<InputGradient>> inputs;
-  OnLargeStack([&] { inputs = Differentiator(library).Inputs(f); });
+  TF_RETURN_IF_ERROR(OnLargeStack([&] {
+    inputs = Differentiator(library).Inputs(f);
+    return inputs.status();
+  }));
   return inputs;
 }
 

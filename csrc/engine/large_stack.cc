@@ -3,28 +3,49 @@
 #include <pthread.h>
 
 #include <cstddef>
+#include <exception>
+#include <new>
+
+#include "absl/strings/str_cat.h"
 
 namespace symgrad {
 namespace {
 
 constexpr size_t kBytes = size_t{64} << 20;
 
-void* Run(void* f) {
-  (*static_cast<absl::FunctionRef<void()>*>(f))();
+struct Task {
+  absl::FunctionRef<absl::Status()> f;
+  absl::Status status;
+
+  void Run() {
+    try {
+      status = f();
+    } catch (const std::bad_alloc&) {
+      status = absl::ResourceExhaustedError("out of memory: differentiate a smaller function, or in a larger process");
+    } catch (const std::exception& e) {
+      status = absl::InternalError(absl::StrCat("an exception: ", e.what()));
+    }
+  }
+};
+
+void* Run(void* task) {
+  static_cast<Task*>(task)->Run();
   return nullptr;
 }
 
 }  // namespace
 
-void OnLargeStack(absl::FunctionRef<void()> f) {
+absl::Status OnLargeStack(absl::FunctionRef<absl::Status()> f) {
+  Task task{f, {}};
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);
   pthread_t thread;
   const bool runs =
-      pthread_attr_setstacksize(&attributes, kBytes) == 0 && pthread_create(&thread, &attributes, Run, &f) == 0;
+      pthread_attr_setstacksize(&attributes, kBytes) == 0 && pthread_create(&thread, &attributes, Run, &task) == 0;
   pthread_attr_destroy(&attributes);
   if (runs) pthread_join(thread, nullptr);
-  else f();
+  else task.Run();
+  return task.status;
 }
 
 }  // namespace symgrad

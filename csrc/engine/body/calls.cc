@@ -17,7 +17,8 @@ bool IsBranch(const tf::NodeDef& node) {
 
 std::vector<tf::NameAttrList> Branches(const tf::NodeDef& node) {
   const auto& attrs = node.attr();
-  if (attrs.contains("then_branch")) return {attrs.at("then_branch").func(), attrs.at("else_branch").func()};
+  if (node.op() == "If" || node.op() == "StatelessIf")
+    return {attrs.at("then_branch").func(), attrs.at("else_branch").func()};
   const auto& list = attrs.at("branches").list().func();
   return {list.begin(), list.end()};
 }
@@ -32,7 +33,7 @@ bool IsStructure(const tf::NodeDef& node, const tf::OpRegistrationData& op) {
 
 tf::NameAttrList Callee(const tf::NodeDef& node) {
   const auto f = node.attr().find("f");
-  if (f != node.attr().end() && f->second.has_func()) return f->second.func();
+  if (IsStructureOp(node.op()) && f != node.attr().end()) return f->second.func();
   tf::NameAttrList callee;
   callee.set_name(node.op());
   *callee.mutable_attr() = node.attr();

@@ -94,16 +94,16 @@ absl::StatusOr<std::string> Differentiator::Gradient(const tf::NameAttrList& f, 
     TF_ASSIGN_OR_RETURN(const tf::NameAttrList function, AddOpFunction(op->op_def, f));
     return Gradient(function, std::move(wrt), values, indices);
   }
-  if (f.attr().contains(kCheckpoint)) {
-    TF_ASSIGN_OR_RETURN(const tf::NameAttrList flat, Flatten(this, f));
-    if (flat.name() != f.name()) return Gradient(flat, std::move(wrt), values, indices);
-  }
   const std::string key = absl::StrCat("gradient:", MemoKey(f), "|", MaskText(wrt), values ? "+values" : "",
                                        indices != nullptr ? "+rows" : "");
   const auto [it, added] = gradients_.try_emplace(key);
   if (!added && !it->second.empty() && indices == nullptr) return it->second;
   const Activation activation(&active_, key);
   TF_RETURN_IF_ERROR(activation.Check(f));
+  if (f.attr().contains(kCheckpoint)) {
+    TF_ASSIGN_OR_RETURN(const tf::NameAttrList flat, Flatten(this, f));
+    if (flat.name() != f.name()) return Gradient(flat, std::move(wrt), values, indices);
+  }
   LookForArrays(f);
 
   TF_ASSIGN_OR_RETURN(std::unique_ptr<Body> body, ImportFunction(this, f));

@@ -50,10 +50,11 @@ class Flattener {
     compiled_ = IsTrue(f.attr(), kCompiled);
     auto record = functions->Find(f.name());
     if (record != nullptr) Enter(std::move(record), -1, nullptr);
-    for (size_t s = 0; s < scopes_.size(); ++s) Read(static_cast<int>(s));
+    for (size_t s = 0; s < scopes_.size() && !recursive_; ++s) Read(static_cast<int>(s));
   }
 
-  bool Any() const { return scopes_.size() > 1; }
+  // Whether there are calls to be written out. Recursion has no end: whoever differentiates the call reports it.
+  bool Any() const { return scopes_.size() > 1 && !recursive_; }
 
   tf::FunctionDef Write() {
     tf::FunctionDef fdef = scopes_[0].f();
@@ -100,6 +101,8 @@ class Flattener {
         scopes_[s].others[node.name()] = known && op->op_def.is_stateful();
         continue;
       }
+      for (int above = s; above >= 0; above = scopes_[above].parent)
+        recursive_ = recursive_ || scopes_[above].f().signature().name() == callee->fdef().signature().name();
       scopes_[s].scopes[node.name()] = static_cast<int>(scopes_.size());
       Enter(std::move(callee), s, &node);
     }
@@ -108,7 +111,7 @@ class Flattener {
   // What a node calls; null if it is no call, or one that is to stay. The gradient op is a call of a gradient function,
   // which depends on what XLA knows of its inputs where XLA compiles it.
   tf::core::RefCountPtr<tf::FunctionRecord> Called(const tf::NodeDef& node, const tf::OpRegistrationData& op) {
-    if (node.op() == kGradientOp && !compiled_) {
+    if (node.op() == kGradientOp && !compiled_ && node.attr().contains("f")) {
       tf::DataTypeVector tin, tout;
       if (!tf::InOutTypesForNode(node, op.op_def, &tin, &tout).ok()) return nullptr;
       const Asked asked = AskedBy(node, tin, tout);
@@ -133,9 +136,10 @@ class Flattener {
            });
   }
 
-  // What a tensor of a scope is called outside: through results of calls, and arguments.
+  // What a tensor of a scope is called outside: through results of calls, and arguments. Each scope is entered and left
+  // once, unless there is a cycle, of which import complains.
   std::string Resolve(int s, std::string reference) const {
-    while (true) {
+    for (size_t steps = 0; steps <= 2 * scopes_.size(); ++steps) {
       const Scope& scope = scopes_[s];
       const std::vector<absl::string_view> parts = absl::StrSplit(reference, ':');
       if (const auto arg = scope.args.find(parts[0]); arg != scope.args.end()) {
@@ -161,6 +165,7 @@ class Flattener {
         return absl::StrCat(scope.prefix, reference);
       }
     }
+    return absl::StrCat(scopes_[s].prefix, reference);
   }
 
   // What a node of a scope is called outside, for those that wait for it.
@@ -244,7 +249,7 @@ class Flattener {
   std::deque<Scope> scopes_;  // those that call before those that are called
   std::set<std::string> names_;
   int64_t num_nodes_ = 0;
-  bool compiled_ = false;
+  bool compiled_ = false, recursive_ = false;
 };
 
 }  // namespace

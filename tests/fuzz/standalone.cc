@@ -1,0 +1,79 @@
+// Runs a fuzz target without libFuzzer, for compilers that lack it:
+//
+//   standalone FILE_OR_FOLDER... [--mutants N] [--seed S] [--repeat R]
+//
+// Each file as it is, R times, then N mutants of files, chosen at random. Prints how many there were, and how the
+// memory of the process has grown over the second half of them.
+#include <unistd.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <random>
+#include <string>
+#include <vector>
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
+extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max_size, unsigned int seed);
+
+namespace {
+
+constexpr size_t kMaxSize = 1 << 16;
+using Bytes = std::vector<uint8_t>;
+
+Bytes Contents(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+double ResidentMegabytes() {
+  long all = 0, resident = 0;  // NOLINT: as the kernel prints them
+  std::ifstream("/proc/self/statm") >> all >> resident;
+  return static_cast<double>(resident) * static_cast<double>(sysconf(_SC_PAGESIZE)) / (1 << 20);
+}
+
+// Kept where it is found again, if it ends the process.
+void Try(const Bytes& input) {
+  std::ofstream("last-input", std::ios::binary).write(reinterpret_cast<const char*>(input.data()), input.size());
+  LLVMFuzzerTestOneInput(input.data(), input.size());
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::vector<Bytes> inputs;
+  unsigned int mutants = 0, seed = 0, repeat = 1;
+  for (int i = 1; i < argc; ++i) {
+    const std::string argument = argv[i];
+    unsigned int* option = argument == "--mutants" ? &mutants : argument == "--seed" ? &seed : nullptr;
+    if (argument == "--repeat") option = &repeat;
+    if (option != nullptr && i + 1 < argc) *option = static_cast<unsigned int>(std::atol(argv[++i]));
+    else if (!std::filesystem::is_directory(argument)) inputs.push_back(Contents(argument));
+    else
+      for (const auto& file : std::filesystem::directory_iterator(argument)) inputs.push_back(Contents(file));
+  }
+  if (inputs.empty()) return std::fprintf(stderr, "no inputs\n"), 2;
+
+  double half = 0;
+  for (unsigned int r = 0; r < repeat; ++r) {
+    if (r == (repeat + 1) / 2) half = ResidentMegabytes();
+    for (const Bytes& input : inputs) Try(input);
+  }
+  const double grown = half == 0 ? 0 : ResidentMegabytes() - half;
+  std::minstd_rand random(seed + 1);
+  for (unsigned int i = 0; i < mutants; ++i) {
+    Bytes mutant = inputs[random() % inputs.size()];
+    size_t size = mutant.size();
+    mutant.resize(kMaxSize);
+    for (auto times = 1 + random() % 4; times > 0; --times)
+      size = LLVMFuzzerCustomMutator(mutant.data(), size, kMaxSize, static_cast<unsigned int>(random()));
+    mutant.resize(size);
+    Try(mutant);
+  }
+  std::printf("%zu inputs %u times and %u mutants; %.1f MB, grown by %.1f in the second half of the repetitions\n",
+              inputs.size(), repeat, mutants, ResidentMegabytes(), grown);
+  return 0;
+}
