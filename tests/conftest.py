@@ -1,5 +1,18 @@
-"""Settings that must be made before TensorFlow is imported."""
+"""Settings that must be made before TensorFlow is imported, and which tests are run."""
 
 import os
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
+    """Tests marked `gpu` are left out where there is none."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import tensorflow as tf
+
+    if not tf.config.list_physical_devices("GPU"):
+        config.hook.pytest_deselected(items=marked)
+        items[:] = [item for item in items if item not in marked]

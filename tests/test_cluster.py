@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import faulthandler
 import json
@@ -121,6 +122,77 @@ def mirrored() -> None:
     train_every_way(strategy, replicated(strategy))
 
 
+def collectives() -> None:
+    """Ops in which devices take part: the gradient of what all of them lose together, at orders 1 and 2.
+
+    Each device runs a function of its own in a thread of its own, and none knows the others' but by keys.
+    """
+    raw = tf.raw_ops
+    group: dict[str, Any] = {"group_size": 2, "group_key": 7, "timeout_seconds": 30}
+    second: dict[str, Any] = group | {"ordering_token": []}
+    summed = {"merge_op": "Add", "final_op": "Id"}
+    mean = {"merge_op": "Add", "final_op": "Div"}
+    cases: list[tuple[Callable[..., Any], Callable[..., Any]]] = [  # the op; what all have of all that all give
+        (lambda x, key: raw.CollectiveReduceV2(input=x, instance_key=key, **summed, **second), lambda x: 2 * [sum(x)]),
+        (
+            lambda x, key: raw.CollectiveReduceV2(input=x, instance_key=key, **mean, **second),
+            lambda x: 2 * [sum(x) / 2],
+        ),
+        (lambda x, key: raw.CollectiveGatherV2(input=x, instance_key=key, **second), lambda x: 2 * [tf.concat(x, 0)]),
+        (
+            lambda x, key: raw.CollectiveAllToAllV2(input=x, instance_key=key, **second),
+            lambda x: [tf.stack([part[k] for part in x]) for k in (0, 1)],
+        ),
+        (
+            lambda x, key: raw.CollectiveReduce(input=x, instance_key=key, subdiv_offsets=[0], **summed, **group),
+            lambda x: 2 * [sum(x)],
+        ),
+        (
+            lambda x, key: raw.CollectiveGather(input=x, instance_key=key, shape=[4, 3], **group),
+            lambda x: 2 * [tf.concat(x, 0)],
+        ),
+    ]
+
+    xs = [tf.constant(np.random.default_rng(k).normal(size=(2, 3)).astype(np.float32)) for k in (0, 1)]
+    for key, (op, everything) in enumerate(cases, 100):
+        expected = zip(*of_all_devices(everything, xs), strict=True)
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            found = pool.map(lambda k, op=op, key=key: on_device(k, op, key, xs[k]), (0, 1))
+            for got, want in zip(found, expected, strict=True):
+                np.testing.assert_allclose(got[0], want[0], rtol=1e-4, atol=1e-5)
+                np.testing.assert_allclose(got[1], want[1], rtol=1e-4, atol=1e-4)
+
+
+def lost(y: Any, device: int) -> Any:
+    return tf.reduce_sum(tf.sin((device + 1.0) * y) * tf.cos(y))
+
+
+def on_device(device: int, op: Callable[..., Any], key: int, x: Any) -> Any:
+    """The gradient, and that of its square."""
+
+    def gradient(x: Any) -> Any:
+        return symbolic_gradient([x], f=lambda x: lost(op(tf.sin(x) * x, key), device))[0]
+
+    def both(x: Any) -> Any:
+        return gradient(x), symbolic_gradient([x], f=lambda x: tf.reduce_sum(gradient(x) ** 2))[0]
+
+    with tf.device(f"/cpu:{device}"):
+        return tf.function(both, autograph=False)(x)
+
+
+def of_all_devices(everything: Callable[..., Any], xs: Any) -> Any:
+    """The same for all devices, in one function."""
+    with tf.GradientTape() as outer:
+        outer.watch(xs)
+        with tf.GradientTape() as inner:
+            inner.watch(xs)
+            y = everything([tf.sin(x) * x for x in xs])
+            loss = lost(y[0], 0) + lost(y[1], 1)
+        first = inner.gradient(loss, xs)
+        squares = tf.add_n([tf.reduce_sum(dx**2) for dx in first])
+    return first, outer.gradient(squares, xs)
+
+
 def multi_worker() -> None:
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     assert strategy.num_replicas_in_sync == 2
@@ -152,13 +224,17 @@ def session(master: str, *others: str) -> Any:
     return v1.Session(f"grpc://{master}", config=v1.ConfigProto(cluster_def=cluster.as_cluster_def()))
 
 
+def loss_of(v: Any) -> Callable[[Any], Any]:
+    return lambda x: tf.reduce_sum(x * x * v)
+
+
 def sessions(first: str, second: str, bare: str) -> None:
     """The master expands the op: it needs the library, who runs the result does not."""
     for master, worker in (first, second), (first, bare), (bare, first):
         with tf.Graph().as_default():
             v = v1.get_variable("v", initializer=X, use_resource=True)  # on the master
             with tf.device("/job:peer/task:1"):
-                dx, dv = symbolic_gradient([tf.constant(X)], f=lambda x, v=v: tf.reduce_sum(x * x * v), variables=[v])
+                dx, dv = symbolic_gradient([tf.constant(X)], f=loss_of(v), variables=[v])
             step = v.assign_sub(0.1 * (dx + dv))
             with session(master, worker) as running:
                 if master == bare:
@@ -298,7 +374,7 @@ def under_a_coordinator(worker: str, ps: str, victim: str, kill: Callable[[], No
 
 
 SCENES: dict[str, Callable[..., None]] = {
-    f.__name__: f for f in (mirrored, multi_worker, parameter_server, sessions, eager_cluster, faults)
+    f.__name__: f for f in (mirrored, collectives, multi_worker, parameter_server, sessions, eager_cluster, faults)
 }
 
 
@@ -369,8 +445,9 @@ def servers() -> Iterator[list[str]]:
         yield [address for address, _ in started]
 
 
-def test_mirrored() -> None:
-    finish(start("mirrored"))
+@pytest.mark.parametrize("scene", ["mirrored", "collectives"])
+def test_two_devices(scene: str) -> None:
+    finish(start(scene))
 
 
 def test_multi_worker() -> None:
@@ -395,7 +472,7 @@ if __name__ == "__main__":
     if sys.argv[1] == "serve":
         serve(sys.argv[2])
     (cpu,) = tf.config.list_physical_devices("CPU")
-    if sys.argv[1] == "mirrored":
+    if sys.argv[1] in ("mirrored", "collectives"):
         tf.config.set_logical_device_configuration(cpu, 2 * [tf.config.LogicalDeviceConfiguration()])
 
     from tensorflow.python.eager import cancellation

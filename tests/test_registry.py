@@ -45,7 +45,7 @@ UNTESTED = {
     },
     "it draws anew in each run; its stateless sibling has the same rule": {"ParameterizedTruncatedNormal"},
     "it has no kernel here, and Python's is another graph, or an error": {
-        *("NcclBroadcast", "NcclReduce", "SparseMatrixAdd", "XlaClusterOutput"),
+        *("CollectiveReduceScatterV2", "NcclBroadcast", "NcclReduce", "SparseMatrixAdd", "XlaClusterOutput"),
     },
     "no graph of today's producers can have it": {
         *("BatchNormWithGlobalNormalization", "QuantizeAndDequantize", "TopK"),
@@ -59,6 +59,8 @@ UNTESTED = {
 # Attrs that change no number: names, marks for the runtime, what is printed, where draws begin.
 NO_NUMBERS = frozenset(
     {
+        *("communication_hint", "group_key", "group_size", "instance_key", "is_stateless", "max_subdivs_per_device"),
+        *("subdiv_offsets", "timeout_seconds", "wait_for"),
         *("circular_buffer_size", "debug_ops_spec", "debug_urls", "device_name", "first_n", "gated_grpc", "io_index"),
         *(
             "io_of_node",
@@ -81,6 +83,10 @@ ONE_VALUE: dict[str, dict[str, set[str]]] = {
         "ExtractGlimpseV2": {"noise", "uniform_noise"},
         "FractionalAvgPool": {"deterministic"},
         "FractionalMaxPool": {"deterministic"},
+    },
+    "only sums have a gradient": {
+        "CollectiveReduce": {"merge_op"},
+        "CollectiveReduceV2": {"merge_op"},
     },
     "CPU kernels know the other value only": {
         "Conv": {"data_format", "groups"},

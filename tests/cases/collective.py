@@ -1,4 +1,5 @@
-"""Ops that talk across devices. None has a kernel here."""
+"""Ops that talk across devices. Most have no kernel here; collectives are checked in a group of one here, and between
+devices in tests/test_cluster.py."""
 
 import numpy as np
 import tensorflow as tf
@@ -7,7 +8,7 @@ from tensorflow.compiler.tf2xla.python import xla as _xla  # noqa: F401 (registe
 from tensorflow.dtensor.python import api as _dtensor  # noqa: F401 (likewise)
 from tensorflow.dtensor.python import gen_dtensor_ops
 
-from tests.harness import case, rand
+from tests.harness import Case, case, rand
 
 
 def on_gpu(**args: object) -> object:
@@ -16,7 +17,21 @@ def on_gpu(**args: object) -> object:
         return tf.raw_ops.NcclAllReduce(**args)
 
 
+def alone(op: str, key: int, rows: int = 2, **args: object) -> Case:
+    """A collective op in a group of one."""
+    group = dict(group_size=1, group_key=1000 + key, instance_key=key)
+    why = "Python has no gradient of it, and a key is of one dtype"
+    return case(op, dict(input=rand(rows, 3), **group, **args), python=False, dtypes="d", why=why)
+
+
 CASES = [
+    alone("CollectiveReduce", 1, merge_op="Add", final_op="Id", subdiv_offsets=[0]),
+    alone("CollectiveReduce", 2, merge_op="Add", final_op="Div", subdiv_offsets=[0, 0], wait_for=[2]),
+    alone("CollectiveReduceV2", 3, ordering_token=[], merge_op="Add", final_op="Id"),
+    alone("CollectiveReduceV2", 4, ordering_token=[], merge_op="Add", final_op="Div"),
+    alone("CollectiveGather", 5, shape=[2, 3]),
+    alone("CollectiveGatherV2", 6, ordering_token=[]),
+    alone("CollectiveAllToAllV2", 7, rows=1, ordering_token=[]),
     case(
         "NcclAllReduce",
         dict(input=rand(2, 3), reduction="sum", num_devices=2, shared_name="n"),

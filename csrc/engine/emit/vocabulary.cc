@@ -302,7 +302,8 @@ V matmul(const V& a, const V& b, bool adjoint_a, bool adjoint_b) {
   return op("BatchMatMulV2", a, b, Attr{"adj_x", adjoint_a}, Attr{"adj_y", adjoint_b});
 }
 V band_part(const V& x, int64_t lower, int64_t upper) {
-  return Linear("MatrixBandPart", x, constant(lower, DType::kInt64), constant(upper, DType::kInt64));
+  // int32, which a GPU has in host memory, where the kernel wants the numbers.
+  return Linear("MatrixBandPart", x, constant(lower, DType::kInt32), constant(upper, DType::kInt32));
 }
 V diag_part(const V& x) { return Linear("MatrixDiagPart", x); }
 V diag(const V& x) { return Linear("MatrixDiag", x); }
