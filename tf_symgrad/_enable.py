@@ -102,6 +102,7 @@ def _install() -> None:
     places: list[tuple[Any, str, Callable[..., Any], list[str]]] = [
         (gradients_util, "_GradientsHelper", _gradients, _GRADIENTS),
         (imperative_grad, "imperative_grad", _tape_gradients, _TAPE_GRADIENTS),
+        (tape_lib, "push_new_tape", _push_new_tape, ["persistent", "watch_accessed_variables"]),
         (tape_lib, "watch", _watch, ["tape", "tensor"]),
     ]
     for module, name, _, parameters in places:
@@ -116,11 +117,6 @@ def _install() -> None:
         wrapped = _wrapped(stock, ours)
         _installed[module, name] = stock, wrapped
         setattr(module, name, wrapped)
-    # Of what tapes watched before nobody has taken note.
-    graph = None if context.executing_eagerly() else ops.get_default_graph()
-    while graph is not None:
-        graph._symgrad_began_before = True
-        graph = getattr(graph, "outer_graph", None)
 
 
 def _uninstall() -> None:
@@ -224,8 +220,8 @@ def _tape_gradients(stock: Callable[[], Any], **given: Any) -> list[Any]:
     zero = _wants_zeros(given)
     _check_surroundings()
     graph, tape = ops.get_default_graph(), given["tape"]
-    if getattr(graph, "_symgrad_began_before", False):
-        raise NotNativeError("the graph was begun before enable(): call it earlier")
+    if not isinstance(tape, _recorded.NotedTape):
+        raise NotNativeError("a tape was begun before enable(): call it earlier")
     targets, sources = given["target"], given["sources"]
     inner = _captured(graph)
     known = [_tensor(x, graph, inner) for x in sources]
@@ -246,12 +242,12 @@ def _tape_gradients(stock: Callable[[], Any], **given: Any) -> list[Any]:
     xs = [x for x, recorded in zip(known, on[len(targets) :], strict=False) if recorded and x is not None]
 
     try:
-        off = _recorded.off_tape(tape, ys, [*xs, *inner.values()])
+        off, blocked = _recorded.off_tape(tape, ys, [*xs, *inner.values()])
     except _recorded.UnclearError as error:
         raise NotNativeError(str(error)) from None
     is_x = {id(x) for x in xs}
     off = [t for t in off if id(t) not in is_x]
-    backward = Backward(graph, ys, xs, off=off, tape=True)
+    backward = Backward(graph, ys, xs, blocked, off, tape=True)
     dys = given["output_gradients"] or [None] * len(targets)
     with tf.name_scope("gradient_tape"):
         seeds = [
@@ -282,8 +278,13 @@ def _check_surroundings() -> None:
         raise NotNativeError("the graph is in a loop or branch of TensorFlow 1, or compiles")
 
 
+def _push_new_tape(stock: Callable[[], Any], **_: Any) -> tape_lib.Tape:
+    """In place of `tape.push_new_tape`."""
+    return _recorded.NotedTape(stock()._tape)
+
+
 def _watch(stock: Callable[[], Any], tape: Any, tensor: Any) -> Any:
     """In place of `tape.watch`, which goes on as it was."""
-    if not context.executing_eagerly():
+    if isinstance(tape, _recorded.NotedTape) and not context.executing_eagerly():
         _recorded.note_watch(tape, tensor)
     return stock()

@@ -32,7 +32,17 @@ def recorded(tape: tape_lib.Tape, tensors: Sequence[Any]) -> list[bool]:
     return answers
 
 
-def note_watch(tape: tape_lib.Tape, tensor: Any) -> None:
+class NotedTape(tape_lib.Tape):  # type: ignore[misc]
+    """A tape that knows of what it watches: of each op whether the tape had recorded it, if there was anything to."""
+
+    __slots__ = ("watched",)
+
+    def __init__(self, tape: Any) -> None:
+        super().__init__(tape)
+        self.watched: dict[Any, bool] = {}
+
+
+def note_watch(tape: NotedTape, tensor: Any) -> None:
     """Notes that a tape is going to watch a tensor of a graph, and whether it has recorded what that was made of.
 
     If not, gradients of that tape do not flow on from there, but nobody could tell so later.
@@ -42,22 +52,17 @@ def note_watch(tape: tape_lib.Tape, tensor: Any) -> None:
     made = bool(tensor.op.inputs)
     # Asked of all tapes of this thread first, which costs nothing.
     known = made and pywrap_tfe.TFE_Py_TapeSetShouldRecordBackprop([tensor]) and recorded(tape, [tensor])[0]
-    _notes(tensor.graph).setdefault(tensor.op.name, {})[id(tape._tape)] = made and not known
-
-
-def _notes(graph: Any) -> dict[str, dict[int, bool]]:
-    notes: dict[str, dict[int, bool]] | None = getattr(graph, "_symgrad_watched", None)
-    if notes is None:
-        notes = graph._symgrad_watched = {}
-    return notes
+    tape.watched.setdefault(tensor.op, known or not made)
 
 
 class UnclearError(Exception):
     """The graph does not tell what the tape has recorded."""
 
 
-def off_tape(tape: tape_lib.Tape, ys: Sequence[Any], known: Sequence[Any]) -> list[Any]:
-    """Of all tensors that lead to y those that the tape has not recorded.
+def off_tape(tape: NotedTape, ys: Sequence[Any], known: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """Of what leads to y the tensors that the tape has not recorded, and the ops that gradients do not pass.
+
+    The outputs of those ops are on the tape all the same, as somebody watches them.
 
     Args:
       tape: the tape.
@@ -68,8 +73,7 @@ def off_tape(tape: tape_lib.Tape, ys: Sequence[Any], known: Sequence[Any]) -> li
       UnclearError: something is on the tape that the graph does not explain.
     """
     if not ys:
-        return []
-    notes = {name: made for name, by in _notes(ys[0].graph).items() if (made := by.get(id(tape._tape))) is not None}
+        return [], []
     todo, seen, tensors = [y.op for y in ys], {id(y.op) for y in ys}, {id(y): y for y in ys}
     made_of = []
     carries = functools.cache(lambda dtype: dtype.is_floating or dtype.is_complex or not dtype.is_numpy_compatible)
@@ -87,9 +91,8 @@ def off_tape(tape: tape_lib.Tape, ys: Sequence[Any], known: Sequence[Any]) -> li
     on = {key for key, answer in zip(tensors, answers, strict=True) if answer}
     explained = {id(t) for t in known}
     for op, outputs, inputs in made_of:
-        if notes.get(op.name):
-            raise UnclearError("a tape watches what it has not recorded")
-        made = any(id(t) in on for t in inputs) or op.name in notes
+        made = any(id(t) in on for t in inputs) or op in tape.watched
         if not made and any(id(t) in on and id(t) not in explained and t.dtype != dtypes.resource for t in outputs):
             raise UnclearError("a tape has recorded what is no op of the graph")
-    return [t for key, t in tensors.items() if key not in on]
+    blocked = [op for op, *_ in made_of if not tape.watched.get(op, True)]
+    return [t for key, t in tensors.items() if key not in on], blocked
