@@ -551,6 +551,31 @@ def test_it_is_undone() -> None:
     assert stock()
 
 
+def mod(x: Any) -> Any:
+    return tf.raw_ops.Mod(x=x, y=tf.constant(0.7))
+
+
+def test_ops_that_python_has_no_gradient_of(said: list[str]) -> None:
+    def of_a_source(x: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = mod(x) * x
+        return tape.gradient([x, y], [x])
+
+    gradients = watching(lambda x: mod(x) * x)
+    expected = mod(X) + X
+    with tf_symgrad.native():
+        same([expected], gradients(X))
+        same([expected], tf.function(gradients, autograph=False)(X))
+        same([expected], tf.function(lambda x: tf.gradients(mod(x) * x, x), autograph=False)(X))
+        assert not said
+        same([expected + 1], tf.function(of_a_source, autograph=False)(X))
+        assert said  # Python did that, by the engine's rule
+        assert gradients_util.ops.gradient_registry.lookup("Sin").__module__.startswith("tensorflow")
+    with pytest.raises(LookupError):
+        gradients(X)
+
+
 def test_who_wraps_it_too_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     tf_symgrad.enable()
     ours = gradients_util._GradientsHelper

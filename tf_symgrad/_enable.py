@@ -21,7 +21,7 @@ from tensorflow.python.eager import tape as tape_lib
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import gradients_util, resource_variable_ops
 
-from tf_symgrad import _loader, _part, _recorded
+from tf_symgrad import _loader, _part, _recorded, _registry
 from tf_symgrad._backward import Backward, NotNativeError, tensor_name
 
 logger = logging.getLogger("tf_symgrad")
@@ -117,6 +117,7 @@ def _install() -> None:
         wrapped = _wrapped(stock, ours)
         _installed[module, name] = stock, wrapped
         setattr(module, name, wrapped)
+    _registry.lend()
 
 
 def _uninstall() -> None:
@@ -126,6 +127,7 @@ def _uninstall() -> None:
         if getattr(module, name) is wrapped:  # else somebody else has wrapped it meanwhile, and ours passes on
             setattr(module, name, stock)
     _installed.clear()
+    _registry.take_back()
 
 
 def _wrapped(stock: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
