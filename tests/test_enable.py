@@ -18,7 +18,7 @@ from tensorflow.python.ops import gradients_util
 import tf_symgrad
 from tests.spec import Point, possible_dtypes
 
-_enable = importlib.import_module("tf_symgrad._enable")
+_enable, _part = (importlib.import_module(f"tf_symgrad.{name}") for name in ("_enable", "_part"))
 RANDOM = np.random.default_rng(0)
 X = tf.constant(RANDOM.normal(size=(3, 4)), tf.float32)
 
@@ -398,6 +398,47 @@ def test_the_forward_pass_is_in_the_graph_once_and_the_pullback_is_one_call() ->
     assert set(both) <= {"Const", "Identity"}  # cotangents of one, dense shapes, results
 
 
+@pytest.mark.parametrize("by", ["tape", "tf.gradients"])
+def test_of_a_graph_that_part_is_read_which_gradients_pass(by: str, monkeypatch: Any, said: list[str]) -> None:
+    """Many small gradients in one function cost no more each than one does."""
+    serialized, sizes = _part.serialized, []
+
+    def counting(*args: Any) -> Any:
+        result = serialized(*args)
+        sizes.append(len(result[1]))
+        return result
+
+    monkeypatch.setattr(_part, "serialized", counting)
+
+    def f(x: Any) -> Any:
+        for _ in range(6):
+            energy = lambda x: tf.reduce_sum(tf.tanh(x @ W) ** 2 * tf.cast(tf.shape(x)[0] + 1, tf.float32))  # noqa: E731
+            dx = tf.gradients(energy(x), x)[0] if by == "tf.gradients" else watching(energy)(x)[0]
+            x = x - 0.1 * dx
+        return x
+
+    expected = tf.function(f, autograph=False)(X)
+    with tf_symgrad.native():
+        got = tf.function(f, autograph=False)(X)
+    same(expected, got)
+    assert not said
+    assert len(sizes) == 6
+    assert len(set(sizes[2:])) == 1, sizes
+
+
+def test_a_gradient_that_takes_what_is_elsewhere(monkeypatch: Any, said: list[str]) -> None:
+    """The whole graph is read for a custom gradient that takes more than the part at hand has."""
+    serialized, whole, read = _part.serialized, _part.whole, []
+    monkeypatch.setattr(_part, "serialized", lambda *args: (serialized(*args)[0], set()))
+    monkeypatch.setattr(_part, "whole", lambda graph: read.append(graph) or whole(graph))
+    expected = tf.function(CASES["silu"], autograph=False)(X)
+    with tf_symgrad.native():
+        got = tf.function(CASES["silu"], autograph=False)(X)
+    same(expected, got)
+    assert read
+    assert not said
+
+
 def test_masks_are_not_drawn_again_nor_variables_read_again() -> None:
     v = tf.Variable(2.0)
 
@@ -508,6 +549,31 @@ def test_it_is_undone() -> None:
     assert not stock()
     tf_symgrad.disable()
     assert stock()
+
+
+def mod(x: Any) -> Any:
+    return tf.raw_ops.Mod(x=x, y=tf.constant(0.7))
+
+
+def test_ops_that_python_has_no_gradient_of(said: list[str]) -> None:
+    def of_a_source(x: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = mod(x) * x
+        return tape.gradient([x, y], [x])
+
+    gradients = watching(lambda x: mod(x) * x)
+    expected = mod(X) + X
+    with tf_symgrad.native():
+        same([expected], gradients(X))
+        same([expected], tf.function(gradients, autograph=False)(X))
+        same([expected], tf.function(lambda x: tf.gradients(mod(x) * x, x), autograph=False)(X))
+        assert not said
+        same([expected + 1], tf.function(of_a_source, autograph=False)(X))
+        assert said  # Python did that, by the engine's rule
+        assert gradients_util.ops.gradient_registry.lookup("Sin").__module__.startswith("tensorflow")
+    with pytest.raises(LookupError):
+        gradients(X)
 
 
 def test_who_wraps_it_too_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

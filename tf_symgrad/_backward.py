@@ -10,13 +10,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import tensorflow as tf
+from google.protobuf import message  # type: ignore[import-untyped]
 from tensorflow.core.framework import function_pb2
-from tensorflow.python.client import pywrap_tf_session
 from tensorflow.python.eager import backprop_util
-from tensorflow.python.framework import c_api_util, ops
+from tensorflow.python.framework import ops
 from tensorflow.python.ops import control_flow_state, default_gradient, gradients_util, handle_data_util
 
-from tf_symgrad import _custom, _function, _likeness, _loader, _pullback
+from tf_symgrad import _custom, _function, _likeness, _loader, _part, _pullback
 
 # Control flow and arrays of TensorFlow 1.
 _FRAMES = {"Enter", "Exit", "NextIteration", "LoopCond", "Merge", "Switch"}
@@ -28,6 +28,10 @@ _STRUCTURE = {
 
 class NotNativeError(Exception):
     """The engine does not do this: TensorFlow's Python does."""
+
+
+class _OutsideError(Exception):
+    """A gradient takes a tensor from elsewhere in the graph."""
 
 
 def tensor_name(tensor: Any) -> str:
@@ -42,6 +46,7 @@ class Backward:
         graph: tf.Graph,
         ys: Sequence[Any],
         xs: Sequence[Any],
+        passed: Iterable[Any],
         blocked: Iterable[Any] = (),
         off: Sequence[Any] = (),
         tape: bool = False,
@@ -52,6 +57,7 @@ class Backward:
           graph: the graph of all of these.
           ys: what is differentiated.
           xs: what it is differentiated by.
+          passed: ops of the graph, all that gradients pass among them.
           blocked: ops that gradients do not pass.
           off: tensors that carry none.
           tape: whether these are the gradients of a tape.
@@ -59,20 +65,31 @@ class Backward:
         self._graph, self._tape = graph, tape
         self._tensors = {tensor_name(t): t for t in [*ys, *xs]}
         self._xs = {tensor_name(x) for x in xs}
-        native = _loader.native()
+        self._off = {tensor_name(t) for t in off}
+        self._blocked = [op.name for op in blocked]
+        ys_by_name = sorted({tensor_name(y) for y in ys})
         try:
-            self._pass = native.ForwardPass(_serialized(graph))
-            asked = list({tensor_name(y) for y in ys}), list(self._xs)
-            stops = [op.name for op in blocked], _inert(), _likeness.DEAF
-            self._off = {tensor_name(t) for t in off}
-            passed = self._pass.between(*asked, list(self._off), *stops)
-            self._passed = {name for name, *_ in passed}
-            self._classify(passed, native.rules())
-            self._stages: list[list[str]] = self._pass.stages()
-            self._plan: dict[int, tuple[list[str], Any]] = {}
-            self._rehearse(asked[0])
-        except native.StatusError as error:
+            graph_def, names = _part.serialized(passed, [*ys, *xs, *off])
+            self._names: set[str] | None = names
+            try:
+                self._read(graph_def, ys_by_name)
+            except _OutsideError:
+                self._names = None
+                self._read(_part.whole(graph), ys_by_name)
+        except _loader.native().StatusError as error:
             raise NotNativeError(error.args[1].replace("\n", " ")) from None
+        except (tf.errors.OpError, message.EncodeError) as error:  # it is larger than a protocol buffer may be
+            raise NotNativeError(str(error)) from None
+
+    def _read(self, graph_def: bytes, ys: list[str]) -> None:
+        native = _loader.native()
+        self._pass = native.ForwardPass(graph_def)
+        passed = self._pass.between(ys, list(self._xs), list(self._off), self._blocked, _inert(), _likeness.DEAF)
+        self._passed = {name for name, *_ in passed}
+        self._classify(passed, native.rules())
+        self._stages: list[list[str]] = self._pass.stages()
+        self._plan: dict[int, tuple[list[str], Any]] = {}
+        self._rehearse(ys)
 
     def _classify(self, passed: list[tuple[str, str, bool]], rules: dict[str, bool]) -> None:
         """Tells the engine which nodes are not its own."""
@@ -114,6 +131,8 @@ class Backward:
         function, tensors, outputs = traced
         if any(isinstance(t, ops.EagerTensor) or t.graph is not self._graph for t in tensors):
             return False
+        if self._names is not None and any(t.op.name not in self._names for t in tensors):
+            raise _OutsideError
         for t in tensors:
             self._tensors[tensor_name(t)] = t
         library, functions = function_pb2.FunctionDefLibrary(), _function.reachable(function)
@@ -258,12 +277,3 @@ def _inert() -> list[str]:
 
 
 _lookups: dict[str, bool] = {}
-
-
-def _serialized(graph: tf.Graph) -> bytes:
-    try:
-        with graph._lock, c_api_util.tf_buffer() as buffer, graph._c_graph.get() as c_graph:
-            pywrap_tf_session.TF_GraphToGraphDef(c_graph, buffer)
-            return bytes(pywrap_tf_session.TF_GetBuffer(buffer))
-    except tf.errors.OpError as error:  # it is larger than a protocol buffer may be
-        raise NotNativeError(error.message) from None

@@ -21,7 +21,7 @@ from tensorflow.python.eager import tape as tape_lib
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import gradients_util, resource_variable_ops
 
-from tf_symgrad import _loader, _recorded
+from tf_symgrad import _loader, _part, _recorded, _registry
 from tf_symgrad._backward import Backward, NotNativeError, tensor_name
 
 logger = logging.getLogger("tf_symgrad")
@@ -117,6 +117,7 @@ def _install() -> None:
         wrapped = _wrapped(stock, ours)
         _installed[module, name] = stock, wrapped
         setattr(module, name, wrapped)
+    _registry.lend()
 
 
 def _uninstall() -> None:
@@ -126,6 +127,7 @@ def _uninstall() -> None:
         if getattr(module, name) is wrapped:  # else somebody else has wrapped it meanwhile, and ours passes on
             setattr(module, name, stock)
     _installed.clear()
+    _registry.take_back()
 
 
 def _wrapped(stock: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
@@ -176,7 +178,8 @@ def _gradients(stock: Callable[[], Any], **given: Any) -> list[Any]:
     dys = [None] * len(ys) if dys is None else list(dys) if isinstance(dys, (list, tuple)) else [dys]
     if len(dys) != len(ys) or any(isinstance(dy, tf.IndexedSlices) for dy in dys):
         raise NotNativeError("the cotangents are no tensors, one for each y")
-    backward = Backward(graph, ys, [x for x in xs if x is not None], {t.op for t in stops})
+    known, blocked = [x for x in xs if x is not None], {t.op for t in stops}
+    backward = Backward(graph, ys, known, _part.between(ys, known, blocked), blocked)
     with tf.name_scope(given["name"] or "gradients") as scope:
         uid = default.unique_name("uid")
         dys = gradients_util._DefaultGradYs(dys, ys, False, uid)
@@ -242,12 +245,12 @@ def _tape_gradients(stock: Callable[[], Any], **given: Any) -> list[Any]:
     xs = [x for x, recorded in zip(known, on[len(targets) :], strict=False) if recorded and x is not None]
 
     try:
-        off, blocked = _recorded.off_tape(tape, ys, [*xs, *inner.values()])
+        on_tape = _recorded.leading_to(tape, ys, [*xs, *inner.values()])
     except _recorded.UnclearError as error:
         raise NotNativeError(str(error)) from None
     is_x = {id(x) for x in xs}
-    off = [t for t in off if id(t) not in is_x]
-    backward = Backward(graph, ys, xs, blocked, off, tape=True)
+    off = [t for t in on_tape.off if id(t) not in is_x]
+    backward = Backward(graph, ys, xs, on_tape.ops, on_tape.blocked, off, tape=True)
     dys = given["output_gradients"] or [None] * len(targets)
     with tf.name_scope("gradient_tape"):
         seeds = [

@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import dataclasses
 import functools
-import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import tape as tape_lib
 from tensorflow.python.framework import dtypes, ops
 
+from tf_symgrad import _part
 
-def recorded(tape: tape_lib.Tape, tensors: Sequence[Any]) -> list[bool]:
-    """For each tensor whether gradients of that tape flow to it: it was watched, or made of what is.
+_Result = TypeVar("_Result")
+
+
+def _ask(tape: tape_lib.Tape, question: Callable[[Callable[[Any], bool]], _Result]) -> _Result:
+    """Asks something about a tape, for whom it can be told of each tensor whether gradients of the tape flow to it.
 
     TensorFlow tells so of all tapes of a thread together. A new thread has none, and is given this one.
     """
-    answers: list[bool] = []
 
-    def ask() -> None:
+    def ask() -> _Result:
         pywrap_tfe.TFE_Py_TapeSetAdd(tape._tape)
         try:
-            answers.extend(pywrap_tfe.TFE_Py_TapeSetShouldRecordBackprop([t]) for t in tensors)
+            return question(lambda t: bool(pywrap_tfe.TFE_Py_TapeSetShouldRecordBackprop([t])))
         finally:
             pywrap_tfe.TFE_Py_TapeSetRemove(tape._tape)
 
-    thread = threading.Thread(target=ask)
-    thread.start()
-    thread.join()
-    return answers
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        return thread.submit(ask).result()
+
+
+def recorded(tape: tape_lib.Tape, tensors: Sequence[Any]) -> list[bool]:
+    """For each tensor whether gradients of that tape flow to it: it was watched, or made of what is."""
+    return _ask(tape, lambda is_on: [is_on(t) for t in tensors])
 
 
 class NotedTape(tape_lib.Tape):  # type: ignore[misc]
@@ -59,40 +66,55 @@ class UnclearError(Exception):
     """The graph does not tell what the tape has recorded."""
 
 
-def off_tape(tape: NotedTape, ys: Sequence[Any], known: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """Of what leads to y the tensors that the tape has not recorded, and the ops that gradients do not pass.
+@dataclasses.dataclass
+class Recorded:
+    """What of a graph leads to some y on a tape.
 
-    The outputs of those ops are on the tape all the same, as somebody watches them.
+    Attributes:
+      ops: those whose outputs are on the tape, as far back as it goes.
+      off: the tensors beside them that are not.
+      blocked: of those ops the ones that gradients do not pass: the tape watches an output, but not what it is made of.
+    """
+
+    ops: set[Any]
+    off: list[Any]
+    blocked: set[Any]
+
+
+def leading_to(tape: NotedTape, ys: Sequence[Any], known: Sequence[Any]) -> Recorded:
+    """What a tape has recorded of what leads to y.
 
     Args:
       tape: the tape.
-      ys: tensors of a graph.
+      ys: tensors of a graph, on the tape.
       known: those that may be on the tape without being made of others: sources, and what comes from outside.
 
     Raises:
       UnclearError: something is on the tape that the graph does not explain.
     """
     if not ys:
-        return [], []
-    todo, seen, tensors = [y.op for y in ys], {id(y.op) for y in ys}, {id(y): y for y in ys}
-    made_of = []
-    carries = functools.cache(lambda dtype: dtype.is_floating or dtype.is_complex or not dtype.is_numpy_compatible)
-    while todo:
-        op = todo.pop()
-        inputs = list(op.inputs)
-        made_of.append((op, list(op.outputs), inputs))
-        tensors.update((id(t), t) for t in [*op.outputs, *inputs])
-        for t in inputs:
-            of = t.op
-            if id(of) not in seen and carries(t.dtype):
-                seen.add(id(of))
-                todo.append(of)
-    answers = recorded(tape, list(tensors.values()))
-    on = {key for key, answer in zip(tensors, answers, strict=True) if answer}
+        return Recorded(set(), [], set())
     explained = {id(t) for t in known}
-    for op, outputs, inputs in made_of:
-        made = any(id(t) in on for t in inputs) or op in tape.watched
-        if not made and any(id(t) in on and id(t) not in explained and t.dtype != dtypes.resource for t in outputs):
-            raise UnclearError("a tape has recorded what is no op of the graph")
-    blocked = [op for op, *_ in made_of if not tape.watched.get(op, True)]
-    return [t for key, t in tensors.items() if key not in on], blocked
+
+    def walk(is_on: Callable[[Any], bool]) -> Recorded:
+        found = Recorded({y.op for y in ys}, [], set())
+        todo, on = list(found.ops), functools.cache(lambda key: is_on(tensors[key]))
+        tensors: dict[int, Any] = {}
+        while todo:
+            op = todo.pop()
+            inputs, outputs = list(op.inputs), list(op.outputs)
+            tensors.update((id(t), t) for t in [*inputs, *outputs])
+            if not tape.watched.get(op, True):
+                found.blocked.add(op)
+                continue
+            before = {t.op for t in inputs if on(id(t)) and _part.carries(t.dtype)} - found.ops
+            found.ops |= before
+            todo += before
+            if op in tape.watched or any(on(id(t)) for t in inputs):
+                continue
+            if any(on(id(t)) and id(t) not in explained and t.dtype != dtypes.resource for t in outputs):
+                raise UnclearError("a tape has recorded what is no op of the graph")
+        found.off = [t for key, t in tensors.items() if not on(key)]
+        return found
+
+    return _ask(tape, walk)

@@ -1,6 +1,6 @@
 """The engine's rules for tapes and `tf.gradients`, of ops for which TensorFlow has no gradient.
 
-They are lent while a Python gradient is traced; or, if the user asks, registered for good.
+They are lent while a Python gradient is traced, and while `enable()` lasts; or, if the user asks, registered for good.
 """
 
 from __future__ import annotations
@@ -40,14 +40,8 @@ def _install() -> None:
 
     The registry alone would not do, as a tape keeps nothing of an op that was declared to have no gradient.
     """
-    rules, record_gradient = ops.gradient_registry, execute.record_gradient
-
-    class WithRules(type(rules)):  # type: ignore[misc]
-        __slots__ = ()
-
-        def lookup(self, name: str) -> Callable[..., Any] | None:
-            # What an eager op takes a tape keeps only if TensorFlow does not declare the op to have no gradient.
-            return _op_gradient if _is_ours(name) and not context.executing_eagerly() else super().lookup(name)
+    _install_lookup()
+    record_gradient = execute.record_gradient
 
     def record_ours(op: str, inputs: Any, attrs: Any, outputs: Any) -> None:
         node = getattr(outputs[0], "op", None) if outputs and not isinstance(outputs[0], ops.EagerTensor) else None
@@ -56,8 +50,28 @@ def _install() -> None:
         else:
             record_gradient(op, inputs, attrs, outputs)
 
-    rules.__class__ = WithRules
     execute.record_gradient = record_ours
+
+
+@functools.cache
+def _install_lookup() -> None:
+    rules = ops.gradient_registry
+
+    class WithRules(type(rules)):  # type: ignore[misc]
+        __slots__ = ()
+
+        def lookup(self, name: str) -> Callable[..., Any] | None:
+            # What an eager op takes a tape keeps only if TensorFlow does not declare the op to have no gradient.
+            if _is_ours(name) and not context.executing_eagerly():
+                return _op_gradient
+            try:
+                return super().lookup(name)  # type: ignore[no-any-return]
+            except LookupError:
+                if name in _lent:
+                    return _op_gradient
+                raise
+
+    rules.__class__ = WithRules
 
 
 def _is_ours(op: str) -> bool:
@@ -79,6 +93,21 @@ def _registered(op: str) -> Any:
 
 
 _for_good: set[str] = set()
+_lent: set[str] = set()
+
+
+def lend() -> None:
+    """Lends the rules to all threads, of ops of which TensorFlow does not even say that they have no gradient.
+
+    A gradient that a user registers meanwhile comes first.
+    """
+    _install_lookup()
+    known = set(ops.gradient_registry.list())
+    _lent.update(op for op in _rules_of_our_own() - known if _can_be_pythons(op))
+
+
+def take_back() -> None:
+    _lent.clear()
 
 
 def register_python_gradients() -> list[str]:
@@ -104,8 +133,7 @@ def register_python_gradients() -> list[str]:
     _rules_of_our_own.cache_clear()  # there may be more by now
     _install()
     for op in _rules_of_our_own():
-        definition = op_def_registry.get(op)
-        if definition is None or definition.is_stateful or _has_variants(definition):
+        if not _can_be_pythons(op):
             continue
         _for_good.add(op)
         with contextlib.suppress(KeyError):  # declared to have none: by `_install`, in graphs
@@ -113,8 +141,11 @@ def register_python_gradients() -> list[str]:
     return sorted(_for_good)
 
 
-def _has_variants(op: Any) -> bool:
-    return any(arg.type == tf.variant.as_datatype_enum for arg in [*op.input_arg, *op.output_arg])
+def _can_be_pythons(op: str) -> bool:
+    definition = op_def_registry.get(op)
+    if definition is None or definition.is_stateful:
+        return False
+    return all(arg.type != tf.variant.as_datatype_enum for arg in [*definition.input_arg, *definition.output_arg])
 
 
 def _op_gradient(op: Any, *dys: Any) -> list[Any]:

@@ -56,15 +56,19 @@ absl::Status ForwardPass::Index() {
   for (int i = 0; i < n; ++i) number.emplace(graph_.node(i).name(), i);
   std::vector<absl::InlinedVector<int, 4>> before(n);
   std::vector<std::vector<Port>> inputs(n);
+  std::vector<bool> edge(n, false);
   for (int i = 0; i < n; ++i) {
     for (const absl::string_view input : graph_.node(i).input()) {
       if (input[0] == '^') break;
       const size_t colon = input.rfind(':');
       Port p{-1, 0};
-      const auto it = number.find(input.substr(0, colon));
-      if (it == number.end() ||
-          (colon != absl::string_view::npos && !absl::SimpleAtoi(input.substr(colon + 1), &p.index)))
+      if (colon != absl::string_view::npos && !absl::SimpleAtoi(input.substr(colon + 1), &p.index))
         return absl::InvalidArgumentError(absl::StrCat("node '", graph_.node(i).name(), "': no input '", input, "'"));
+      const auto it = number.find(input.substr(0, colon));
+      if (it == number.end()) {
+        edge[i] = true;
+        continue;
+      }
       p.node = it->second;
       inputs[i].push_back(p);
       before[i].push_back(p.node);
@@ -77,7 +81,8 @@ absl::Status ForwardPass::Index() {
   items_.resize(n);
   for (int k = 0; k < n; ++k) {
     items_[k].def = graph_.mutable_node(order[k]);
-    items_[k].inputs = std::move(inputs[order[k]]);
+    items_[k].edge = edge[order[k]];
+    if (!items_[k].edge) items_[k].inputs = std::move(inputs[order[k]]);
     for (Port& p : items_[k].inputs) p.node = place[p.node];
     by_name_.emplace(items_[k].def->name(), k);
   }
@@ -119,7 +124,7 @@ absl::StatusOr<std::vector<Port>> ForwardPass::Parse(const std::vector<std::stri
 std::string ForwardPass::Name(Port p) const { return absl::StrCat(items_[p.node].def->name(), ":", p.index); }
 
 bool ForwardPass::Passes(const Item& item) const {
-  if (inert_.contains(item.def->op())) return false;
+  if (item.edge || inert_.contains(item.def->op())) return false;
   if (HasOwnGradient(*item.def)) return true;
   const Rule* rule = FindRule(item.def->op());
   return rule == nullptr || rule->gradient != nullptr;
@@ -233,9 +238,9 @@ absl::Status ForwardPass::AddInput(Port p, int depth, Region* region) {
   const Item& item = items_[p.node];
   if (p.index >= static_cast<int>(item.types.size()) || tf::IsRefType(item.types[p.index]))
     return absl::UnimplementedError(absl::StrCat("'", Name(p), "' is a variable of TensorFlow 1"));
-  const bool computed = item.types.size() == 1 && IsIntegral(item.types[0]) && !item.op->op_def.is_stateful() &&
-                        !IsStructure(*item.def, *item.op) && item.def->op() != "Placeholder" &&
-                        item.def->op() != "Const" && depth < kMaxDepth;
+  const bool computed = !item.edge && item.types.size() == 1 && IsIntegral(item.types[0]) &&
+                        !item.op->op_def.is_stateful() && !IsStructure(*item.def, *item.op) &&
+                        item.def->op() != "Placeholder" && item.def->op() != "Const" && depth < kMaxDepth;
   if (!IsX(p) && (IsSmallConst(*item.def) || computed)) {
     region->in[p.node] = true;
     for (const Port& q : item.inputs) TF_RETURN_IF_ERROR(AddInput(q, depth + 1, region));

@@ -44,6 +44,7 @@ class ForwardPass {
     std::vector<Gradient> gradients;  // those that any flows to
   };
 
+  // The graph, or a part of it: gradients do not pass a node some of whose inputs are missing, which is its edge.
   static absl::StatusOr<std::unique_ptr<ForwardPass>> Read(tf::GraphDef graph);
 
   // Which gradients are asked for. Tensors are named "node:output", as in a GraphDef.
@@ -86,7 +87,7 @@ class ForwardPass {
     tf::DataTypeVector types;
     std::vector<Port> inputs;
     std::vector<Port> custom_inputs;
-    bool passed = false, opaque = false;
+    bool edge = false, passed = false, opaque = false;
     int stage = 0;
   };
 
