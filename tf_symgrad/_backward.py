@@ -69,8 +69,7 @@ class Backward:
         self._blocked = [op.name for op in blocked]
         ys_by_name = sorted({tensor_name(y) for y in ys})
         try:
-            graph_def, names = _part.serialized(passed, [*ys, *xs, *off])
-            self._names: set[str] | None = names
+            graph_def, self._names = _part.serialized(graph, passed, [*ys, *xs, *off])
             try:
                 self._read(graph_def, ys_by_name)
             except _OutsideError:

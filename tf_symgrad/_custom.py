@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -162,12 +163,10 @@ def _trace_or_share(op: Any, known: dict[Any, Any]) -> Traced | None:
         return _trace_anew(op, python_gradient)
     key, tensors = twin
     if key not in known:
-        traced = _trace_anew(op, python_gradient)
-        places = [next((i for i, x in enumerate(tensors) if x is taken), None) for taken in traced[1]] if traced else []
-        if traced is None or None in places:
-            return traced
-        known[key] = traced, places
-    (gradient, _, outputs), places = known[key]
+        known[key] = _trace_for_all_shapes(op, python_gradient, tensors)
+    if known[key] is None:
+        return _trace_anew(op, python_gradient)
+    gradient, places, outputs = known[key]
     return gradient, [tensors[place] for place in places], outputs
 
 
@@ -175,7 +174,7 @@ def _twin(op: Any, python_gradient: Any) -> tuple[Any, list[Any]] | None:
     """What the trace of a custom gradient of TensorFlow's own depends on: a key, and the tensors that it may take.
 
     Those (of `tf.nn.silu`, say) are functions of what they close over and of the cotangents, and some models have
-    hundreds: nodes of one key share a trace.
+    hundreds: nodes of one key share a trace, whatever their shapes.
     """
     try:
         outer = inspect.getclosurevars(inspect.getclosurevars(python_gradient).nonlocals["tape_grad_fn"]).nonlocals
@@ -186,15 +185,53 @@ def _twin(op: Any, python_gradient: Any) -> tuple[Any, list[Any]] | None:
     if variables or not _is_tensorflows(gradient):
         return None
     tensors = [x for _, x in closure if isinstance(x, tf.Tensor)]
-    parts: list[Any] = [(x.dtype, str(x.shape)) for x in [*op.inputs, *op.outputs]]
+    parts: list[Any] = [(x.dtype, x.shape.rank) for x in [*op.inputs, *op.outputs]]
     for _, x in closure:
         if isinstance(x, tf.Tensor):
-            parts.append((x.dtype, str(x.shape), next(i for i, y in enumerate(tensors) if y is x)))
+            parts.append((x.dtype, x.shape.rank, next(i for i, y in enumerate(tensors) if y is x)))
         elif x is None or type(x) in (bool, int, float, str):
             parts.append((type(x), x))
         else:
             return None
     return (gradient.__code__, *parts), tensors
+
+
+def _trace_for_all_shapes(op: Any, python_gradient: Any, tensors: list[Any]) -> tuple[Any, list[int], list[int]] | None:
+    """The gradient of an op that has a twin: a function, which of the tensors it takes, and which output is whose.
+
+    None if it must know shapes.
+    """
+    wrapped = inspect.getclosurevars(python_gradient).nonlocals["tape_grad_fn"]
+    gradient = inspect.getclosurevars(wrapped).nonlocals["grad_fn"]
+    inputs: list[Any] = []
+
+    def call() -> tuple[list[Any], list[Any], Any]:
+        inputs.extend(_of_any_shape(x) for x in tensors)
+        stands_for = {id(x): given for x, given in zip(tensors, inputs, strict=True)}
+        closure = inspect.getclosurevars(gradient).nonlocals.items()
+        given = {name: stands_for[id(x)] for name, x in closure if isinstance(x, tf.Tensor)}
+        seeds = [_of_any_shape(y) for y in op.outputs]
+        rebound = _rebound(wrapped, {"grad_fn": _rebound(gradient, given)})
+        return inputs, seeds, rebound(*[dy if backprop_util.IsTrainable(dy) else None for dy in seeds])
+
+    try:
+        function, body, outputs = _rule.as_function(op.type, call)
+    except Exception:  # whatever it says of shapes that it does not know
+        return None
+    return None if body.captures else (function, [i for i, x in enumerate(inputs) if x.consumers()], outputs)
+
+
+def _of_any_shape(x: Any) -> Any:
+    return tf.compat.v1.placeholder(x.dtype, None if x.shape.rank is None else [None] * x.shape.rank)
+
+
+def _rebound(f: Any, names: dict[str, Any]) -> Any:
+    """A function that finds other values under some of the names that it closes over."""
+    cells = zip(f.__code__.co_freevars, f.__closure__ or (), strict=True)
+    closure = tuple(types.CellType(names[name]) if name in names else cell for name, cell in cells)
+    rebound = types.FunctionType(f.__code__, f.__globals__, f.__name__, f.__defaults__, closure)
+    rebound.__kwdefaults__ = f.__kwdefaults__
+    return rebound
 
 
 def _trace_anew(op: Any, python_gradient: Any) -> Traced | None:

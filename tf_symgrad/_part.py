@@ -38,12 +38,15 @@ def between(ys: Sequence[Any], xs: Sequence[Any], blocked: Collection[Any]) -> s
     return passed
 
 
-def serialized(passed: Iterable[Any], tensors: Iterable[Any]) -> tuple[bytes, set[str]]:
+def serialized(graph: tf.Graph, passed: Iterable[Any], tensors: Iterable[Any]) -> tuple[bytes, set[str] | None]:
     """Those ops, what makes the tensors, and what the engine looks at around them, as a GraphDef; their names.
 
-    That is what makes the inputs, and so on as far as these are integers: shapes and axes.
+    That is what makes the inputs, and so on as far as these are integers: shapes and axes. If it is most of the graph,
+    it is all, as TensorFlow is faster at that: then there are no names.
     """
     ops = {*passed, *[t.op for t in tensors]}
+    if len(ops) > graph.num_operations() // 2:
+        return whole(graph), None
     level = ops
     for _ in range(_MAX_DEPTH + 2):
         before = {x.op: x.dtype for op in level for x in op.inputs if x.op not in ops}
