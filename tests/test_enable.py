@@ -494,19 +494,24 @@ def test_keras_fit(model: Any, x: Any, optimizer: str, said: list[str]) -> None:
     assert not said
 
 
-def test_optimizers_of_tensorflow_1(said: list[str]) -> None:
+@pytest.mark.parametrize("optimizer", ["Adagrad", "Adam", "Ftrl", "GradientDescent", "Momentum", "RMSProp"])
+def test_optimizers_of_tensorflow_1(optimizer: str, said: list[str]) -> None:
+    """Dense gradients, and rows."""
     x, initial = X.numpy(), W.numpy()
 
     def weights(resources: bool) -> Any:
         v1 = tf.compat.v1
         with tf.Graph().as_default(), v1.variable_scope("", use_resource=resources):
             w = v1.get_variable("w", initializer=initial)
-            loss = tf.reduce_sum(tf.tanh(tf.constant(x) @ w) ** 2)
-            step = v1.train.MomentumOptimizer(0.1, 0.9).minimize(loss)
+            table = v1.get_variable("table", initializer=initial)
+            loss = tf.reduce_sum(tf.tanh((tf.constant(x) + tf.gather(table, [1, 3, 1])) @ w) ** 2)
+            options = {"momentum": 0.9} if optimizer == "Momentum" else {}
+            step = getattr(v1.train, f"{optimizer}Optimizer")(0.1, **options).minimize(loss)
             with v1.Session() as session:
                 session.run(v1.global_variables_initializer())
-                session.run(step)
-                return session.run([w, loss, step])[:2]
+                for _ in range(2):
+                    session.run(step)
+                return session.run([w, table, loss])
 
     for resources in (True, False):
         expected = weights(resources)
