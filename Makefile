@@ -11,7 +11,7 @@ DOCS_REQUIRE := $(shell sed -n 's/^docs = \[\(.*\)\]$$/\1/p' pyproject.toml | se
 MODELS_REQUIRE := $(shell sed -n 's/^models = \[\(.*\)\]$$/\1/p' pyproject.toml | sed 's/", "/" "/g')
 CXX_FILES = $(shell find csrc -name '*.cc' -o -name '*.h')
 
-.PHONY: help build demo test wheel test-wheel test-models mutation fuzz bench bench-fit bench-remat coverage docs lint format bazel clean
+.PHONY: help build demo test wheel test-wheel test-models mutation fuzz soak bench bench-fit bench-remat coverage docs lint format bazel clean
 .DEFAULT_GOAL := build
 
 help:
@@ -60,6 +60,9 @@ test-models: build $(VENV)-models/.installed ## real models against GradientTape
 # Random programs against the tape. SEED=1000000 for others than last time.
 fuzz: build $(VENV)/.installed ## random programs against the tape (10)
 	$(BIN)/python -m tests.fuzz.differential --seconds 600 --first $${SEED:-0}
+
+soak: build $(VENV)/.installed ## 64 threads that trace, build and call at once: results and memory (10)
+	$(BIN)/python -m tests.soak
 
 bench: build $(VENV)/.installed ## build time, nodes, steps and memory beside the stock op, tapes and JAX (20)
 	$(BIN)/python -m benchmarks

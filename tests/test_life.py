@@ -105,7 +105,21 @@ def failing() -> None:
         symbolic_gradient([tf.constant(10 * X)], f=f)
 
 
-SCENES: list[Callable[[], None]] = [threads, fork, the_end, new_context, cancelled, session_timeout, failing]
+def memory() -> None:
+    """A callable is another function at each eager call: what TensorFlow keeps of those that are gone is let go."""
+
+    def calls(count: int) -> float:
+        for k in range(count):
+            (dx,) = symbolic_gradient([tf.constant(X)], f=lambda x, k=k: loss(x) * float(k % 9 + 1))
+            np.testing.assert_allclose(dx, GRADIENT * (k % 9 + 1), rtol=1e-5)
+        with open("/proc/self/statm") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    before = calls(150)
+    assert calls(300) < before + 15  # MB; it would be 30
+
+
+SCENES: list[Callable[[], None]] = [threads, fork, the_end, new_context, cancelled, session_timeout, failing, memory]
 
 
 @pytest.mark.parametrize("environment", [{}, {"TF_SYMGRAD_DISABLE_PASS": "1"}], ids=["pass", "kernel"])

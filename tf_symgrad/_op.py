@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import tensorflow as tf
@@ -73,7 +75,51 @@ def _unrecorded(inputs: Sequence[Any], attrs: dict[str, Any]) -> list[Any]:
     given = ["Tin", tin]
     for attr in ("Tout", "f", "wrt", "values", "checkpoint"):
         given += [attr, tout if attr == "Tout" else attrs[attr]]
-    return list(execute.execute(OP, len(tout), inputs, tuple(given), context.context(), attrs["name"]))
+    with _kernels.of(tf.compat.as_str(getattr(f, "name", f))):
+        return list(execute.execute(OP, len(tout), inputs, tuple(given), context.context(), attrs["name"]))
+
+
+class _Kernels:
+    """What TensorFlow keeps of eager calls: a kernel, with the gradient function in it, for each f that there ever was.
+
+    A callable is traced anew at each call, and so is another f. Here those that are gone are counted, and when they are
+    many, all kernels of the op are let go, at a moment when none is about to run. Those still in use are made anew.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._names: set[str] = set()
+        self._limit = 128
+        self._running = 0
+        self._due = False
+
+    @contextlib.contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        """A call with the function of that name."""
+        with self._lock:
+            self._running += 1
+            self._names.add(name)
+            if len(self._names) >= self._limit:
+                self._names = {name for name in self._names if context.context().has_function(name)}
+                self._due = self._due or len(self._names) < self._limit
+                self._limit = max(128, 2 * len(self._names))
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running -= 1
+                if self._due and not self._running and not context.is_async():
+                    self._due = False
+                    self._let_go()
+
+    def _let_go(self) -> None:
+        """TensorFlow runs an eager op in a function that it makes; with that go its kernels."""
+        for name in context.context().list_function_names():
+            if tf.compat.as_str(name).startswith(f"__wrapped__{OP}"):
+                context.context().remove_function(name)
+
+
+_kernels = _Kernels()
 
 
 def _add(inputs: Sequence[Any], attrs: dict[str, Any]) -> list[Any]:
