@@ -369,7 +369,7 @@ absl::StatusOr<ForwardPass::Pullback> ForwardPass::Finish(const std::vector<Fact
   std::vector<Pullback::Gradient> gradients;
   absl::flat_hash_set<std::pair<int, int>> connected;
   for (size_t k = 0; k < wanted.size(); ++k) {
-    const V dx = cotangents[k];
+    const V& dx = cotangents[k];
     if (!dx) continue;
     connected.insert({wanted[k].node, wanted[k].index});
     Pullback::Gradient& gradient = gradients.emplace_back();

@@ -60,7 +60,7 @@ class FunctionSplit {
     TF_ASSIGN_OR_RETURN(const std::vector<V> cotangents, ReverseSweep(&builder, nodes, wrt, seeds, FlowSeeds::kLists));
     for (size_t i = 0, k = 0; i < args_.size(); ++i) {
       if (!wrt[i]) continue;
-      const V dx = cotangents[k++];
+      const V& dx = cotangents[k++];
       const bool sparse =
           !dense && dx.kind() == V::Kind::kRows && (loop_ == nullptr || AreGathered(i, builder.rows(dx)));
       const V values = sparse ? builder.rows(dx).values : builder.Dense(dx);

@@ -99,7 +99,7 @@ class LoopSplit {
   V Length(const Values& variables) const {
     if (plan_.trips.most >= 0 || !plan_.trips.formula) return constant(plan_.trips.most, DType::kInt32);
     const Trips::Formula& trips = *plan_.trips.formula;
-    const V counter = variables[trips.counter], limit = variables[trips.limit];
+    const V &counter = variables[trips.counter], &limit = variables[trips.limit];
     V distance = trips.down ? counter - limit : limit - counter;
     if (trips.step > 1) distance = (distance + (trips.equal ? 0 : trips.step - 1)) / trips.step;
     if (trips.equal) distance = distance + 1;
@@ -222,7 +222,7 @@ class LoopSplit {
     Values results, kept;
     for (size_t i = 0; i < n_; ++i)
       results.push_back(loop_[i].invariant ? variables[i]
-                        : loop_[i].counter ? variables[i] + *CounterStep(*plan_.body, static_cast<int>(i))
+                        : loop_[i].counter ? variables[i] + CounterStep(*plan_.body, static_cast<int>(i)).value_or(0)
                                            : call.out(static_cast<int>(i)));
     results.push_back(all[n_] + 1);
     for (const int a : split_.args)
@@ -336,7 +336,7 @@ class LoopSplit {
     };
     const auto count = [&](int i) {
       const V iteration = cast(now.total - next.done, static_cast<DType>(loop_[i].dtype));
-      return now.direct[i] + iteration * *CounterStep(*plan_.body, i);
+      return now.direct[i] + iteration * CounterStep(*plan_.body, i).value_or(0);
     };
     Values inputs;
     for (const int a : split_.args) {

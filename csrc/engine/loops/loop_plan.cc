@@ -232,7 +232,7 @@ class Planner {
       Range& range = ranges_.emplace_back();
       if (variables_[i].invariant) range = initial[i];
       if (!variables_[i].counter || plan_.trips.most < 1) continue;
-      const int64_t way = *CounterStep(*plan_.body, static_cast<int>(i)) * (plan_.trips.most - 1);
+      const int64_t way = CounterStep(*plan_.body, static_cast<int>(i)).value_or(0) * (plan_.trips.most - 1);
       range = {initial[i].low + std::min<int64_t>(way, 0), initial[i].high + std::max<int64_t>(way, 0)};
     }
     if (plan_.trips.most > kMaxReserved || plan_.trips.most < 0) {

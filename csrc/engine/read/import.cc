@@ -334,7 +334,7 @@ class FunctionReader {
     const auto add = [&](const char* op, const std::vector<Port>& inputs, tf::DataType dtype, auto attrs) {
       tf::NodeDef* def = body_->NewDef();
       std::string name = absl::StrCat(item.def->name(), "/veiled_", input, "/", op);
-      while (items_.Find(name) >= 0) name += "_";
+      while (items_.Find(name) >= 0) name += '_';
       def->set_name(std::move(name));
       def->set_op(op);
       attrs(def->mutable_attr());

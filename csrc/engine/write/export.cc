@@ -45,8 +45,9 @@ class FunctionWriter {
         (*fdef_.mutable_attr())[attr] = it->second;
     std::vector<size_t> hubs(part_.hubs.size());
     std::iota(hubs.begin(), hubs.end(), 0);
-    std::stable_sort(hubs.begin(), hubs.end(),
-                     [&](size_t a, size_t b) { return part_.hubs[a].before < part_.hubs[b].before; });
+    std::sort(hubs.begin(), hubs.end(), [&](size_t a, size_t b) {
+      return std::pair(part_.hubs[a].before, a) < std::pair(part_.hubs[b].before, b);
+    });
     auto hub = hubs.begin();
     for (int id = 0; id <= body_.num_nodes(); ++id) {
       for (; hub != hubs.end() && part_.hubs[*hub].before <= id; ++hub) WriteHub(*hub);
