@@ -499,6 +499,16 @@ def test_circles(what: str, checkpoint: str) -> None:
         native.build_gradient(library, f, None, checkpoint=checkpoint)
 
 
+def test_known_values_of_a_rank_that_a_shape_function_does_not_expect() -> None:
+    """TensorFlow's own ends the process."""
+    f = one_node("f", """op: "SplitV" input: "x" input: "i:output:0" input: "i:output:0"
+      attr { key: "num_split" value { i: 1 } } attr { key: "T" value { type: DT_FLOAT } }
+      attr { key: "Tlen" value { type: DT_INT32 } }""")  # fmt: skip
+    f.arg_attr[0].attr["_output_shapes"].list.shape.add().dim.add(size=2)
+    with pytest.raises(native.StatusError, match=r"node 'n' .op SplitV.*size_splits must have 1 dimensions, but has 0"):
+        differentiate(text_format.Merge(INDEX, f))
+
+
 def test_a_call_by_name_is_of_that_name() -> None:
     """Whatever attrs it has besides."""
     call = one_node("f", 'op: "same" input: "x" attr { key: "f" value { func { name: "tanh" } } }', "y")

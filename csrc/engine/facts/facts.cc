@@ -4,6 +4,8 @@
 #include <utility>
 
 #include "absl/container/inlined_vector.h"
+#include "absl/strings/str_cat.h"
+#include "csrc/engine/body/node_check.h"
 #include "tensorflow/core/framework/tensor.h"
 #include "tensorflow/core/public/version.h"
 
@@ -86,6 +88,25 @@ bool EnsuresNothing(const Node& n) {
   return n.type() == "EnsureShape" && shape != n.def->attr().end() && shape->second.shape().unknown_rank();
 }
 
+// Where TensorFlow's shape functions end the process: they read known values as a tensor of a rank that nobody has
+// checked.
+struct ReadAs {
+  const char* op;
+  int input, rank;
+};
+constexpr ReadAs kReadAs[] = {{"SplitV", 1, 1}};
+
+absl::Status CheckRanks(const Body& body, const Node& n) {
+  for (const ReadAs& read : kReadAs) {
+    if (n.type() != read.op) continue;
+    const int rank = body.rank(n.inputs[read.input]);
+    if (rank >= 0 && rank != read.rank)
+      return absl::InvalidArgumentError(absl::StrCat("input ", InputName(*n.def, n.op->op_def, read.input),
+                                                     " must have ", read.rank, " dimensions, but has ", rank));
+  }
+  return absl::OkStatus();
+}
+
 // Where a shape function tells less than it could.
 Shape ElementShape(Body* body, const Node& n, int output, Shape inferred) {
   if (n.type() != "TensorListPopBack" || output != 1 || InferenceContext::Rank(inferred) >= 0) return inferred;
@@ -113,6 +134,7 @@ class Inference {
   }
 
   absl::Status Run() {
+    TF_RETURN_IF_ERROR(CheckRanks(*body_, node_));
     for (size_t i = 0; i < node_.inputs.size(); ++i) ReadInput(i);
     InferenceContext c(TF_GRAPH_DEF_VERSION, tf::AttrSlice(*node_.def), node_.op->op_def, shapes_, tensors_, as_shapes_,
                        std::move(handles_));
