@@ -11,7 +11,7 @@ import sysconfig
 from dataclasses import dataclass, field
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -132,7 +132,20 @@ def install(source: Path, target: Path) -> None:
 
 
 class NinjaBuild(build_ext):
-    """`build_ext` that compiles LIBRARIES and adds them, the public headers and the build record to the package."""
+    """`build_ext` that compiles LIBRARIES and adds them, the public headers and the build record to the package.
+
+    CXX, CXXFLAGS and LDFLAGS are respected.
+    """
+
+    user_options: ClassVar = [*build_ext.user_options, ("only=", None, "the one library to build, of LIBRARIES")]
+
+    def initialize_options(self) -> None:
+        super().initialize_options()
+        self.only: str | None = None
+
+    @property
+    def wanted(self) -> list[Library]:
+        return [library for library in LIBRARIES if self.only in (None, library.name)]
 
     def run(self) -> None:
         develop = bool(self.inplace or getattr(self, "editable_mode", False))
@@ -154,7 +167,7 @@ class NinjaBuild(build_ext):
         self.write_ninja(build, cxx, tensorflow, develop, package)
         self.ninja(build)
 
-        for library in LIBRARIES:
+        for library in self.wanted:
             install(build / library.name, package / library.name)
         shutil.rmtree(package / "include", ignore_errors=True)
         for header in SOURCES["PUBLIC_HEADERS"]:
@@ -197,7 +210,7 @@ class NinjaBuild(build_ext):
         lines += [f"build {header}.gch: precompile {header} | {build}/tensorflow.json"]
         lines += [f" flags = {ninja_words(flags['tensorflow'])}"]
         commands = []
-        for library in LIBRARIES:
+        for library in self.wanted:
             objects = []
             for group, sources in library.groups.items():
                 for source in sources:

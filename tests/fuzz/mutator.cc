@@ -312,7 +312,7 @@ void Mutator::ChangeConstant(tf::FunctionDef* f) {
   tf::TensorProto* tensor = (*node->mutable_attr())["value"].mutable_tensor();
   if (Chance(0.3)) FillShape(tensor->mutable_tensor_shape(), true);
   else if (Chance(0.1)) ChangeAnything(tensor);
-  else FillTensor(node->attr().at("dtype").type(), tensor);
+  else FillTensor((*node->mutable_attr())["dtype"].type(), tensor);
 }
 
 void Mutator::Call(tf::FunctionDef* f) {

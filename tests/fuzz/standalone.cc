@@ -3,9 +3,13 @@
 //   standalone FILE_OR_FOLDER... [--mutants N] [--seed S] [--repeat R]
 //
 // Each file as it is, R times, then N mutants of files, chosen at random. Prints how many there were, and how the
-// memory of the process has grown over the second half of them.
+// memory of the process has grown over the second half of the repetitions. An input that ends the process is in
+// `crash-input`.
+#include <fcntl.h>
+#include <sys/time.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -22,6 +26,7 @@ extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max
 namespace {
 
 constexpr size_t kMaxSize = 1 << 16;
+constexpr int kSeconds = 30;  // of the processor's, for one input
 using Bytes = std::vector<uint8_t>;
 
 Bytes Contents(const std::filesystem::path& path) {
@@ -35,9 +40,19 @@ double ResidentMegabytes() {
   return static_cast<double>(resident) * static_cast<double>(sysconf(_SC_PAGESIZE)) / (1 << 20);
 }
 
-// Kept where it is found again, if it ends the process.
+const Bytes* current = nullptr;
+
+void Keep(int signal) {
+  const int file = open("crash-input", O_WRONLY | O_CREAT | O_TRUNC, 0666);
+  if (file < 0 || write(file, current->data(), current->size()) < 0) _exit(3);
+  std::signal(signal, SIG_DFL);
+  std::raise(signal);
+}
+
 void Try(const Bytes& input) {
-  std::ofstream("last-input", std::ios::binary).write(reinterpret_cast<const char*>(input.data()), input.size());
+  current = &input;
+  const itimerval limit = {{0, 0}, {kSeconds, 0}};
+  setitimer(ITIMER_PROF, &limit, nullptr);
   LLVMFuzzerTestOneInput(input.data(), input.size());
 }
 
@@ -56,6 +71,7 @@ int main(int argc, char** argv) {
       for (const auto& file : std::filesystem::directory_iterator(argument)) inputs.push_back(Contents(file));
   }
   if (inputs.empty()) return std::fprintf(stderr, "no inputs\n"), 2;
+  for (const int signal : {SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGPROF}) std::signal(signal, Keep);
 
   double half = 0;
   for (unsigned int r = 0; r < repeat; ++r) {

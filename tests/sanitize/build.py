@@ -1,0 +1,125 @@
+"""Builds of the native code with a compiler's sanitizers, in copies of the sources under build/sanitize."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("csrc", "examples", "tests", "tf_symgrad")
+FILES = ("CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", "setup.py")
+TARGET = ("tests/fuzz/engine.cc", "tests/fuzz/mutator.cc")
+
+
+@dataclass(frozen=True)
+class Sanitizer:
+    """How to build for it, and how it is told what to do at run time."""
+
+    name: str
+    cxx: str
+    flags: tuple[str, ...]
+    # Hides it from Abseil, whose hash tables would have another layout than in TensorFlow's libraries.
+    unknown: str
+    options: dict[str, str]
+    links: tuple[str, ...] = ()
+    runtimes: tuple[str, ...] = ()  # to be loaded before a Python that is not instrumented
+    mains: tuple[str, ...] = ("tests/fuzz/standalone.cc",)  # of the fuzz target
+
+    @property
+    def tree(self) -> Path:
+        return ROOT / "build" / "sanitize" / self.name
+
+
+ADDRESS = Sanitizer(
+    "address",
+    "g++",
+    # Left out: vptr, as TensorFlow's classes have no type information to compare with; checks for null, which the
+    # address sanitizer sees as well, and with which g++ refuses constant expressions of Abseil's.
+    (
+        "-fsanitize=address,undefined",
+        "-fno-sanitize=vptr,null,nonnull-attribute,returns-nonnull-attribute",
+        "-fno-sanitize-recover=all",
+    ),
+    "-U__SANITIZE_ADDRESS__",
+    {
+        "ASAN_OPTIONS": "abort_on_error=1:disable_coredump=1:detect_odr_violation=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    },
+    # The C++ library with it: the sanitizer looks its functions up before Python has loaded TensorFlow.
+    runtimes=("libasan.so", "libstdc++.so"),
+)
+CLANGS = [f"clang++{version}" for version in ("", *(f"-{number}" for number in range(22, 13, -1)))]
+FUZZER = Sanitizer(
+    "fuzzer",
+    next((name for name in CLANGS if shutil.which(name)), ""),
+    ("-fsanitize=fuzzer-no-link,address",),
+    "-D__has_feature(x)=0",
+    {"ASAN_OPTIONS": "detect_odr_violation=0"},
+    links=("-Wl,-z,undefs",),  # the runtime is the executable's
+    mains=(),
+)
+
+
+def copy_sources(to: Path) -> None:
+    """Copies with times, so that only what has changed is compiled again."""
+    for folder in FOLDERS:
+        shutil.rmtree(to / folder, ignore_errors=True)
+        shutil.copytree(ROOT / folder, to / folder, ignore=shutil.ignore_patterns("*.so", "__pycache__", "include"))
+    for file in FILES:
+        shutil.copy2(ROOT / file, to / file)
+
+
+def build(sanitizer: Sanitizer, only: str = "") -> None:
+    """Builds all libraries, or only one."""
+    copy_sources(sanitizer.tree)
+    flags = [*sanitizer.flags, sanitizer.unknown, "-O1", "-g1", "-fno-omit-frame-pointer", "-U_FORTIFY_SOURCE", "-w"]
+    environment = {
+        **os.environ,
+        "CXX": sanitizer.cxx,
+        "CXXFLAGS": shlex.join([*flags, "-Wno-error"]),
+        "LDFLAGS": shlex.join([*sanitizer.flags, *sanitizer.links]),
+    }
+    command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace", *([f"--only={only}"] if only else [])]
+    subprocess.run(command, cwd=sanitizer.tree, env=environment, check=True)
+
+
+def build_target(sanitizer: Sanitizer) -> Path:
+    """Builds the fuzz target of the engine against a library that was built so, with the flags of the engine."""
+    tree = sanitizer.tree
+    commands = json.loads((tree / "build" / "compile_commands.json").read_text())
+    compile_engine = next(c["arguments"] for c in commands if c["file"] == "csrc/engine/gradient.cc")
+    changed = max(path.stat().st_mtime for path in (tree / "tests" / "fuzz").iterdir())
+    words = [word for word in compile_engine if word not in ("-c", "csrc/engine/gradient.cc")]
+    objects = []
+    for source in (*TARGET, *sanitizer.mains):
+        target = tree / "build" / f"{Path(source).stem}.o"
+        objects.append(str(target))
+        if not target.exists() or target.stat().st_mtime < changed:
+            subprocess.run([*words, "-c", source, "-o", str(target)], cwd=tree, check=True)
+    tensorflow = next(word for word in words if word.startswith("-isystem") and "tensorflow" in word)
+    libraries = (str(tree / "tf_symgrad"), str(Path(tensorflow.removeprefix("-isystem")).parent))
+    executable = tree / "build" / "fuzz"
+    flags = [flag.replace("fuzzer-no-link", "fuzzer") for flag in sanitizer.flags]
+    # Without libtensorflow_cc there are no ops.
+    links = ["-l:libtf_symgrad.so", "-Wl,--no-as-needed", "-l:libtensorflow_cc.so.2", "-l:libtensorflow_framework.so.2"]
+    places = [flag for path in libraries for flag in (f"-L{path}", f"-Wl,-rpath,{path}")]
+    command = [*shlex.split(sanitizer.cxx), *flags, *objects, *places, *links, "-o", str(executable)]
+    subprocess.run(command, check=True)
+    return executable
+
+
+def environment_of_python(sanitizer: Sanitizer) -> dict[str, str]:
+    """For tests in Python, which is not instrumented."""
+    paths = [
+        subprocess.check_output([sanitizer.cxx, f"-print-file-name={name}"], text=True).strip()
+        for name in sanitizer.runtimes
+    ]
+    options = dict(sanitizer.options)
+    options["ASAN_OPTIONS"] += ":detect_leaks=0"  # Python and TensorFlow keep what they have until the end
+    return {**os.environ, **options, "LD_PRELOAD": ":".join(paths), "PYTHONPATH": str(sanitizer.tree)}
