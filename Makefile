@@ -9,9 +9,9 @@ BUILD_REQUIRES := $(shell sed -n 's/^requires = \[\(.*\)\]$$/\1/p' pyproject.tom
 WHEEL_REQUIRES := $(shell sed -n 's/^wheel = \[\(.*\)\]$$/\1/p' pyproject.toml | sed 's/", "/" "/g')
 DOCS_REQUIRE := $(shell sed -n 's/^docs = \[\(.*\)\]$$/\1/p' pyproject.toml | sed 's/", "/" "/g')
 MODELS_REQUIRE := $(shell sed -n 's/^models = \[\(.*\)\]$$/\1/p' pyproject.toml | sed 's/", "/" "/g')
-CXX_FILES = $(shell find csrc -name '*.cc' -o -name '*.h')
+CXX_FILES = $(shell find csrc tests/fuzz -name '*.cc' -o -name '*.h')
 
-.PHONY: help build demo test wheel test-wheel test-models mutation fuzz soak bench bench-fit bench-remat coverage docs lint format bazel clean
+.PHONY: help build demo test wheel test-wheel test-models test-all mutation fuzz sanitize soak bench bench-compare performance bench-fit bench-remat coverage docs lint format bazel clean
 .DEFAULT_GOAL := build
 
 help:
@@ -57,9 +57,17 @@ $(VENV)-models/.installed: pyproject.toml | $(VENV)/.installed
 test-models: build $(VENV)-models/.installed ## real models against GradientTape (5)
 	$(VENV)-models/bin/python -m tests.models $(MODELS)
 
-# Random programs against the tape. SEED=1000000 for others than last time.
-fuzz: build $(VENV)/.installed ## random programs against the tape (10)
-	$(BIN)/python -m tests.fuzz.differential --seconds 600 --first $${SEED:-0}
+# By coverage, random programs against the tape, damaged models: SECONDS in all. SEED=1000000 for others than last time.
+fuzz: build $(VENV)/.installed ## fuzzing of engine, gradients and command line; by coverage where there is a clang (20)
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),600) --first $(or $(SEED),0)
+
+# The sanitizers of g++; TESTS='test_errors test_limits' chooses.
+sanitize: build $(VENV)/.installed ## the native code under sanitizers of addresses, undefined behaviour and leaks (60)
+	$(BIN)/python -m tests.sanitize $(TESTS)
+
+# PARTS='docs lint' chooses; a part that fails does not stop the others.
+test-all: build $(VENV)/.installed ## tests, models, fuzz, sanitizers, mutation, docs, lint and wheel, with one summary (150)
+	$(BIN)/python -m tests.everything --venv $(VENV) $(PARTS)
 
 soak: build $(VENV)/.installed ## 64 threads that trace, build and call at once: results and memory (10)
 	$(BIN)/python -m tests.soak

@@ -153,6 +153,8 @@ def signature_of(model: Any, name: str) -> Any:
     if name not in signatures:
         raise invalid(f"The model has no signature '{name}': there are {_listed(signatures)}.")
     signature = signatures[name]
+    if not all(map(_is_named, (signature.structured_input_signature[1:], [signature.structured_outputs]))):
+        raise invalid(f"Signature '{name}' is damaged: it must take tensors by name and return a dict of tensors.")
     kept = sorted(n.name for n in signature.graph.as_graph_def().node if n.op in _REFERENCE_VARIABLES)
     if kept:
         raise invalid(
@@ -160,6 +162,12 @@ def signature_of(model: Any, name: str) -> Any:
             "save again. Save the model anew with resource variables: tf.compat.v1.enable_resource_variables()."
         )
     return signature
+
+
+def _is_named(structure: Any) -> bool:
+    """Whether a structure is one dict of tensors."""
+    one = len(structure) == 1 and isinstance(structure[0], Mapping)
+    return one and all(isinstance(x, tf.TensorSpec) or tf.is_tensor(x) for x in structure[0].values())
 
 
 def variables_of(signature: Any) -> dict[str, Any]:

@@ -88,9 +88,9 @@ class Generator:
         return run
 
     def step(self, depth: int) -> Step:
-        kinds = ["unary"] * 4 + ["binary"] * 4 + ["array"] * 5 + ["reduce"] * 2 + ["product"] * 2
+        kinds = ["unary"] * 4 + ["binary"] * 4 + ["array"] * 5 + ["reduce"] * 2 + ["product"] * 2 + ["matrix", "signal"]
         if depth:
-            kinds += ["call", "cond", "switch", "while", "for", "scan", "map", "custom", "data_loop"]
+            kinds += ["call", "cond", "switch", "while", "for", "scan", "map", "custom", "data_loop", "again", "list"]
         kind = self.rng.choice(kinds)
         make: Callable[[int], Step] = getattr(self, f"_{kind}")
         return make(depth)
@@ -198,6 +198,51 @@ class Generator:
 
         return run
 
+    def _matrix(self, depth: int) -> Step:
+        kind, x = self.rng.randrange(6), self._pick()
+
+        def run(values: list[Value]) -> Value:
+            a = x(values)
+            spread = tf.linalg.diag(tf.range(1.0, a.shape[0] + 1.0, dtype=a.dtype))
+            square = tf.matmul(a, a, transpose_b=True) + 4.0 * spread  # positive, with a gap between eigenvalues
+            match kind:
+                case 0:
+                    return tf.linalg.solve(square, a)
+                case 1:
+                    return tf.linalg.cholesky(square) @ a
+                case 2:
+                    return tf.linalg.inv(square) @ a
+                case 3:
+                    return tf.linalg.triangular_solve(square, a, lower=True)
+                case 4:
+                    return tf.linalg.eigvalsh(square)[:, None] * a
+                case _:
+                    return tf.math.log(tf.linalg.det(square)) * a
+
+        return run
+
+    def _signal(self, depth: int) -> Step:
+        kind, x = self.rng.randrange(6), self._pick()
+
+        def run(values: list[Value]) -> Value:
+            a = x(values)
+            image = a[None, :, :, None]
+            match kind:
+                case 0:
+                    return tf.math.real(tf.signal.fft(tf.cast(a, tf.complex128) * (1.0 + 0.5j)))
+                case 1:
+                    return tf.math.abs(tf.complex(a, positive(a)))
+                case 2:
+                    return tf.nn.avg_pool2d(image, 2, 1, "SAME")[0, :, :, 0]
+                case 3:
+                    return tf.nn.l2_normalize(a, axis=1) * tf.norm(a + 2.0)
+                case 4:
+                    return tf.math.cumprod(tf.tanh(a), axis=1)
+                case _:
+                    return tf.nn.depthwise_conv2d(image, tf.ones([2, 2, 1, 1], a.dtype), [1] * 4, "SAME")[0, :, :, 0]
+
+        return run
+
     # -- Structure.
 
     def _inner(self, depth: int) -> Program:
@@ -282,6 +327,33 @@ class Generator:
         body, x = self._inner(depth), self._pick()
         return lambda values: tf.map_fn(lambda row: body(tf.tile(row[None], [3, 1]))[2], x(values))
 
+    def _again(self, depth: int) -> Step:
+        """What is computed again on the way back."""
+        inner, x = self._inner(depth), self._pick()
+        return lambda values: tf.recompute_grad(inner)(x(values))
+
+    def _list(self, depth: int) -> Step:
+        """A stack that a loop pushes to and another one pops from."""
+        inner, x = self._inner(depth), self._pick()
+
+        def run(values: list[Value]) -> Value:
+            a = x(values)
+            empty = tf.raw_ops.EmptyTensorList(element_shape=a.shape, max_num_elements=-1, element_dtype=a.dtype)
+
+            def push(i: Value, v: Value, stack: Value) -> Any:
+                return i + 1, inner(v), tf.raw_ops.TensorListPushBack(input_handle=stack, tensor=v)
+
+            def pop(i: Value, v: Value, stack: Value) -> Any:
+                stack, top = tf.raw_ops.TensorListPopBack(
+                    input_handle=stack, element_shape=a.shape, element_dtype=a.dtype
+                )
+                return i + 1, tf.tanh(v) * top, stack
+
+            _, v, stack = tf.while_loop(lambda i, *_: i < 2, push, [0, a, empty])
+            return tf.while_loop(lambda i, *_: i < 2, pop, [0, v, stack])[1]
+
+        return run
+
     def _custom(self, depth: int) -> Step:
         inner, x, factor = self._inner(depth), self._pick(), self.rng.choice([1.0, 0.5, -2.0])
 
@@ -295,6 +367,8 @@ class Generator:
         return run
 
 
-def random_program(rng: random.Random) -> Program:
+def random_program(rng: random.Random, small: bool = False) -> Program:
     """A function of two [3, 4] matrices of float64."""
+    if small:  # for high orders
+        return Generator(rng).program(rng.randint(1, 3), rng.choice([0, 0, 1]))
     return Generator(rng).program(rng.randint(2, 6), rng.choice([0, 1, 1, 2]))

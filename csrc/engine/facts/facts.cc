@@ -107,7 +107,7 @@ absl::Status CheckRanks(const Body& body, const Node& n) {
   return absl::OkStatus();
 }
 
-// Where one tells less than it could.
+// Where a shape function tells less than it could.
 Shape ElementShape(Body* body, const Node& n, int output, Shape inferred) {
   if (n.type() != "TensorListPopBack" || output != 1 || InferenceContext::Rank(inferred) >= 0) return inferred;
   const IntsPtr element = body->output(n.inputs[1]).ints;
