@@ -112,10 +112,11 @@ ENGINE = {
     "emit/builder.cc": (EMITS, {"AddN", "UnsortedSegmentSum"}),
     "emit/vocabulary.cc": (EMITS, None),
     "facts/facts.cc": (
-        "corrects its shape function",
+        "corrects its shape function, or needs not to run it",
         {
-            *("EnsureShape", "ExtractVolumePatches", "GatherV2", "MatrixDiagV2", "MatrixDiagV3", "Reshape"),
-            "SoftmaxCrossEntropyWithLogits",
+            *("EnsureShape", "ExtractVolumePatches", "GatherV2", "MatrixDiagV2", "MatrixDiagV3", "Mul", "ReluGrad"),
+            *("Reshape", "Tanh"),
+            *("SoftmaxCrossEntropyWithLogits", "SplitV"),
         },
     ),
     "facts/fold.cc": (FOLDS, None),

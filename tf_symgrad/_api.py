@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.core.framework import function_pb2
 
-from tf_symgrad import _custom, _inputs, _op, _resolve
+from tf_symgrad import _compiled, _custom, _inputs, _op, _resolve
 from tf_symgrad._differentiate import differentiate
 from tf_symgrad._function import Function, invalid
 
@@ -85,8 +85,32 @@ def symbolic_gradient(
         )
     if capture_gradients and variables is not None:
         raise ValueError("Give capture_gradients or variables: both say which gradients follow those of the inputs.")
-    none = tf.UnconnectedGradients(unconnected_gradients) == tf.UnconnectedGradients.NONE
     values = list(input)
+    if variables is None and Tout is None and _compiled.may_be_traced(f) and _compiled.are_plain(values):
+        options = (capture_gradients, None if wrt is None else tuple(wrt), unconnected_gradients, sparse, checkpoint)
+
+        def again(f: Any, tensors: Sequence[Any]) -> list[Any]:
+            return _symgrad(
+                tensors, None, f, name, capture_gradients, None, wrt, unconnected_gradients, sparse, checkpoint
+            )
+
+        return list(_compiled.of_function(f, options, again)(None, *values))
+    return _symgrad(values, Tout, f, name, capture_gradients, variables, wrt, unconnected_gradients, sparse, checkpoint)
+
+
+def _symgrad(
+    values: Sequence[Any],
+    Tout: Sequence[Any] | None,
+    f: Any,
+    name: str | None,
+    capture_gradients: bool,
+    variables: Sequence[Any] | None,
+    wrt: Sequence[bool] | None,
+    unconnected_gradients: str | tf.UnconnectedGradients,
+    sparse: bool,
+    checkpoint: str | int | None,
+) -> list[Any]:
+    none = tf.UnconnectedGradients(unconnected_gradients) == tf.UnconnectedGradients.NONE
     function = _resolve.resolve(f, values).checkpointed(_inputs.checkpoint_of(checkpoint))
     inputs = _inputs.op_inputs(function, _inputs.flatten(values))
     count, flags = len(function.inputs), _inputs.mask(function, wrt)

@@ -207,6 +207,18 @@ def _map(f: Callable[[Any], Any], wrt: Wrt) -> Any:
     return f(wrt)
 
 
+def members(wrt: Wrt) -> tuple[Any, ...]:
+    """What wrt stands for now: a module may have other variables later, a list other elements."""
+    found: list[Any] = []
+
+    def add(x: Any) -> None:
+        variable = variable_of(x)
+        found.append(x if variable is None else variable.ref())
+
+    _map(add, wrt)
+    return tuple(found)
+
+
 def _map_variables(f: Callable[[Any], Any], x: Any) -> Any:
     """f of a variable, or a list of f of the trainable variables of a module; None of all else."""
     if (variable := variable_of(x)) is not None:

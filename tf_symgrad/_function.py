@@ -20,7 +20,7 @@ from tensorflow.python.framework import errors_impl, ops
 from tensorflow.python.ops import control_flow_util, handle_data_util
 from tensorflow.python.util import tf_stack
 
-from tf_symgrad import _loader
+from tf_symgrad import _compiled, _loader
 
 # A function of a graph or a context: an AtomicFunction or, of a Defun, a _DefinedFunction. Both have a name, a
 # cached_definition and what Graph._add_function needs.
@@ -274,6 +274,7 @@ _concrete_functions: weakref.WeakKeyDictionary[Any, Function] = weakref.WeakKeyD
 
 
 def from_concrete_function(concrete: Any) -> Function:
+    _compiled.check_captures(concrete)
     known = _concrete_functions.get(concrete)
     if known is None:
         root = concrete._inference_function

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_symgrad import _calls, _custom, _function, _inputs, _op
+from tf_symgrad import _calls, _compiled, _custom, _function, _inputs, _op
 from tf_symgrad._calls import Call, Wrt
 from tf_symgrad._differentiate import call, differentiate, told
 from tf_symgrad._op import unused
@@ -105,7 +105,7 @@ def _of_scalar(
     traced = _without_gradient_of_aux(f) if has_aux else f
 
     @_op.no_autograph
-    def of_arguments(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    def long_way(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
         selected, given, named = _calls.with_tensors(f, wrt, args, kwargs)
         of_call = Call(traced, given, named, memo, kept=f)
         function = _function.from_concrete_function(of_call.concrete).checkpointed(kept)
@@ -115,6 +115,18 @@ def _of_scalar(
         dys = [tf.ones([], function.outputs[0].dtype), *map(unused, function.outputs[1:])]
         gradients, results = differentiate(function, [*operands, *dys], wanted, none=none, values=values)
         return of_call.output(results) if values else None, pack(gradients)
+
+    if not _compiled.may_be_traced(f):
+        return long_way
+    compiled = _compiled.Compiled(long_way)
+    fixed = isinstance(wrt, (int, str, tf.Variable))
+
+    @_op.no_autograph
+    def of_arguments(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        if not _compiled.are_plain((*args, *kwargs.values())):
+            return long_way(*args, **kwargs)
+        state = None if fixed else _calls.members(wrt)
+        return compiled(state, *args, **kwargs)  # type: ignore[no-any-return]
 
     return of_arguments
 

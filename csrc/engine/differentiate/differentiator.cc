@@ -173,10 +173,11 @@ absl::StatusOr<std::vector<InputGradient>> Differentiator::Inputs(const tf::Name
   TF_ASSIGN_OR_RETURN(std::unique_ptr<Body> body, ImportFunction(this, f));
   std::vector<InputGradient> inputs;
   std::vector<bool> wrt;
+  ResourceUses uses(*this);
   for (size_t i = 0; i < body->args.size(); ++i) {
     const Port p{body->args[i], 0};
     tf::DataType dtype = tf::BaseType(body->output(p).dtype);
-    const bool other = dtype == tf::DT_RESOURCE && !UseAsOtherResource(*this, f.name(), static_cast<int>(i)).empty();
+    const bool other = dtype == tf::DT_RESOURCE && !uses.AsOther(f.name(), static_cast<int>(i)).empty();
     wrt.push_back(IsDifferentiable(dtype) && !other);
     const auto handle = body->handles.find(body->output_index(p));
     if (dtype == tf::DT_RESOURCE && !other && handle != body->handles.end() && !handle->second.empty())

@@ -63,28 +63,47 @@ bool IsFlat(const tf::NodeDef& node) {
 
 }  // namespace
 
-std::string UseAsOtherResource(const Functions& functions, const std::string& f, int input) {
+ResourceUses::Readers ResourceUses::ReadersIn(const tf::FunctionDef& function) {
+  Readers readers;
+  for (const tf::OpDef::ArgDef& arg : function.signature().input_arg()) readers[arg.name()];
+  for (const tf::NodeDef& node : function.node_def())
+    if (Passes(node.op())) readers[node.name()];
+  for (const tf::NodeDef& node : function.node_def()) {
+    for (int k = 0; k < node.input_size(); ++k) {
+      const absl::string_view input = node.input(k);
+      const auto it = readers.find(input.substr(0, input.find(':')));
+      if (it != readers.end()) it->second.emplace_back(&node, k);
+    }
+  }
+  return readers;
+}
+
+const ResourceUses::Function& ResourceUses::Look(const std::string& name) {
+  const auto [it, added] = seen_.try_emplace(name);
+  if (!added) return it->second;
+  it->second.record = functions_.Find(name);
+  if (it->second.record != nullptr) it->second.readers = ReadersIn(it->second.record->fdef());
+  return it->second;
+}
+
+std::string ResourceUses::AsOther(const std::string& f, int input) {
   std::vector<Input> pending = {{f, input}};
   absl::flat_hash_set<Input> seen(pending.begin(), pending.end());
   while (!pending.empty()) {
-    const auto [function, i] = std::move(pending.back());
+    const auto [name, i] = std::move(pending.back());
     pending.pop_back();
-    const auto record = functions.Find(function);
-    if (record == nullptr) continue;
-    std::vector<std::string> tensors = {Name(record->fdef().signature(), i)};
+    const Function& function = Look(name);
+    if (function.record == nullptr) continue;
+    std::vector<std::string> tensors = {Name(function.record->fdef().signature(), i)};
     for (size_t t = 0; t < tensors.size() && !tensors[t].empty(); ++t) {
-      for (const tf::NodeDef& node : record->fdef().node_def()) {
-        for (int k = 0; k < node.input_size(); ++k) {
-          const bool is_it = node.input(k) == tensors[t] || absl::StartsWith(node.input(k), tensors[t] + ":");
-          if (!is_it) continue;
-          if (TakesOtherResource(node.op()))
-            return absl::StrCat("node '", node.name(), "' of function '", function, "' (op ", node.op(), ")");
-          if (Passes(node.op()) && std::find(tensors.begin(), tensors.end(), node.name()) == tensors.end())
-            tensors.push_back(node.name());
-          if (!IsFlat(node)) continue;
-          for (Input& callee : Callees(node, k))
-            if (seen.insert(callee).second) pending.push_back(std::move(callee));
-        }
+      for (const auto& [node, k] : function.readers.at(tensors[t])) {
+        if (TakesOtherResource(node->op()))
+          return absl::StrCat("node '", node->name(), "' of function '", name, "' (op ", node->op(), ")");
+        if (Passes(node->op()) && std::find(tensors.begin(), tensors.end(), node->name()) == tensors.end())
+          tensors.push_back(node->name());
+        if (!IsFlat(*node)) continue;
+        for (Input& callee : Callees(*node, k))
+          if (seen.insert(callee).second) pending.push_back(std::move(callee));
       }
     }
   }
@@ -94,9 +113,10 @@ std::string UseAsOtherResource(const Functions& functions, const std::string& f,
 absl::Status CheckResources(const Functions& functions, const tf::NameAttrList& f, const Body& body,
                             const std::vector<bool>& wrt) {
   Errors errors;
+  ResourceUses uses(functions);
   for (size_t i = 0; i < wrt.size(); ++i) {
     if (!wrt[i] || body.output({body.args[i], 0}).dtype != tf::DT_RESOURCE) continue;
-    const std::string use = UseAsOtherResource(functions, f.name(), static_cast<int>(i));
+    const std::string use = uses.AsOther(f.name(), static_cast<int>(i));
     if (!use.empty()) errors.Add(absl::StrCat("input ", i, " '", body.name(body.args[i]), "': see ", use));
   }
   if (errors.empty()) return absl::OkStatus();

@@ -144,8 +144,6 @@ class Inference {
     }
     if (GiveRequested(&c)) TF_RETURN_IF_ERROR(c.Run(node_.op->shape_inference_fn));
     WriteOutputs(&c);
-    const std::vector<IntsPtr> ints = FoldInts(body_, node_.type(), *node_.def, node_.inputs);
-    for (size_t i = 0; i < ints.size(); ++i) body_->output({id_, static_cast<int>(i)}).ints = ints[i];
     return absl::OkStatus();
   }
 
@@ -218,6 +216,37 @@ class Inference {
   std::vector<std::unique_ptr<std::vector<ShapeAndType>>> handles_;
 };
 
+using ShapeFunction = absl::Status (*)(InferenceContext*);
+
+ShapeFunction ShapeFunctionOf(const tf::OpRegistrationData& op) {
+  const ShapeFunction* function = op.shape_inference_fn.target<ShapeFunction>();
+  return function == nullptr ? nullptr : *function;
+}
+ShapeFunction ShapeFunctionOf(const char* op) {
+  const tf::OpRegistrationData* data = nullptr;
+  return tf::OpRegistry::Global()->LookUp(op, &data).ok() ? ShapeFunctionOf(*data) : nullptr;
+}
+
+// Whether a node's only result has the shape of its first input, as the shape function says that its op shares with one
+// of these. Most nodes of a gradient are such, and to run the function costs more than all else that is done for one.
+bool KeepsShape(const Body& body, const Node& n) {
+  static const ShapeFunction unchanged = ShapeFunctionOf("Tanh"), broadcasts = ShapeFunctionOf("Mul"),
+                             merges = ShapeFunctionOf("ReluGrad");
+  const ShapeFunction function = ShapeFunctionOf(*n.op);
+  if (function == nullptr || n.num_outputs != 1 || n.inputs.empty()) return false;
+  const tf::DataType dtype = body.output(n.inputs[0]).dtype;
+  if (dtype == tf::DT_RESOURCE || dtype == tf::DT_VARIANT) return false;  // which hold shapes of their own
+  if (function == unchanged) return true;
+  return (function == broadcasts || function == merges) && n.inputs.size() == 2 && body.rank(n.inputs[0]) >= 0 &&
+         body.SameShape(n.inputs[0], n.inputs[1]);
+}
+
+void FoldOutputs(Body* body, int node) {
+  const Node& n = body->node(node);
+  const std::vector<IntsPtr> ints = FoldInts(body, n.type(), *n.def, n.inputs);
+  for (size_t i = 0; i < ints.size(); ++i) body->output({node, static_cast<int>(i)}).ints = ints[i];
+}
+
 }  // namespace
 
 // A dimension of 1 broadcasts to one that is not known, that one is taken for -1 (so that a diagonal above it has 0),
@@ -247,7 +276,16 @@ absl::Status InferFacts(Body* body, int node) {
     body->output({node, 0}) = body->output(p);
     return absl::OkStatus();
   }
-  if (!EnsuresNothing(n)) return Inference(body, node).Run();
+  if (KeepsShape(*body, n)) {
+    body->output({node, 0}).shape = body->output(n.inputs[0]).shape;
+    FoldOutputs(body, node);
+    return absl::OkStatus();
+  }
+  if (!EnsuresNothing(n)) {
+    if (const absl::Status status = Inference(body, node).Run(); !status.ok()) return status;
+    FoldOutputs(body, node);
+    return absl::OkStatus();
+  }
   body->output({node, 0}).shape = body->output(n.inputs[0]).shape;
   return absl::OkStatus();
 }
