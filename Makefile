@@ -11,7 +11,7 @@ DOCS_REQUIRE := $(shell sed -n 's/^docs = \[\(.*\)\]$$/\1/p' pyproject.toml | se
 MODELS_REQUIRE := $(shell sed -n 's/^models = \[\(.*\)\]$$/\1/p' pyproject.toml | sed 's/", "/" "/g')
 CXX_FILES = $(shell find csrc -name '*.cc' -o -name '*.h')
 
-.PHONY: help build demo test wheel test-wheel test-models mutation fuzz bench bench-fit bench-remat coverage docs lint format bazel clean
+.PHONY: help build demo test wheel test-wheel test-models mutation fuzz bench bench-compare performance bench-fit bench-remat coverage docs lint format bazel clean
 .DEFAULT_GOAL := build
 
 help:
@@ -61,8 +61,15 @@ test-models: build $(VENV)-models/.installed ## real models against GradientTape
 fuzz: build $(VENV)/.installed ## random programs against the tape (10)
 	$(BIN)/python -m tests.fuzz.differential --seconds 600 --first $${SEED:-0}
 
-bench: build $(VENV)/.installed ## build time, nodes, steps and memory beside the stock op, tapes and JAX (20)
-	$(BIN)/python -m benchmarks
+bench: build $(VENV)/.installed ## build time, nodes, steps and memory beside the stock op, tapes and JAX (60)
+	$(BIN)/python -m benchmarks --json build/bench.jsonl
+
+# A commit against another: make bench, mv build/bench.jsonl build/before.jsonl, make bench, make bench-compare.
+bench-compare: $(VENV)/.installed ## what is slower than in build/before.jsonl (1)
+	$(BIN)/python -m benchmarks.compare build/before.jsonl build/bench.jsonl
+
+performance: $(VENV)/.installed ## the tables and plots of docs/performance.md from build/bench.jsonl (1)
+	$(BIN)/python -m benchmarks.performance build/bench.jsonl
 
 bench-fit: build $(VENV)/.installed ## Keras' fit with and without tf_symgrad.enable(), as ratios (10)
 	$(BIN)/python -m benchmarks.fit
