@@ -72,8 +72,15 @@ test-all: build $(VENV)/.installed ## tests, models, fuzz, sanitizers, mutation,
 soak: build $(VENV)/.installed ## 64 threads that trace, build and call at once: results and memory (10)
 	$(BIN)/python -m tests.soak
 
-bench: build $(VENV)/.installed ## build time, nodes, steps and memory beside the stock op, tapes and JAX (20)
-	$(BIN)/python -m benchmarks
+bench: build $(VENV)/.installed ## build time, nodes, steps and memory beside the stock op, tapes and JAX (60)
+	$(BIN)/python -m benchmarks --json build/bench.jsonl
+
+# A commit against another: make bench, mv build/bench.jsonl build/before.jsonl, make bench, make bench-compare.
+bench-compare: $(VENV)/.installed ## what is slower than in build/before.jsonl (1)
+	$(BIN)/python -m benchmarks.compare build/before.jsonl build/bench.jsonl
+
+performance: $(VENV)/.installed ## the tables and plots of docs/performance.md from build/bench.jsonl (1)
+	$(BIN)/python -m benchmarks.performance build/bench.jsonl
 
 bench-fit: build $(VENV)/.installed ## Keras' fit with and without tf_symgrad.enable(), as ratios (10)
 	$(BIN)/python -m benchmarks.fit

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import math
+import os
+import platform
+import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 OURS = "tf_symgrad"
@@ -17,12 +23,14 @@ class Cell:
 
     Attributes:
       values: medians over its processes, of what could be measured.
+      spread: of each value, how far its least and its greatest are apart, in medians.
       reason: why not all of it could.
     """
 
     workload: str
     method: str
     values: dict[str, float] = dataclasses.field(default_factory=dict)
+    spread: dict[str, float] = dataclasses.field(default_factory=dict)
     reason: str = ""
 
 
@@ -68,6 +76,7 @@ COLUMNS = (
     Column("optimized", lambda v: v["optimized_nodes"], _count),
     Column("first call", lambda v: v["first_call"], _time),
     Column("step", lambda v: v["step"], _time),
+    Column("step, CPU", lambda v: v["step_cpu"], _time),
     Column("memory", lambda v: v["memory"], _megabytes),
 )
 
@@ -79,7 +88,7 @@ The lines of tf_symgrad are absolute, those of its peers are multiples of them: 
   nodes            of the gradient function and all that it calls, before TensorFlow optimises it
   optimized        nodes that TensorFlow's optimiser leaves
   first call       optimises, places and runs the function
-  step             a later call
+  step             a later call; and the CPU time of it, of all threads
   memory           by which the process grew at its peak
 Of JAX, nodes are equations, then XLA instructions, and its build time includes the forward function's.
 """
@@ -89,6 +98,57 @@ def median(runs: Sequence[dict[str, Any]]) -> dict[str, float]:
     """The median of each value over several runs."""
     keys = {key for run in runs for key, value in run.items() if value is not None}
     return {key: statistics.median(run[key] for run in runs if run.get(key) is not None) for key in sorted(keys)}
+
+
+def spread(runs: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """How far several runs are apart, as a part of their median."""
+    found = {}
+    for key, middle in median(runs).items():
+        values = [run[key] for run in runs if run.get(key) is not None]
+        found[key] = (max(values) - min(values)) / middle if middle else 0.0
+    return found
+
+
+class Lines:
+    """A file of JSON lines: how and where it was measured, then a line for each cell."""
+
+    def __init__(self, path: str | None, command: Sequence[str]) -> None:
+        self._path = Path(path) if path else None
+        if self._path:
+            hidden = [x for i, x in enumerate(command) if "--json" not in (x, command[i - 1] if i else "")]
+            self._path.write_text(json.dumps({"command": ["python", "-m", "benchmarks", *hidden], **machine()}) + "\n")
+
+    def add(self, cell: Cell) -> None:
+        if self._path:
+            with self._path.open("a") as file:
+                file.write(json.dumps(dataclasses.asdict(cell)) + "\n")
+
+
+def read(path: str | Path) -> tuple[dict[str, Any], list[Cell]]:
+    """What a file of Lines says."""
+    first, *rest = Path(path).read_text().splitlines()
+    return json.loads(first), [Cell(**json.loads(line)) for line in rest]
+
+
+def machine() -> dict[str, Any]:
+    """What a number depends on, and nothing that tells whose machine it is."""
+    from importlib import metadata
+
+    cpu = platform.processor()
+    if Path("/proc/cpuinfo").exists():
+        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+        cpu = found[1] if found else cpu
+    versions = {}
+    for package in ("tensorflow", "jax", "torch"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "versions": versions,
+    }
 
 
 def disagreements(cells: Iterable[Cell]) -> list[str]:

@@ -148,6 +148,53 @@ def resnet50(training: bool, batch: int, size: int, xp: Any) -> Problem:
     return Problem(loss, (_normal(batch, size, size, 3), labels), variables)
 
 
+def lstm(units: int, batch: int, steps: int, xp: Any) -> Problem:
+    """An LSTM of one layer, by `tf.while_loop`."""
+    import tensorflow as tf
+
+    del xp
+    kernel, recurrent = tf.Variable(_normal(units, 4 * units)), tf.Variable(_normal(units, 4 * units))
+    bias = tf.Variable(np.zeros(4 * units, np.float32))
+
+    def loss(x: Any) -> Any:
+        def step(t: Any, h: Any, c: Any) -> Any:
+            i, f, g, o = tf.split(x[t] @ kernel + h @ recurrent + bias, 4, 1)
+            c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(g)
+            return t + 1, tf.sigmoid(o) * tf.tanh(c), c
+
+        zeros = tf.zeros([batch, units])
+        _, h, _ = tf.while_loop(lambda t, *_: t < steps, step, (0, zeros, zeros))
+        return tf.reduce_sum(h**2)
+
+    return Problem(loss, (_normal(steps, batch, units),), (kernel, recurrent, bias))
+
+
+def calls(count: int, xp: Any) -> Problem:
+    """One traced layer, called many times."""
+    import tensorflow as tf
+
+    del xp
+    w = tf.Variable(_normal(16, 16))
+    layer = tf.function(lambda x: tf.tanh(x @ w), autograph=False)
+
+    def loss(x: Any) -> Any:
+        for _ in range(count):
+            x = layer(x)
+        return tf.reduce_sum(x)
+
+    return Problem(loss, (_normal(4, 16),), (w,))
+
+
+def embedding(rows: int, width: int, xp: Any) -> Problem:
+    """A table in which a few rows are looked up. Its gradient is dense, as all gradients are here."""
+    import tensorflow as tf
+
+    del xp
+    table = tf.Variable(_normal(rows, width))
+    ids = np.random.default_rng(0).integers(0, rows, 64).astype(np.int32)
+    return Problem(lambda ids: tf.reduce_sum(tf.tanh(tf.gather(table, ids))), (ids,), (table,))
+
+
 _VARIABLES = "it differentiates with respect to arguments, not to the variables of a model"
 _MODEL = {"stock": _VARIABLES, "jax": "the model is written in TensorFlow"}
 
@@ -161,6 +208,9 @@ def workloads(quick: bool) -> list[Workload]:
             *chains,
             Workload("mlp", functools.partial(mlp, 2, 2, 8)),
             Workload("transformer", functools.partial(transformer, 1, 2, 8, 16, 2, 50), _MODEL),
+            Workload("lstm", functools.partial(lstm, 8, 2, 3), _MODEL),
+            Workload("calls", functools.partial(calls, 10), _MODEL),
+            Workload("embedding", functools.partial(embedding, 100, 4), _MODEL),
         ]
     return [
         *chains,
@@ -168,6 +218,9 @@ def workloads(quick: bool) -> list[Workload]:
         Workload("transformer", functools.partial(transformer, 6, 8, 64, 128, 4, 1000), _MODEL),
         Workload("resnet50-inference", functools.partial(resnet50, False, 4, 64), _MODEL),
         Workload("resnet50-training", functools.partial(resnet50, True, 4, 64), _MODEL),
+        Workload("lstm", functools.partial(lstm, 128, 32, 100), _MODEL),
+        Workload("calls", functools.partial(calls, 1000), _MODEL),
+        Workload("embedding", functools.partial(embedding, 1_000_000, 64), _MODEL),
     ]
 
 
