@@ -509,6 +509,20 @@ def test_known_values_of_a_rank_that_a_shape_function_does_not_expect() -> None:
         differentiate(text_format.Merge(INDEX, f))
 
 
+@pytest.mark.parametrize("size", [2**31, 2**40, 0, -3])
+def test_more_devices_than_a_shape_function_can_count(size: int) -> None:
+    f = one_node(
+        "f",
+        f"""op: "CollectiveGather" input: "x" attr {{ key: "T" value {{ type: DT_FLOAT }} }}
+      attr {{ key: "group_size" value {{ i: {size} }} }} attr {{ key: "group_key" value {{ i: 1 }} }}
+      attr {{ key: "instance_key" value {{ i: 1 }} }} attr {{ key: "shape" value {{ shape {{ }} }} }}""",
+        "data",
+    )
+    f.arg_attr[0].attr["_output_shapes"].list.shape.add().dim.add(size=2)
+    with pytest.raises(native.StatusError, match="node 'n' .op CollectiveGather.*group_size is no number of devices"):
+        differentiate(f)
+
+
 def test_a_call_by_name_is_of_that_name() -> None:
     """Whatever attrs it has besides."""
     call = one_node("f", 'op: "same" input: "x" attr { key: "f" value { func { name: "tanh" } } }', "y")

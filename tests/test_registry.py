@@ -116,7 +116,7 @@ ENGINE = {
         {
             *("EnsureShape", "ExtractVolumePatches", "GatherV2", "MatrixDiagV2", "MatrixDiagV3", "Mul", "ReluGrad"),
             *("Reshape", "Tanh"),
-            *("SoftmaxCrossEntropyWithLogits", "SplitV"),
+            *("CollectiveGather", "SoftmaxCrossEntropyWithLogits", "SplitV"),
         },
     ),
     "facts/fold.cc": (FOLDS, None),

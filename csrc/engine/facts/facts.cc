@@ -1,5 +1,6 @@
 #include "csrc/engine/facts/facts.h"
 
+#include <limits>
 #include <memory>
 #include <utility>
 
@@ -89,20 +90,25 @@ bool EnsuresNothing(const Node& n) {
 }
 
 // Where TensorFlow's shape functions end the process: they read known values as a tensor of a rank that nobody has
-// checked.
+// checked, and an attr as an int of fewer bits.
 struct ReadAs {
   const char* op;
   int input, rank;
 };
 constexpr ReadAs kReadAs[] = {{"SplitV", 1, 1}};
 
-absl::Status CheckRanks(const Body& body, const Node& n) {
+absl::Status CheckInputs(const Body& body, const Node& n) {
   for (const ReadAs& read : kReadAs) {
     if (n.type() != read.op) continue;
     const int rank = body.rank(n.inputs[read.input]);
     if (rank >= 0 && rank != read.rank)
       return absl::InvalidArgumentError(absl::StrCat("input ", InputName(*n.def, n.op->op_def, read.input),
                                                      " must have ", read.rank, " dimensions, but has ", rank));
+  }
+  if (n.type() == "CollectiveGather") {
+    const auto size = n.def->attr().find("group_size");
+    if (size == n.def->attr().end() || size->second.i() < 1 || size->second.i() > std::numeric_limits<int32_t>::max())
+      return absl::InvalidArgumentError("its group_size is no number of devices");
   }
   return absl::OkStatus();
 }
@@ -134,7 +140,7 @@ class Inference {
   }
 
   absl::Status Run() {
-    TF_RETURN_IF_ERROR(CheckRanks(*body_, node_));
+    TF_RETURN_IF_ERROR(CheckInputs(*body_, node_));
     for (size_t i = 0; i < node_.inputs.size(); ++i) ReadInput(i);
     InferenceContext c(TF_GRAPH_DEF_VERSION, tf::AttrSlice(*node_.def), node_.op->op_def, shapes_, tensors_, as_shapes_,
                        std::move(handles_));
