@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorflow.python.framework import ops
 
 import tf_symgrad
-from tf_symgrad import _api, _transforms
+from tf_symgrad import _api, _compiled, _transforms
 
 X = tf.constant([0.5, -1.0, 2.0])
 
@@ -118,3 +118,15 @@ def test_functions_are_not_kept(kind: str) -> None:
     kept = use()
     gc.collect()
     assert kept() is None
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_many_shapes_are_few_traces(call: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    f = tf.function(square, reduce_retracing=True).get_concrete_function(tf.TensorSpec([None], tf.float32))
+    gradient, traces = call(f), []
+    trace = _compiled.Compiled._trace
+    monkeypatch.setattr(_compiled.Compiled, "_trace", lambda self, *args: (traces.append(1), trace(self, *args))[1])
+    for size in range(1, 12):
+        x = tf.range(size, dtype=tf.float32)
+        np.testing.assert_allclose(gradient(x), 2 * x)
+    assert len(traces) <= 3

@@ -61,7 +61,8 @@ class Compiled:
         call = self._seen.get(state)
         if call is None:
             result = self._long_way(*args, **kwargs)
-            self._seen[state] = tf.function(self._trace, autograph=False)
+            # Calls of many shapes share a trace, as they share the function of a ConcreteFunction that allows them.
+            self._seen[state] = tf.function(self._trace, autograph=False, reduce_retracing=True)
             return result
         try:
             return call(*args, **kwargs)
