@@ -15,7 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.eager import context, record
-from tensorflow.python.framework import ops
+from tensorflow.python.framework import config, ops
 
 _KEPT = (tf.types.experimental.ConcreteFunction, tf.types.experimental.PolymorphicFunction)
 _HANDLES = (tf.resource, tf.variant)  # a trace would forget what they refer to
@@ -31,7 +31,8 @@ def are_plain(values: Iterable[Any]) -> bool:
     for x in values:
         if type(x) is not ops.EagerTensor or x.dtype in _HANDLES:
             return False
-    return context.executing_eagerly() and not record.could_possibly_record()
+    # A trace rounds otherwise than the op does: a program that is to be deterministic goes one way.
+    return not (record.could_possibly_record() or config.is_op_determinism_enabled()) and context.executing_eagerly()
 
 
 class CallTimeCaptureError(Exception):
