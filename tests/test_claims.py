@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.framework import attr_value_pb2
 
 from tf_symgrad import symbolic_gradient
 
@@ -119,3 +120,16 @@ def test_a_claim_is_hidden_from_grappler(claim: str, jit: bool) -> None:
         for a, b in zip(run(*x), right[order], strict=True):
             assert a.shape == b.shape
             np.testing.assert_allclose(a, b, 1e-10, 1e-12)
+
+
+def test_the_mark_of_a_veil_is_not_believed() -> None:
+    """Whoever writes a function can write our attr, on a node that changes shapes."""
+
+    def f(x: Any) -> Any:
+        y = tf.raw_ops.Reshape(tensor=x, shape=[6])
+        y.op._set_attr("_symgrad_veil", attr_value_pb2.AttrValue(b=True))
+        return tf.reduce_sum(y[::-1] ** 2 * tf.range(6.0)) + tf.cast(tf.shape(y)[0], tf.float32) * tf.reduce_sum(y)
+
+    x = tf.reshape(tf.range(1.0, 7.0), [2, 3])
+    (dx,) = symbolic_gradient([x, tf.constant(1.0)], f=tf.function(f).get_concrete_function(x))
+    np.testing.assert_allclose(tf.reshape(dx, [6]), 2 * tf.range(1.0, 7.0) * tf.range(6.0)[::-1] + 6)

@@ -115,7 +115,7 @@ ENGINE = {
         "corrects its shape function, or needs not to run it",
         {
             *("EnsureShape", "ExtractVolumePatches", "GatherV2", "MatrixDiagV2", "MatrixDiagV3", "Mul", "ReluGrad"),
-            *("Reshape", "Tanh"),
+            *("PlaceholderWithDefault", "Reshape", "Shape", "Tanh"),
             *("CollectiveGather", "SoftmaxCrossEntropyWithLogits", "SplitV"),
         },
     ),

@@ -114,10 +114,11 @@ def test_values(name: str, mode: str) -> None:
     run = {"eager": lambda g: g, "function": tf.function, "jit": lambda g: tf.function(g, jit_compile=True)}[mode]
     table, ids = tf.constant(TABLE), tf.constant(IDS)
     expected = of_tape(f, table, ids)
-    np.testing.assert_allclose(run(lambda t, i: dense(f, t, i))(table, ids), expected, rtol=1e-4)
+    tolerance = 1e-4 if (name, mode) == ("loop of calls", "jit") else 1e-5  # XLA adds up in another order
+    np.testing.assert_allclose(run(lambda t, i: dense(f, t, i))(table, ids), expected, rtol=tolerance)
     if mode != "jit" or name in COMPILED:
         rows = run(lambda t, i: sparse(f, t, i))(table, ids)
-        np.testing.assert_allclose(tf.convert_to_tensor(rows), expected, rtol=1e-4)
+        np.testing.assert_allclose(tf.convert_to_tensor(rows), expected, rtol=1e-5)
         assert rows.indices.dtype == tf.int32
 
 

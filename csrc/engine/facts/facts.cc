@@ -272,7 +272,12 @@ int FalselyClaimed(const Body& body, const tf::NodeDef& node, absl::Span<const P
 
 Port Unveiled(const Body& body, Port p) {
   const Node& n = body.node(p.node);
-  return !n.is_arg() && n.type() == "Reshape" && n.def->attr().contains(kVeil) ? n.inputs[0] : p;
+  if (n.is_arg() || n.type() != "Reshape" || !n.def->attr().contains(kVeil)) return p;
+  // Anybody can write that attr: it is believed of what is a veil.
+  const Node& hidden = body.node(n.inputs[1].node);
+  if (hidden.is_arg() || hidden.type() != "PlaceholderWithDefault") return p;
+  const Node& shape = body.node(hidden.inputs[0].node);
+  return !shape.is_arg() && shape.type() == "Shape" && shape.inputs[0] == n.inputs[0] ? n.inputs[0] : p;
 }
 
 absl::Status InferFacts(Body* body, int node) {
