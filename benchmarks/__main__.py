@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import importlib.util
 import itertools
 import json
 import os
@@ -15,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import native, report
-from benchmarks.methods import METHODS
+from benchmarks.methods import METHODS, Method
 from benchmarks.report import Cell
-from benchmarks.workloads import workloads
+from benchmarks.workloads import Workload, workloads
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -93,15 +94,21 @@ def _rounds(options: argparse.Namespace) -> int:
 def _cells(options: argparse.Namespace) -> list[Cell]:
     """What to measure; with a reason where a method can't."""
     all_workloads = {workload.name: workload for workload in workloads(options.quick)}
-    methods = [METHODS[name] for name in _selected(METHODS, options.methods, "method")]
+    methods = {name: method for name, method in METHODS.items() if method.quick or not options.quick}
+    chosen = _selected(methods, options.methods, "method")
     cells = []
     for name in _selected(all_workloads, options.only, "workload"):
-        for method in methods:
-            missing = "" if method.available() else f"{method.module} is not installed"
-            cells.append(Cell(name, method.name, reason=all_workloads[name].excluded.get(method.name) or missing))
+        for method in chosen:
+            reason = all_workloads[name].excluded.get(method)
+            cells.append(Cell(name, method, reason=reason or _missing(all_workloads[name], METHODS[method])))
     if options.native:
         cells.append(Cell(f"{native.PREFIX}{options.native}", report.OURS))
     return cells
+
+
+def _missing(*needing: Workload | Method) -> str:
+    absent = [each.module for each in needing if not importlib.util.find_spec(each.module)]
+    return f"{absent[0]} is not installed" if absent else ""
 
 
 def _selected(names: Iterable[str], patterns: str, what: str) -> list[str]:

@@ -12,7 +12,7 @@ import random
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from benchmarks import native
@@ -38,9 +38,10 @@ def measure(workload: Workload, method: Method) -> Iterator[dict[str, Any]]:
     start, cpu = time.perf_counter(), time.process_time()
     gradients = built.call()
     first = {"first_call": time.perf_counter() - start, "first_call_cpu": time.process_time() - cpu}
-    yield {**first, "norm": _norm(gradients)}
+    yield {**first, "norm": _norm(map(built.to_numpy, gradients))}
     wall, cpu = _median_step(built.call)
     yield {"step": wall, "step_cpu": cpu, "memory": peak_memory() - before}
+    yield {"accelerator_memory": built.accelerator_memory()}
     if built.optimized_nodes is not None:
         yield {"optimized_nodes": built.optimized_nodes()}
 
@@ -66,11 +67,11 @@ def _median_step(call: Callable[[], Any]) -> tuple[float, float]:
     return statistics.median(wall), statistics.median(cpu)
 
 
-def _norm(gradients: Any) -> float:
+def _norm(gradients: Iterable[Any]) -> float:
     """The same for all methods, or one of them is wrong."""
     import numpy as np
 
-    return float(np.sqrt(sum(np.square(np.asarray(x, np.float64)).sum() for x in gradients)))
+    return float(np.sqrt(sum(np.square(x.astype(np.float64)).sum() for x in gradients)))
 
 
 def _seed() -> None:

@@ -8,13 +8,14 @@ the same for all methods: dense gradients.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
+import functools
 import time
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
-from benchmarks import counting
+import numpy as np
+
+from benchmarks import counting, operations
 from benchmarks.workloads import Problem
 
 
@@ -29,6 +30,8 @@ class Built:
       native_seconds: how much of `seconds` the engine took.
       native_nodes: of the functions that the engine made.
       optimized_nodes: counts its nodes as the runtime optimises it; may run it again.
+      accelerator_memory: the peak of it in bytes; None without an accelerator.
+      to_numpy: of a gradient.
     """
 
     call: Callable[[], Any]
@@ -37,6 +40,8 @@ class Built:
     native_seconds: float | None = None
     native_nodes: int | None = None
     optimized_nodes: Callable[[], int] | None = None
+    accelerator_memory: Callable[[], int | None] = lambda: None
+    to_numpy: Callable[[Any], Any] = np.asarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,56 +52,109 @@ class Method:
       operations: makes the array operations that it wants losses to be written with.
       build: differentiates a problem.
       module: what must be installed.
+      quick: whether the quick set has it.
     """
 
     name: str
     operations: Callable[[], Any]
     build: Callable[[Problem], Built]
     module: str = "tensorflow"
-
-    def available(self) -> bool:
-        return importlib.util.find_spec(self.module) is not None
+    quick: bool = True
 
 
 # ---- TensorFlow ----
 
 
-def _tensorflow() -> Any:
+def _native_derivative(f: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    import tf_symgrad
+
+    return tf_symgrad.grad(f)
+
+
+def _taped_derivative(f: Callable[[Any], Any]) -> Callable[[Any], Any]:
     import tensorflow as tf
 
-    return SimpleNamespace(
-        tanh=tf.tanh,
-        sin=tf.sin,
-        sigmoid=tf.sigmoid,
-        square=tf.square,
-        relu=tf.nn.relu,
-        matmul=tf.matmul,
-        sum=tf.reduce_sum,
-    )
+    def gradient(x: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = f(x)
+        return tape.gradient(y, x)
+
+    return gradient
 
 
-def _tf_symgrad(problem: Problem) -> Built:
+def _symbolic_derivative(f: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    import tensorflow as tf
+
+    def gradient(x: Any) -> Any:
+        x = tf.identity(x)
+        return tf.gradients(f(x), x)[0]
+
+    return gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class _Forward:
+    """A problem as TensorFlow has it: its parameters are variables."""
+
+    loss: Callable[..., Any]
+    args: tuple[Any, ...]
+    variables: tuple[Any, ...]
+
+
+def _forward(problem: Problem) -> _Forward:
+    import tensorflow as tf
+
+    made = tuple(tf.Variable(value) for value in problem.parameters)
+    return _Forward(lambda *args: problem.loss(*args, *made), problem.args, (*made, *problem.variables))
+
+
+def _tf_symgrad(problem: Problem, compiled: bool = False) -> Built:
     import tf_symgrad
-    from tf_symgrad import _loader, _op
 
-    forward = _trace(problem.loss, problem)
-    captured = [id(x) for x in forward.captured_inputs]
-    wanted = [len(problem.args) + captured.index(id(v.handle)) for v in problem.variables]
+    forward = _forward(problem)
+    function = _trace(forward.loss, forward)
+    captured = [id(x) for x in function.captured_inputs]
+    wanted = [len(forward.args) + captured.index(id(v.handle)) for v in forward.variables]
 
     def gradient(*args: Any) -> Any:
-        gradients = tf_symgrad.symbolic_gradient(args, f=forward, capture_gradients=True)
+        gradients = tf_symgrad.symbolic_gradient(args, f=function, capture_gradients=True)
         return [gradients[i] for i in wanted] if wanted else gradients
+
+    return _by_the_engine(gradient, forward, compiled)
+
+
+def _value_and_grad(problem: Problem, compiled: bool = False) -> Built:
+    """The value, too: the loss is computed, and returned."""
+    import tf_symgrad
+
+    forward = _forward(problem)
+    function = _trace(forward.loss, forward)
+    wrt = forward.variables or tuple(range(len(forward.args)))
+
+    def gradient(*args: Any) -> Any:
+        value, gradients = tf_symgrad.value_and_grad(function, wrt=wrt)(*args)
+        return [*gradients, value]
+
+    return _by_the_engine(gradient, forward, compiled, results=len(wrt))
+
+
+def _by_the_engine(
+    gradient: Callable[..., Any], forward: _Forward, compiled: bool, results: int | None = None
+) -> Built:
+    """Traces what holds the op, and takes down what the engine does meanwhile."""
+    from tf_symgrad import _loader, _op
 
     native: Any = _loader.native()
     engine = counting.Recorder(native.build_gradient)
     native.build_gradient = engine
     try:
         start = time.process_time()
-        function = _trace(gradient, problem)
+        function = _trace(gradient, forward, compiled)
         seconds = time.process_time() - start
     finally:
         native.build_gradient = engine.wrapped
-    built = _built(function, problem, seconds)
+    built = _built(function, forward, seconds, results, compiled)
     built.native_seconds = engine.seconds
     built.native_nodes = sum(counting.nodes_of_library(library) for _, library in engine.results)
     # What runs is the gradient function in place of the op and of the function that it differentiates.
@@ -104,52 +162,66 @@ def _tf_symgrad(problem: Problem) -> Built:
     return built
 
 
-def _gradient_tape(problem: Problem) -> Built:
+def _gradient_tape(problem: Problem, compiled: bool = False) -> Built:
     import tensorflow as tf
+
+    forward = _forward(problem)
 
     def gradients(args: Sequence[Any], mark: Callable[[], None]) -> Any:
         with tf.GradientTape() as tape:
-            if not problem.variables:
+            if not forward.variables:
                 tape.watch(args)
-            loss = problem.loss(*args)
+            loss = forward.loss(*args)
         mark()
-        return tape.gradient(loss, problem.variables or args)
+        return tape.gradient(loss, forward.variables or args)
 
-    return _build_in_one_trace(gradients, problem)
+    return _build_in_one_trace(gradients, forward, compiled)
+
+
+def _enabled(problem: Problem) -> Built:
+    import tf_symgrad
+
+    with tf_symgrad.native():
+        return _gradient_tape(problem)
 
 
 def _tf_gradients(problem: Problem) -> Built:
     import tensorflow as tf
 
-    def gradients(args: Sequence[Any], mark: Callable[[], None]) -> Any:
-        loss = problem.loss(*args)
-        mark()
-        return tf.gradients(loss, list(problem.variables or args))
+    forward = _forward(problem)
 
-    return _build_in_one_trace(gradients, problem)
+    def gradients(args: Sequence[Any], mark: Callable[[], None]) -> Any:
+        loss = forward.loss(*args)
+        mark()
+        return tf.gradients(loss, list(forward.variables or args))
+
+    return _build_in_one_trace(gradients, forward)
 
 
 def _stock(problem: Problem) -> Built:
+    """Its parameters are arguments: it knows nothing of variables."""
     import tensorflow as tf
     from tensorflow.core.framework import attr_value_pb2
 
-    forward = _trace(problem.loss, problem)
+    forward = _Forward(problem.loss, (*problem.args, *problem.parameters), ())
+    function = _trace(forward.loss, forward)
+    first = len(problem.args) if problem.parameters else 0
 
     def gradient(*args: Any) -> Any:
-        forward.add_to_graph(tf.compat.v1.get_default_graph())
-        f = attr_value_pb2.NameAttrList(name=forward.function_def.signature.name)
-        seed = tf.ones([], forward.outputs[0].dtype)
-        return tf.raw_ops.SymbolicGradient(input=[*args, seed], Tout=[x.dtype for x in args], f=f)
+        function.add_to_graph(tf.compat.v1.get_default_graph())
+        f = attr_value_pb2.NameAttrList(name=function.function_def.signature.name)
+        seed = tf.ones([], function.outputs[0].dtype)
+        return tf.raw_ops.SymbolicGradient(input=[*args, seed], Tout=[x.dtype for x in args], f=f)[first:]
 
     start = time.process_time()
-    function = _trace(gradient, problem)
-    built = _built(function, problem, time.process_time() - start)
+    traced = _trace(gradient, forward)
+    built = _built(traced, forward, time.process_time() - start)
     # It makes its nodes when it runs, out of sight.
     built.nodes = built.optimized_nodes = None
     return built
 
 
-def _build_in_one_trace(gradients: Callable[..., Any], problem: Problem) -> Built:
+def _build_in_one_trace(gradients: Callable[..., Any], forward: _Forward, compiled: bool = False) -> Built:
     """For methods that need the forward function's nodes in the same graph: `mark` is called when these exist."""
     import tensorflow as tf
 
@@ -162,52 +234,49 @@ def _build_in_one_trace(gradients: Callable[..., Any], problem: Problem) -> Buil
     def function(*args: Any) -> Any:
         return [tf.convert_to_tensor(x) for x in gradients(args, mark)]
 
-    traced = _trace(function, problem)
-    return _built(traced, problem, time.process_time() - start)
+    traced = _trace(function, forward, compiled)
+    return _built(traced, forward, time.process_time() - start, compiled=compiled)
 
 
-def _built(function: Any, problem: Problem, seconds: float) -> Built:
+def _built(
+    function: Any, forward: _Forward, seconds: float, results: int | None = None, compiled: bool = False
+) -> Built:
     import tensorflow as tf
 
-    args = [tf.constant(x) for x in problem.args]
+    args = [tf.constant(x) for x in forward.args]
+    accelerated = bool(tf.config.list_physical_devices("GPU"))
+
+    def call() -> Any:
+        gradients = function(*args)
+        if accelerated:
+            tf.test.experimental.sync_devices()
+        return gradients[:results]
+
     return Built(
-        call=lambda: function(*args),
+        call=call,
         seconds=seconds,
         nodes=counting.nodes_of_graph(function.graph.as_graph_def()),
-        optimized_nodes=lambda: counting.optimized_nodes(lambda: function(*args)),
+        optimized_nodes=None if compiled else lambda: counting.optimized_nodes(call),
+        accelerator_memory=lambda: tf.config.experimental.get_memory_info("GPU:0")["peak"] if accelerated else None,
     )
 
 
-def _trace(f: Callable[..., Any], problem: Problem) -> Any:
+def _trace(f: Callable[..., Any], forward: _Forward, compiled: bool = False) -> Any:
     import tensorflow as tf
 
-    specs = [tf.TensorSpec(x.shape, x.dtype) for x in problem.args]
-    return tf.function(f, autograph=False).get_concrete_function(*specs)
+    specs = [tf.TensorSpec(x.shape, x.dtype) for x in forward.args]
+    return tf.function(f, autograph=False, jit_compile=compiled or None).get_concrete_function(*specs)
 
 
-# ---- JAX ----
+# ---- JAX, which XLA compiles ----
 
 
-def _jax() -> Any:
-    import jax
-    import jax.numpy as jnp
-
-    return SimpleNamespace(
-        tanh=jnp.tanh,
-        sin=jnp.sin,
-        sigmoid=jax.nn.sigmoid,
-        square=jnp.square,
-        relu=jax.nn.relu,
-        matmul=jnp.matmul,
-        sum=jnp.sum,
-    )
-
-
-def _jax_grad(problem: Problem) -> Built:
+def _jax(problem: Problem) -> Built:
     import jax
 
-    args = [jax.numpy.asarray(x) for x in problem.args]
-    gradient = jax.grad(problem.loss, argnums=tuple(range(len(args))))
+    args = [jax.numpy.asarray(x) for x in (*problem.args, *problem.parameters)]
+    first = len(problem.args) if problem.parameters else 0
+    gradient = jax.grad(problem.loss, argnums=tuple(range(first, len(args))))
     # JAX traces the forward function and its gradient at once: both are timed, and the optimisation is its first call.
     start = time.process_time()
     traced = jax.jit(gradient).trace(*args)
@@ -225,16 +294,60 @@ def _jax_grad(problem: Problem) -> Built:
         seconds=seconds,
         nodes=sum(counting.nodes_of_jaxpr(traced.jaxpr)),
         optimized_nodes=lambda: compiled[0].as_text().count(" = "),
+        accelerator_memory=lambda: (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use"),
     )
 
+
+# ---- PyTorch ----
+
+
+def _torch(problem: Problem, compiled: bool = False) -> Built:
+    """It has no graph to build: each step differentiates anew, unless compiled."""
+    import torch
+
+    device = operations.device()
+    args = [torch.as_tensor(x, device=device) for x in (*problem.args, *problem.parameters)]
+    args = [x.long() if x.dtype == torch.int32 else x for x in args]
+    first = len(problem.args) if problem.parameters else 0
+    gradient: Any = torch.func.grad(problem.loss, argnums=tuple(range(first, len(args))))
+    start = time.process_time()
+    if compiled:
+        gradient = torch.compile(gradient)
+    seconds = time.process_time() - start
+
+    def call() -> Any:
+        gradients = gradient(*args)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return gradients
+
+    return Built(
+        call=call,
+        seconds=seconds,
+        accelerator_memory=lambda: torch.cuda.max_memory_allocated() if device == "cuda" else None,
+        to_numpy=lambda x: x.detach().cpu().numpy(),
+    )
+
+
+_OURS = functools.partial(operations.tensorflow, _native_derivative)
+_TAPED = functools.partial(operations.tensorflow, _taped_derivative)
+_SYMBOLIC = functools.partial(operations.tensorflow, _symbolic_derivative)
 
 METHODS = {
     method.name: method
     for method in (
-        Method("tf_symgrad", _tensorflow, _tf_symgrad),
-        Method("GradientTape", _tensorflow, _gradient_tape),
-        Method("tf.gradients", _tensorflow, _tf_gradients),
-        Method("stock", _tensorflow, _stock),
-        Method("jax", _jax, _jax_grad, module="jax"),
+        Method("tf_symgrad", _OURS, _tf_symgrad),
+        Method("value_and_grad", _OURS, _value_and_grad),
+        Method("enable", _TAPED, _enabled),
+        Method("GradientTape", _TAPED, _gradient_tape),
+        Method("tf.gradients", _SYMBOLIC, _tf_gradients),
+        Method("stock", _TAPED, _stock),
+        Method("tf_symgrad+XLA", _OURS, functools.partial(_tf_symgrad, compiled=True), quick=False),
+        Method("GradientTape+XLA", _TAPED, functools.partial(_gradient_tape, compiled=True), quick=False),
+        Method("jax", operations.jax, _jax, module="jax"),
+        Method("torch", operations.torch, _torch, module="torch"),
+        Method(
+            "torch+compile", operations.torch, functools.partial(_torch, compiled=True), module="torch", quick=False
+        ),
     )
 }

@@ -78,6 +78,7 @@ COLUMNS = (
     Column("step", lambda v: v["step"], _time),
     Column("step, CPU", lambda v: v["step_cpu"], _time),
     Column("memory", lambda v: v["memory"], _megabytes),
+    Column("GPU memory", lambda v: v["accelerator_memory"], _megabytes),
 )
 
 LEGEND = """\
@@ -90,6 +91,7 @@ The lines of tf_symgrad are absolute, those of its peers are multiples of them: 
   first call       optimises, places and runs the function
   step             a later call; and the CPU time of it, of all threads
   memory           by which the process grew at its peak
+  GPU memory       at its peak, where there is a GPU
 Of JAX, nodes are equations, then XLA instructions, and its build time includes the forward function's.
 """
 

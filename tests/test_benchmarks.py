@@ -18,6 +18,7 @@ CELLS = [
     for workload in workloads(quick=True)
     for method in METHODS
     if method not in workload.excluded and workload.name != "chain-100"
+    if METHODS[method].quick or workload.name == "lstm"
 ]
 
 
@@ -30,13 +31,13 @@ def measured(workload, method):
 
 @pytest.mark.parametrize(("workload", "method"), CELLS)
 def test_cell(workload: Workload, method: str):
-    if not METHODS[method].available():
-        pytest.skip(f"{METHODS[method].module} is not installed")
+    if missing := benchmarks_main._missing(workload, METHODS[method]):
+        pytest.skip(missing)
     values = measured(workload, method)
     assert {"build", "first_call", "step", "memory", "norm"} <= values.keys()
     reference = measured(workload, "GradientTape")
     assert values["norm"] == pytest.approx(reference["norm"], rel=1e-3)
-    if method != "stock":
+    if method not in ("stock", "torch") and "XLA" not in method:
         assert values["optimized_nodes"] > 0
         # A function counts once, and is written out wherever it is called; a loop is written as its Switch and Merge.
         assert values["nodes"] >= values["optimized_nodes"] or workload.name in ("lstm", "calls")
@@ -65,8 +66,8 @@ def test_table_shows_ratios_and_reasons():
     ours = report.Cell("w", report.OURS, {"build": 0.002, "nodes": 100, "step": 0.5})
     peer = report.Cell("w", "peer", {"build": 0.003, "nodes": 150}, reason="it stopped")
     lines = report.table([ours, peer]).splitlines()
-    assert lines[2].split()[2:] == ["2", "ms", "20.0", "µs", "-", "100", "-", "-", "500", "ms", "-", "-"]
-    assert lines[3].split()[2:] == ["1.50x", "1.00x", "-", "1.50x", "-", "-", "-", "-", "-"]
+    assert lines[2].split()[2:] == ["2", "ms", "20.0", "µs", "-", "100", "-", "-", "500", "ms", "-", "-", "-"]
+    assert lines[3].split()[2:] == ["1.50x", "1.00x", "-", "1.50x", "-", "-", "-", "-", "-", "-"]
     assert lines[-1] == "w, peer: it stopped"
 
 
