@@ -6,6 +6,14 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
+def pytest_configure(config: Any) -> None:
+    """A GPU is seen where `-m` speaks of it: all else is to be the same wherever it runs."""
+    if "gpu" not in config.getoption("markexpr"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # processes share it
+    os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")  # float32 is float32
+
+
 def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
     """Tests marked `gpu` are left out where there is none."""
     marked = [item for item in items if item.get_closest_marker("gpu")]

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import tf_symgrad
+from tests import structure
 
 Fn = Callable[..., Any]
 
@@ -301,6 +302,15 @@ def test_a_stack_is_as_long_as_the_loop_where_that_can_be_read(f: Fn, bound: int
         lists = [node for node in function.node_def if node.op == "EmptyTensorList"]
         lengths |= {nodes[node.input[1].split(":")[0]].attr["value"].tensor.int_val[0] for node in lists}
     assert lengths == {bound}
+
+
+def test_a_loop_that_is_counted_asks_for_nothing_else() -> None:
+    """On a GPU each part of a condition, which is a number of the host, would go to the device and back."""
+    library = gradient_of(lambda x: loop(4, lambda i, v: (tf.sin(v),), x, maximum_iterations=9), MATRIX_SPEC)
+    functions = {function.signature.name: function for function in library.function}
+    loops = [node for node in structure.nodes(library) if node.op.endswith("While")]
+    conditions = [sorted(node.op for node in functions[x.attr["cond"].func.name].node_def) for x in loops]
+    assert conditions == [["Const", "Less"]] * 2
 
 
 @pytest.mark.parametrize("jit", [False, True], ids=["function", "jit"])

@@ -12,9 +12,6 @@ import tensorflow as tf
 from tensorflow.python.framework import config
 
 import tf_symgrad
-from tests.cases import FAMILIES, cases
-from tests.spec import Case, Point, possible_dtypes
-from tests.structure import concrete
 from tf_symgrad import symbolic_gradient
 
 v1 = tf.compat.v1
@@ -245,27 +242,3 @@ def test_what_is_not_deterministic_is_refused() -> None:
             symbolic_gradient([tf.ones([3])], f=f)
     finally:
         config.disable_op_determinism()
-
-
-# ---- A GPU, where there is one. ----
-
-
-def gradients_on(device: str, case: Case) -> list[Any]:
-    """The gradients of a case, at its point, by the op in a function."""
-    point = Point(case, "f")
-    with tf.device(device):
-        x = [tf.identity(v) for v in point.x]
-        f = concrete(point.f, x)
-        dy = [tf.identity(v) for v in point.cotangents(f(*x))]
-        return list(tf.function(lambda *v: symbolic_gradient(list(v), f=f), autograph=False)(*x, *dy))
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("family", FAMILIES)
-def test_cases_on_a_gpu(family: str) -> None:
-    """Gradients of the cases where a GPU computes what it has kernels for, beside those of the CPU."""
-    for case in cases(family):
-        if case.graph_only or case.compiled or "f" not in (case.dtypes or possible_dtypes(case)):
-            continue
-        for got, want in zip(gradients_on("/gpu:0", case), gradients_on("/cpu:0", case), strict=True):
-            np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3, err_msg=str(case))

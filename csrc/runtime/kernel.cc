@@ -55,7 +55,8 @@ REGISTER_KERNEL_BUILDER(Name(kGradientOp).Device(tensorflow::DEVICE_DEFAULT), Sy
 
 void RegisterStockKernel() {
   [[maybe_unused]] static const bool registered = [] {
-    for (const char* device : {tensorflow::DEVICE_CPU, tensorflow::DEVICE_DEFAULT}) {
+    // By name: of two kernels for any device none has priority.
+    for (const char* device : {tensorflow::DEVICE_CPU, tensorflow::DEVICE_GPU}) {
       tensorflow::kernel_factory::OpKernelRegistrar(
           tensorflow::KernelDefBuilder(kStockGradientOp).Device(device).Priority(1).Build(), "StockGradientOp",
           [](tensorflow::OpKernelConstruction* ctx) -> tensorflow::OpKernel* { return new StockGradientOp(ctx); });

@@ -100,11 +100,14 @@ struct Site {
 
 std::string FunctionPlace(const std::string& name) { return absl::StrCat("function '", name, "'"); }
 
+// TensorFlow wraps an op that is called in eager mode in a function.
+bool IsEagerCall(const FunctionDef* function) {
+  return function != nullptr && absl::StartsWith(function->signature().name(), "__wrapped__");
+}
+
 std::string Place(const FunctionDef* function) {
   if (function == nullptr) return "the graph";
-  const std::string& name = function->signature().name();
-  if (absl::StartsWith(name, "__wrapped__")) return "an eager call";  // TensorFlow wraps the op in a function
-  return FunctionPlace(name);
+  return IsEagerCall(function) ? "an eager call" : FunctionPlace(function->signature().name());
 }
 
 // Finds and resolves all nodes of the op first and changes graph and library only then, so that an error leaves both as
@@ -115,9 +118,9 @@ std::string Place(const FunctionDef* function) {
 // who called it call that.
 class Expansion {
  public:
-  // `place` says in errors where the graph comes from.
-  Expansion(Graph* graph, FunctionLibraryDefinition* library, std::string place)
-      : graph_(graph), library_(library), place_(std::move(place)) {}
+  // `function` is what the graph is the body of, if of any.
+  Expansion(Graph* graph, FunctionLibraryDefinition* library, const FunctionDef* function)
+      : graph_(graph), library_(library), place_(Place(function)), is_eager_call_(IsEagerCall(function)) {}
 
   absl::Status Run() {
     if (!IsNeeded()) return absl::OkStatus();
@@ -158,6 +161,9 @@ class Expansion {
       }
       NodeDef call = node->def();
       TF_RETURN_IF_ERROR(Resolve({node->name(), place_, node->GetStackTrace().get()}, &call));
+      // That device is the one to prefer, as it is for an eager call of a function. What is inlined on a device that is
+      // asked for must be there, and a GPU has no kernels for strings.
+      if (is_eager_call_) call.clear_device();
       calls_.emplace_back(node, std::move(call));
     }
     return absl::OkStatus();
@@ -335,7 +341,8 @@ class Expansion {
 
   Graph* const graph_;
   FunctionLibraryDefinition* const library_;
-  const std::string place_;
+  const std::string place_;  // says in errors where the graph comes from
+  const bool is_eager_call_;
   std::vector<std::pair<Node*, NodeDef>> calls_;               // nodes of the graph and what replaces them
   std::unordered_map<std::string, Met> met_;                   // by name
   std::map<std::string, std::string> renamed_;                 // functions that differ, and their new names
@@ -350,7 +357,7 @@ class ExpandSymbolicGradients : public tensorflow::GraphOptimizationPass {
   absl::Status Run(const tensorflow::GraphOptimizationPassOptions& options) override {
     if (options.graph == nullptr || *options.graph == nullptr || options.flib_def == nullptr || Disabled())
       return absl::OkStatus();
-    return Expansion(options.graph->get(), options.flib_def, Place(options.function_def)).Run();
+    return Expansion(options.graph->get(), options.flib_def, options.function_def).Run();
   }
 };
 

@@ -31,7 +31,7 @@ tf::DataTypeVector DtypesOf(const Values& values) {
 
 // The backward loop's variables.
 struct Backward {
-  V done, total;  // iterations that it has gone back, and has to
+  V done, total;  // iterations that it has gone back, and has to; the latter `none` where that is the same each time
   // By loop variable (stacks, computed, operands: in order); `none` where there is none.
   Values carried, summed;   // cotangents that go from iteration to iteration, that add up
   Values stacks;            // what is left of them
@@ -41,7 +41,8 @@ struct Backward {
   Values operands;          // lists of those of gradients that are computed after the loop
 
   Values All() const {
-    Values all = {done, total};
+    Values all = {done};
+    if (total) all.push_back(total);
     for (const Values* part : {&carried, &summed, &stacks, &direct, &computed, &ahead, &operands})
       for (const V& v : *part)
         if (v) all.push_back(v);
@@ -52,7 +53,7 @@ struct Backward {
     Backward other = *this;
     size_t next = 0;
     other.done = all[next++];
-    other.total = all[next++];
+    if (total) other.total = all[next++];
     for (Values* part :
          {&other.carried, &other.summed, &other.stacks, &other.direct, &other.computed, &other.ahead, &other.operands})
       for (V& v : *part)
@@ -147,9 +148,9 @@ class LoopSplit {
     return {f, record != nullptr && record->fdef().signature().is_stateful(), WithoutShapes({tf::DT_BOOL})};
   }
 
-  // That a loop runs no longer than its bound is true anyway; where it says so, the next derivative can read it.
-  V Bounded(const V& condition, const V& iterations) const {
-    return plan_.trips.most < 0 ? condition : logical_and(condition, iterations < plan_.trips.most);
+  // How many iterations the backward loop has to go back.
+  V Total(const Backward& now) const {
+    return plan_.trips.exact ? constant(plan_.trips.most, DType::kInt32) : now.total;
   }
 
   // A While node over variables, whose shapes are those of all iterations.
@@ -209,10 +210,16 @@ class LoopSplit {
     return author.Finish("while", results);
   }
 
+  // That a loop runs no longer than its bound is true anyway; where it says so, the next derivative can read it. It
+  // says nothing else where it has no choice: on a GPU each part of a condition goes from memory to memory.
   absl::StatusOr<Callable> ForwardCond(const tf::DataTypeVector& types) {
     FunctionAuthor author(splitter_);
     const Values all = author.Args(types), variables(all.begin(), all.begin() + static_cast<int>(n_));
-    return author.Finish("cond", {Bounded(author->Call(Condition(), variables), all[n_])});
+    const Callable condition = Condition();
+    const V within = plan_.trips.most < 0 ? none : all[n_] < plan_.trips.most;
+    if (plan_.trips.exact && !condition.stateful) return author.Finish("cond", {within});
+    const V goes_on = author->Call(condition, variables);
+    return author.Finish("cond", {within ? logical_and(goes_on, within) : goes_on});
   }
 
   absl::StatusOr<Callable> ForwardBody(const Callable& half, const tf::DataTypeVector& types) {
@@ -285,8 +292,10 @@ class LoopSplit {
       if (from_zeros(i)) start.summed[i] = ZerosOf(arg, DtypeOfGradient(i), loop_[i].flow_element);
     }
     start.done = constant(0, DType::kInt32);
-    start.total = plan_.trips.exact ? constant(plan_.trips.most, DType::kInt32)
-                                    : author->Arg(tf::DT_INT32, tf::PartialTensorShape({}));
+    if (!plan_.trips.exact) {
+      start.total = author->Arg(tf::DT_INT32, tf::PartialTensorShape({}));
+      if (plan_.trips.most >= 0) start.total = minimum(start.total, plan_.trips.most);  // the next derivative reads it
+    }
     for (const TensorSpec& stack : plan_.stacks) {
       if (plan_.compiled) start.stacks.push_back(FromTensor(stack, author->Arg(stack.dtype, TensorShape(stack))));
       else start.stacks.push_back(author->Arg(tf::DT_VARIANT, tf::PartialTensorShape({})));
@@ -316,7 +325,7 @@ class LoopSplit {
   absl::StatusOr<Callable> BackwardCond(const Backward& structure, const tf::DataTypeVector& types) {
     FunctionAuthor author(splitter_);
     const Backward now = structure.With(author.Args(types));
-    return author.Finish("cond_pullback", {Bounded(now.done < now.total, now.done)});
+    return author.Finish("cond_pullback", {now.done < Total(now)});
   }
 
   absl::StatusOr<Callable> BackwardBody(const Backward& structure, const tf::DataTypeVector& types) {
@@ -328,14 +337,14 @@ class LoopSplit {
     const auto pop = [&] {
       const TensorSpec& stack = plan_.stacks[top];
       if (is_set())
-        return op("TensorListGetItem", now.stacks[top++], now.total - next.done, ElementShape(stack),
+        return op("TensorListGetItem", now.stacks[top++], Total(now) - next.done, ElementShape(stack),
                   ElementType(stack));
       const V popped = op("TensorListPopBack", now.stacks[top], ElementShape(stack), ElementType(stack));
       next.stacks[top++] = popped;
       return popped.out(1);
     };
     const auto count = [&](int i) {
-      const V iteration = cast(now.total - next.done, static_cast<DType>(loop_[i].dtype));
+      const V iteration = cast(Total(now) - next.done, static_cast<DType>(loop_[i].dtype));
       return now.direct[i] + iteration * CounterStep(*plan_.body, i).value_or(0);
     };
     Values inputs;
