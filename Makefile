@@ -11,7 +11,7 @@ DOCS_REQUIRE := $(shell sed -n 's/^docs = \[\(.*\)\]$$/\1/p' pyproject.toml | se
 MODELS_REQUIRE := $(shell sed -n 's/^models = \[\(.*\)\]$$/\1/p' pyproject.toml | sed 's/", "/" "/g')
 CXX_FILES = $(shell find csrc tests/fuzz -name '*.cc' -o -name '*.h')
 
-.PHONY: help build demo test wheel test-wheel test-models test-all mutation fuzz sanitize soak bench bench-compare performance bench-fit bench-remat coverage docs lint format bazel clean
+.PHONY: help build demo test test-gpu wheel test-wheel test-models test-all mutation fuzz sanitize soak bench bench-steps bench-compare performance bench-fit bench-remat coverage docs lint format bazel clean
 .DEFAULT_GOAL := build
 
 help:
@@ -39,8 +39,12 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.installed
 demo: build $(VENV)/.installed ## trains a network on digits by the op alone (4, the first time)
 	$(BIN)/python examples/train_digits.py
 
-test: build $(VENV)/.installed ## the tests (12)
+test: build $(VENV)/.installed ## the tests (13); those that want a GPU, where there is one
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 10 tests
+	$(if $(wildcard /dev/nvidia0),$(MAKE) test-gpu)
+
+test-gpu: build $(VENV)/.installed ## the gradients of all cases, and of programs, on a GPU (2)
+	$(BIN)/python -m pytest -n $${MAX_JOBS:-2} -m gpu --durations 10 tests/test_gpu.py
 
 mutation: build $(VENV)/.installed ## the cases against gradients that are 0.1 % wrong: who is not found out (15)
 	$(BIN)/python -m tests.mutation
@@ -74,6 +78,9 @@ soak: build $(VENV)/.installed ## 64 threads that trace, build and call at once:
 
 bench: build $(VENV)/.installed ## build time, nodes, steps and memory beside the stock op, tapes and JAX (60)
 	$(BIN)/python -m benchmarks --json build/bench.jsonl
+
+bench-steps: build $(VENV)/.installed ## steps of all methods by turns, so that their ratios mean something (20)
+	$(BIN)/python -m benchmarks.steps
 
 # A commit against another: make bench, mv build/bench.jsonl build/before.jsonl, make bench, make bench-compare.
 bench-compare: $(VENV)/.installed ## what is slower than in build/before.jsonl (1)

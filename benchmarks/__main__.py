@@ -95,23 +95,23 @@ def _cells(options: argparse.Namespace) -> list[Cell]:
     """What to measure; with a reason where a method can't."""
     all_workloads = {workload.name: workload for workload in workloads(options.quick)}
     methods = {name: method for name, method in METHODS.items() if method.quick or not options.quick}
-    chosen = _selected(methods, options.methods, "method")
+    chosen = selected(methods, options.methods, "method")
     cells = []
-    for name in _selected(all_workloads, options.only, "workload"):
+    for name in selected(all_workloads, options.only, "workload"):
         for method in chosen:
             reason = all_workloads[name].excluded.get(method)
-            cells.append(Cell(name, method, reason=reason or _missing(all_workloads[name], METHODS[method])))
+            cells.append(Cell(name, method, reason=reason or missing(all_workloads[name], METHODS[method])))
     if options.native:
         cells.append(Cell(f"{native.PREFIX}{options.native}", report.OURS))
     return cells
 
 
-def _missing(*needing: Workload | Method) -> str:
+def missing(*needing: Workload | Method) -> str:
     absent = [each.module for each in needing if not importlib.util.find_spec(each.module)]
     return f"{absent[0]} is not installed" if absent else ""
 
 
-def _selected(names: Iterable[str], patterns: str, what: str) -> list[str]:
+def selected(names: Iterable[str], patterns: str, what: str) -> list[str]:
     known, wanted = list(names), patterns.split(",")
     for pattern in wanted:
         if not fnmatch.filter(known, pattern):

@@ -25,7 +25,7 @@ _MIN_STEPS, _MAX_STEPS, _STEP_SECONDS, _SHORT = 3, 100, 2.0, 0.001
 
 def measure(workload: Workload, method: Method) -> Iterator[dict[str, Any]]:
     """Measures, cheap things first. Seconds, bytes and counts."""
-    _seed()
+    seed()
     problem = workload.make(method.operations())
     before = peak_memory()
     built = method.build(problem)
@@ -74,7 +74,7 @@ def _norm(gradients: Iterable[Any]) -> float:
     return float(np.sqrt(sum(np.square(x.astype(np.float64)).sum() for x in gradients)))
 
 
-def _seed() -> None:
+def seed() -> None:
     """Weights are the same in every process."""
     import numpy as np
 

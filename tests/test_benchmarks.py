@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as benchmarks_main
-from benchmarks import cell, compare, native, performance, report
+from benchmarks import cell, compare, native, performance, report, steps
 from benchmarks.methods import METHODS
 from benchmarks.workloads import Workload, workloads
 
@@ -31,7 +31,7 @@ def measured(workload, method):
 
 @pytest.mark.parametrize(("workload", "method"), CELLS)
 def test_cell(workload: Workload, method: str):
-    if missing := benchmarks_main._missing(workload, METHODS[method]):
+    if missing := benchmarks_main.missing(workload, METHODS[method]):
         pytest.skip(missing)
     values = measured(workload, method)
     assert {"build", "first_call", "step", "memory", "norm"} <= values.keys()
@@ -90,10 +90,10 @@ def test_command(tmp_path):
 
 
 def test_names_are_matched_whole():
-    chosen = benchmarks_main._selected(["chain-10", "chain-100", "mlp"], "chain-10,m*", "workload")
+    chosen = benchmarks_main.selected(["chain-10", "chain-100", "mlp"], "chain-10,m*", "workload")
     assert chosen == ["chain-10", "mlp"]
     with pytest.raises(SystemExit, match="no workload 'chain'"):
-        benchmarks_main._selected(["chain-10"], "chain", "workload")
+        benchmarks_main.selected(["chain-10"], "chain", "workload")
 
 
 def test_spread():
@@ -123,3 +123,10 @@ def test_page(tmp_path):
     assert "| w | 2.00 |" in page
     assert str(tmp_path) not in page
     assert performance.plot(written(tmp_path / "a.jsonl", 1.0), "step").startswith("<svg")
+
+
+def test_steps(capsys):
+    assert steps.main(["--quick", "--only", "mlp", "--methods", "tf_symgrad,GradientTape,jax", "--rounds", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "| mlp |" in out
+    assert " ms |" in out
