@@ -77,6 +77,7 @@ ENGINE = [
     "csrc/engine/vjp/row_sum.cc",
     "csrc/engine/vjp/sweep.cc",
     "csrc/engine/write/export.cc",
+    "csrc/engine/write/late.cc",
     "csrc/engine/write/part.cc",
     "csrc/graph/forward_pass.cc",
     "csrc/runtime/call.cc",

@@ -75,6 +75,28 @@ def test_only_what_the_wanted_gradient_needs_is_built() -> None:
     assert [arg.name for arg in first.signature.output_arg] == ["out_0"]
 
 
+def test_large_factors_wait_for_the_way_back() -> None:
+    """The cosine needs the forward part alone, and would be computed, and kept, in the midst of it."""
+
+    def waits(size: int | None) -> list[str]:
+        definition = gradient(lambda x: tf.reduce_sum(tf.exp(tf.sin(x))), tf.TensorSpec([size]))
+        [cosine] = [node for node in definition.node_def if node.op == "Cos"]
+        return [name for name in cosine.input if name.startswith("^")]
+
+    assert waits(3) == []  # it has no size to speak of
+    assert [len(waits(size)) for size in (4096, None)] == [1, 1]
+
+
+def test_who_only_waits_needs_nothing() -> None:
+    """An edge from what changes nothing is none of the meaning."""
+
+    def f(x: tf.Tensor, p: tf.Tensor) -> tf.Tensor:
+        with tf.control_dependencies([tf.tanh(x)]):
+            return tf.reduce_sum(tf.exp(p))
+
+    assert "Tanh" not in ops_of(gradient(f, VECTOR, VECTOR, wrt=[False, True]))
+
+
 def test_rules_may_see_rows() -> None:
     """A table's rows stay rows through the rule of a sum, to be added to others."""
 

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "csrc/engine/body/calls.h"
 #include "csrc/engine/facts/facts.h"
+#include "csrc/engine/write/late.h"
 #include "tensorflow/core/framework/node_def_util.h"
 
 namespace symgrad {
@@ -33,7 +34,8 @@ class FunctionWriter {
         signature_(signature),
         args_(signature.args),
         results_(signature.results),
-        part_(FindPart(functions, body, signature)) {}
+        part_(FindPart(functions, body, signature)),
+        waits_(FindWaits(body, part_)) {}
 
   tf::FunctionDef Write(const tf::FunctionDef& source) {
     for (size_t i = 0; i < args_.size(); ++i) arg_of_[body_.output_index(args_[i])] = static_cast<int>(i);
@@ -92,6 +94,7 @@ class FunctionWriter {
       if (n.type() != "Const" && part_.kept[c]) after(c);
     if (const auto it = part_.order.find(id); it != part_.order.end())
       for (const int c : it->second) after(c);
+    if (waits_[id] >= 0) after(waits_[id]);
   }
 
   void WriteHub(size_t hub) {
@@ -213,6 +216,7 @@ class FunctionWriter {
   const Signature& signature_;
   const std::vector<Port>&args_, &results_;
   const Part part_;
+  const std::vector<int> waits_;
   tf::FunctionDef fdef_;
   absl::flat_hash_map<int, int> arg_of_;  // output index -> which argument it is
   std::vector<std::string> names_, arg_names_;

@@ -25,6 +25,7 @@ class PartFinder {
     effects_.assign(num_nodes_, kNoEffects);
     for (int id = 0; id < num_nodes_; ++id)
       if (!body.node(id).is_arg() && !IsIdle(body.node(id))) effects_[id] = functions.EffectsOf(body.node(id));
+    MarkBehind();
   }
 
   Part Find() {
@@ -61,6 +62,17 @@ class PartFinder {
     if (!IsCut(p)) Keep(p.node);
   }
 
+  // Which nodes come after a check or a change. To wait for another is to be late, and means nothing.
+  void MarkBehind() {
+    behind_.assign(num_nodes_, false);
+    for (int id = 0; id < num_nodes_; ++id) {
+      const Node& n = body_.node(id);
+      behind_[id] = effects_[id] & (kChecks | kChanges) || body_.whole.contains(id);
+      for (const Port& p : n.inputs) behind_[id] = behind_[id] || behind_[p.node];
+      for (const int c : n.controls) behind_[id] = behind_[id] || behind_[c];
+    }
+  }
+
   // Keeps what is needed for what is kept. A node that is awaited, or that sees or changes state, waits for all that
   // the body has before it; another one for what its own control inputs name.
   void Settle() {
@@ -78,7 +90,8 @@ class PartFinder {
       if (const auto it = body_.custom_inputs.find(id); it != body_.custom_inputs.end())
         for (const Port& p : it->second) Need(p);  // for the next derivative; they may come after the node
       if (waits || (!IsConst(n) && !only_checks_.contains(id)))
-        for (const int c : n.controls) Await(c);
+        for (const int c : n.controls)
+          if (waits || behind_[c] || id >= body_.num_forward) Await(c);
     }
   }
 
@@ -248,7 +261,7 @@ class PartFinder {
   absl::flat_hash_set<int> cut_;          // outputs that are arguments
   absl::flat_hash_set<int> only_checks_;  // nodes that are kept for what they refuse
   std::vector<Effects> effects_;          // by node
-  std::vector<bool> leads_, to_check_, forward_;
+  std::vector<bool> behind_, leads_, to_check_, forward_;
   std::vector<int> end_;
   std::vector<int> pending_;
   Part part_;
