@@ -35,7 +35,7 @@ class ForwardPass {
   struct Pullback {
     std::string name;
     bool stateful = false;
-    tf::FunctionDefLibrary functions;  // it, and what it calls that the library lacks
+    std::shared_ptr<const tf::FunctionDefLibrary> functions;  // it, and what it calls that the library lacks
     std::vector<std::string> taken;    // the tensors
     struct Gradient {
       std::string tensor;        // of which

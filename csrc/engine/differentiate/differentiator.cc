@@ -122,14 +122,15 @@ absl::StatusOr<std::string> Differentiator::Gradient(const tf::NameAttrList& f, 
   TF_ASSIGN_OR_RETURN(const Policy policy, PolicyOf(f));
   TF_RETURN_IF_ERROR(Rematerialise(*this, body.get(), policy, &signature.results));
   TF_RETURN_IF_ERROR(Lighten(this, body.get(), signature));
-  TF_ASSIGN_OR_RETURN(const Callable gradient, WriteFunction(this, *body, f.name(), signature, Find(f.name())->fdef()));
+  TF_ASSIGN_OR_RETURN(const Callable gradient, WriteFunction(this, *body, f.name(), signature, *Find(f.name())));
   return gradients_[key] = gradient.name;
 }
 
 absl::StatusOr<tf::NameAttrList> Differentiator::AddOpFunction(const tf::OpDef& op, const tf::NameAttrList& f) {
   TF_ASSIGN_OR_RETURN(tf::FunctionDef fdef, FunctionOfOp(op, f));
   tf::NameAttrList function;
-  TF_ASSIGN_OR_RETURN(*function.mutable_name(), AddNamedByContent(f.name(), std::move(fdef)));
+  TF_ASSIGN_OR_RETURN(*function.mutable_name(),
+                      AddNamedByContent(f.name(), std::make_shared<tf::FunctionDef>(std::move(fdef))));
   for (const char* known : {kInputShapes, kInputDtypes, kInputValues, kCheckpoint})
     if (const auto it = f.attr().find(known); it != f.attr().end()) (*function.mutable_attr())[known] = it->second;
   return function;

@@ -33,14 +33,14 @@ std::string Fingerprint(const Functions& functions, const tf::NameAttrList& f, a
   while (!pending.empty()) {
     const std::string name = std::move(pending.back());
     pending.pop_back();
-    const auto record = functions.Find(name);
-    if (record == nullptr) continue;  // an op
-    absl::StrAppend(&text, ";", ContentHash(record->fdef()));
+    const tf::FunctionDef* fdef = functions.Find(name);
+    if (fdef == nullptr) continue;  // an op
+    absl::StrAppend(&text, ";", ContentHash(*fdef));
     std::vector<std::string> met;
     const auto meet = [&](const std::string& called) {
       if (seen.insert(called).second) met.push_back(called);
     };
-    for (const tf::NodeDef& node : record->fdef().node_def()) VisitReferences(node, meet);
+    for (const tf::NodeDef& node : fdef->node_def()) VisitReferences(node, meet);
     if (const std::string gradient = functions.GradientDef(name); !gradient.empty()) {
       absl::StrAppend(&text, "'", gradient);
       meet(gradient);

@@ -144,8 +144,8 @@ class LoopSplit {
   // The loop's condition.
   Callable Condition() const {
     const std::string& f = plan_.node->attr().at("cond").func().name();
-    const auto record = splitter_->Find(f);
-    return {f, record != nullptr && record->fdef().signature().is_stateful(), WithoutShapes({tf::DT_BOOL})};
+    const tf::FunctionDef* fdef = splitter_->Find(f);
+    return {f, fdef != nullptr && fdef->signature().is_stateful(), WithoutShapes({tf::DT_BOOL})};
   }
 
   // How many iterations the backward loop has to go back.

@@ -33,16 +33,12 @@ class FunctionReader {
       : functions_(functions), f_(f), body_(std::make_unique<Body>()) {}
 
   absl::StatusOr<std::unique_ptr<Body>> Read() {
-    auto record = functions_->Find(f_.name());
-    if (record == nullptr)
+    fdef_ = functions_->Find(f_.name());
+    if (fdef_ == nullptr)
       return absl::NotFoundError(
           absl::StrCat("function '", f_.name(), "' is not in the library: add it to the graph (",
                        "ConcreteFunction.add_to_graph, TF_GraphCopyFunction) before it is differentiated"));
-    fdef_ = &record->fdef();
     body_->function = f_.name();
-    body_->Keep(std::shared_ptr<const void>(record.release(),
-                                            [](const void* r) { static_cast<const tf::FunctionRecord*>(r)->Unref(); }));
-
     ReadAttrs();
     if (HasFrames(*fdef_)) {
       TF_ASSIGN_OR_RETURN(tf::FunctionDef functional, Functionalize(functions_, *fdef_, attrs_));
@@ -173,10 +169,7 @@ class FunctionReader {
   const tf::OpRegistrationData* Lookup(const std::string& op) {
     const auto [it, added] = ops_.try_emplace(op, nullptr);
     if (!added) return it->second;
-    if (!functions_->LookUp(op, &it->second).ok()) return it->second = nullptr;
-    if (auto record = functions_->Find(op); record != nullptr)
-      body_->Keep(std::shared_ptr<const void>(
-          record.release(), [](const void* r) { static_cast<const tf::FunctionRecord*>(r)->Unref(); }));
+    if (!functions_->LookUp(op, &it->second).ok()) it->second = nullptr;
     return it->second;
   }
 
@@ -198,10 +191,10 @@ class FunctionReader {
     }
     const absl::StatusOr<std::string> gradient = functions_->Gradient(asked.f, asked.wrt, asked.values);
     if (!gradient.ok()) return GradientError(*item->def, gradient.status());
-    const auto record = functions_->Find(*gradient);
+    const tf::OpDef& signature = functions_->Find(*gradient)->signature();
     tf::NodeDef* call = body_->NewDef();
     *call = *item->def;
-    call->set_op(record->fdef().signature().is_stateful() ? "StatefulPartitionedCall" : "PartitionedCall");
+    call->set_op(signature.is_stateful() ? "StatefulPartitionedCall" : "PartitionedCall");
     (*call->mutable_attr())["f"].mutable_func()->set_name(*gradient);
     for (const char* attr : {"wrt", "values", "checkpoint"}) call->mutable_attr()->erase(attr);
     item->op = Lookup(call->op());
@@ -214,8 +207,8 @@ class FunctionReader {
         NodeError(*call,
                   absl::StrCat("its ", what, " don't fit its f '", item->def->attr().at("f").func().name(), "'"));
     };
-    check("inputs (Tin)", item->in, record->fdef().signature().input_arg());
-    check("outputs (Tout)", item->out, record->fdef().signature().output_arg());
+    check("inputs (Tin)", item->in, signature.input_arg());
+    check("outputs (Tout)", item->out, signature.output_arg());
   }
 
   void ReadEdges() {

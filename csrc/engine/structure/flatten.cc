@@ -27,7 +27,7 @@ bool IsList(const tf::OpDef::ArgDef& arg) { return !arg.number_attr().empty() ||
 
 // A function in its place: the outermost, or what a call stands for.
 struct Scope {
-  tf::core::RefCountPtr<tf::FunctionRecord> record;
+  const tf::FunctionDef* function = nullptr;
   std::string prefix;
   int parent = -1;
   const tf::NodeDef* call = nullptr;                    // in the parent
@@ -36,7 +36,7 @@ struct Scope {
   absl::flat_hash_map<absl::string_view, bool> others;  // nodes by name: whether they are stateful
   std::vector<std::string> before;                      // what the call waits for
   bool is_awaited = false;                              // something waits for the call
-  const tf::FunctionDef& f() const { return record->fdef(); }
+  const tf::FunctionDef& f() const { return *function; }
   int depth = 0;
 };
 
@@ -48,8 +48,7 @@ class Flattener {
  public:
   Flattener(Functions* functions, const tf::NameAttrList& f) : functions_(functions) {
     compiled_ = IsTrue(f.attr(), kCompiled);
-    auto record = functions->Find(f.name());
-    if (record != nullptr) Enter(std::move(record), -1, nullptr);
+    if (const tf::FunctionDef* fdef = functions->Find(f.name())) Enter(*fdef, -1, nullptr);
     for (size_t s = 0; s < scopes_.size() && !recursive_; ++s) Read(static_cast<int>(s));
   }
 
@@ -70,9 +69,9 @@ class Flattener {
   }
 
  private:
-  void Enter(tf::core::RefCountPtr<tf::FunctionRecord> record, int parent, const tf::NodeDef* call) {
+  void Enter(const tf::FunctionDef& function, int parent, const tf::NodeDef* call) {
     Scope& scope = scopes_.emplace_back();
-    scope.record = std::move(record);
+    scope.function = &function;
     scope.parent = parent;
     scope.call = call;
     if (parent >= 0) {
@@ -96,21 +95,21 @@ class Flattener {
     for (const tf::NodeDef& node : scopes_[s].f().node_def()) {
       const tf::OpRegistrationData* op = nullptr;
       const bool known = functions_->LookUp(node.op(), &op).ok();
-      auto callee = known && num_nodes_ < kMaxNodes && scopes_[s].depth < kMaxDepth ? Called(node, *op) : nullptr;
-      if (callee == nullptr || !CanBeInlined(callee->fdef(), node)) {
+      const tf::FunctionDef* callee = known && num_nodes_ < kMaxNodes && scopes_[s].depth < kMaxDepth ? Called(node, *op) : nullptr;
+      if (callee == nullptr || !CanBeInlined(*callee, node)) {
         scopes_[s].others[node.name()] = known && op->op_def.is_stateful();
         continue;
       }
       for (int above = s; above >= 0; above = scopes_[above].parent)
-        recursive_ = recursive_ || scopes_[above].f().signature().name() == callee->fdef().signature().name();
+        recursive_ = recursive_ || scopes_[above].f().signature().name() == callee->signature().name();
       scopes_[s].scopes[node.name()] = static_cast<int>(scopes_.size());
-      Enter(std::move(callee), s, &node);
+      Enter(*callee, s, &node);
     }
   }
 
   // What a node calls; null if it is no call, or one that is to stay. The gradient op is a call of a gradient function,
   // which depends on what XLA knows of its inputs where XLA compiles it.
-  tf::core::RefCountPtr<tf::FunctionRecord> Called(const tf::NodeDef& node, const tf::OpRegistrationData& op) {
+  const tf::FunctionDef* Called(const tf::NodeDef& node, const tf::OpRegistrationData& op) {
     if (node.op() == kGradientOp && !compiled_ && node.attr().contains("f")) {
       tf::DataTypeVector tin, tout;
       if (!tf::InOutTypesForNode(node, op.op_def, &tin, &tout).ok()) return nullptr;
@@ -255,12 +254,11 @@ class Flattener {
 }  // namespace
 
 absl::StatusOr<tf::NameAttrList> Flatten(Functions* functions, const tf::NameAttrList& f) {
-  const auto record = functions->Find(f.name());
-  if (record == nullptr || !functions->GradientDef(f.name()).empty()) return f;
+  if (functions->Find(f.name()) == nullptr || !functions->GradientDef(f.name()).empty()) return f;
   Flattener flattener(functions, f);
   if (!flattener.Any()) return f;
   tf::NameAttrList flat = f;
-  TF_ASSIGN_OR_RETURN(*flat.mutable_name(), functions->AddNamedByContent(f.name(), flattener.Write()));
+  TF_ASSIGN_OR_RETURN(*flat.mutable_name(), functions->AddNamedByContent(f.name(), std::make_shared<tf::FunctionDef>(flattener.Write())));
   return flat;
 }
 
