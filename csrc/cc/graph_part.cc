@@ -263,7 +263,8 @@ const tf::Scope& GraphPart::ScopeOf(int origin) {
 absl::Status GraphPart::WriteNode(int id) {
   const Node& n = body_.node(id);
   const tf::Scope& scope = ScopeOf(id < body_.num_forward ? id : n.origin);
-  tf::NodeBuilder node(scope.GetUniqueNameForOp(n.type()), n.type(), graph_->op_registry());
+  const std::string type(n.type());
+  tf::NodeBuilder node(scope.GetUniqueNameForOp(type), type, graph_->op_registry());
   size_t next = 0;
   for (const tf::OpDef::ArgDef& arg : n.op->op_def.input_arg()) {
     std::vector<tf::NodeBuilder::NodeOut> tensors;

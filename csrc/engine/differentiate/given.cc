@@ -62,13 +62,13 @@ absl::StatusOr<Instance> ReadGradient(Functions* functions, const Instance& f) {
 }
 
 Values Call(FunctionAuthor* author, const Instance& callee, const Values& inputs) {
-  tf::NodeDef node;
+  tf::NodeDef& node = *(*author)->body()->NewDef();
   node.set_op(callee.stateful ? "StatefulPartitionedCall" : "PartitionedCall");
   auto& attrs = *node.mutable_attr();
   *attrs["f"].mutable_func() = callee.f;
   SetTypes(callee.args, &attrs["Tin"]);
   SetTypes(callee.results, &attrs["Tout"]);
-  return OutputsOf((*author)->EmitNode(std::move(node), inputs, callee.results), callee.results.size());
+  return OutputsOf((*author)->EmitNode(&node, inputs, callee.results), callee.results.size());
 }
 
 // Arguments for the inputs of f.

@@ -72,7 +72,7 @@ absl::Status Functions::LookUp(const std::string& op, const tf::OpRegistrationDa
 absl::StatusOr<std::string> Functions::AddNamedByContent(absl::string_view stem,
                                                          std::shared_ptr<tf::FunctionDef> fdef) {
   fdef->mutable_signature()->clear_name();
-  std::string name = absl::StrCat("__symgrad_", stem, "_", ContentHash(*fdef));
+  std::string name = absl::StrCat(kGenerated, stem, "_", ContentHash(*fdef));
   fdef->mutable_signature()->set_name(name);
   const auto [it, added] = generated_.try_emplace(name);
   if (!added && !tf::FunctionDefsEqual(*it->second.fdef, *fdef))
@@ -116,7 +116,8 @@ Effects Functions::EffectsOf(const Body& body, int id) const {
 }
 
 Effects Functions::EffectsOf(const tf::NodeDef& node, const tf::OpRegistrationData& op, int depth) const {
-  if (!op.is_function_op && !op.op_def.is_stateful() && !CallsFunctions(op.op_def)) return EffectsOfOp(op.op_def);
+  if (const auto it = op_effects_.find(&op); it != op_effects_.end()) return it->second;
+  if (!op.is_function_op && !CallsFunctions(op.op_def)) return op_effects_[&op] = EffectsOfOp(op.op_def);
   const std::vector<std::string> functions = CalledFunctions(node, op.is_function_op);
   if (functions.empty()) return EffectsOfOp(op.op_def);
   const bool is_one = IsStructure(node, op) || node.op() == kGradientOp;

@@ -110,7 +110,9 @@ class Functions {
   mutable absl::flat_hash_map<std::string, tf::core::RefCountPtr<tf::FunctionRecord>> found_;  // in the library
   mutable absl::flat_hash_map<std::string, Generation> generated_;
   mutable absl::flat_hash_map<std::string, Effects> effects_;  // by function
-  int64_t spent_ = 0, most_ = 0;                               // made so far; and at most, once that was read
+  // Of ops that stand for no functions.
+  mutable absl::flat_hash_map<const tf::OpRegistrationData*, Effects> op_effects_;
+  int64_t spent_ = 0, most_ = 0;  // made so far; and at most, once that was read
 };
 
 }  // namespace symgrad

@@ -1,6 +1,7 @@
 #include "csrc/engine/read/import.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -12,6 +13,7 @@
 #include "csrc/engine/body/topological_order.h"
 #include "csrc/engine/facts/facts.h"
 #include "csrc/engine/facts/known_inputs.h"
+#include "csrc/engine/flatten/flatten.h"
 #include "csrc/engine/library/gradient_op.h"
 #include "csrc/engine/read/arguments.h"
 #include "csrc/engine/read/function_facts.h"
@@ -42,9 +44,9 @@ class FunctionReader {
     ReadAttrs();
     if (HasFrames(*fdef_)) {
       TF_ASSIGN_OR_RETURN(tf::FunctionDef functional, Functionalize(functions_, *fdef_, attrs_));
-      const auto kept = std::make_shared<const tf::FunctionDef>(std::move(functional));
-      fdef_ = kept.get();
-      body_->Keep(kept);
+      Replace(std::move(functional));
+    } else if (std::optional<tf::FunctionDef> flat = InlineGradients(functions_, f_, *fdef_)) {
+      Replace(*std::move(flat));
     }
     ReadArgs();
     ReadRanges(attrs_, body_.get());
@@ -77,6 +79,12 @@ class FunctionReader {
     const bool misses_rules = code_ == absl::StatusCode::kUnimplemented;
     return errors_.ToStatus(code_, absl::StrCat("function '", f_.name(), "' ",
                                                 misses_rules ? "has gradients that can't be built" : "is malformed"));
+  }
+
+  void Replace(tf::FunctionDef fdef) {
+    const auto kept = std::make_shared<const tf::FunctionDef>(std::move(fdef));
+    fdef_ = kept.get();
+    body_->Keep(kept);
   }
 
   // The attrs that instantiate a polymorphic function.
@@ -178,8 +186,6 @@ class FunctionReader {
     for (const std::string& what : wrong) NodeError(*item->def, what);
     return wrong.empty();
   }
-
-  static bool IsGradient(const std::string& op) { return op == kGradientOp || op == kStockGradientOp; }
 
   // A gradient op is a call of the gradient function of its f; to XLA one for what is known of these inputs, which then
   // computes no shapes: they would not be constants any more where a loop has stacked them.
@@ -311,7 +317,7 @@ class FunctionReader {
       if (item.def == nullptr) continue;  // arguments are there already
       std::vector<Port> inputs = item.inputs;
       for (Port& p : inputs) p = BodyPort(p);
-      if (IsGradient(item.def->op())) ResolveGradient(&item, inputs);
+      if (AsksForGradient(item.def->op())) ResolveGradient(&item, inputs);
       for (int k = 0, n = FalselyClaimed(*body_, *item.def, inputs); k < n; ++k) Veil(item, k, &inputs[k]);
       item.id = body_->AddNode(item.op, item.def, inputs, item.out, -1);
       for (const int c : item.controls)
