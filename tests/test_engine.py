@@ -133,6 +133,49 @@ def test_a_broadcast_that_only_run_time_knows_is_summed_at_run_time() -> None:
     assert (da.shape, db.shape, float(da[0, 0])) == ([1, 3], [4, 3], 8.0)
 
 
+@pytest.mark.parametrize("spec", [tf.TensorSpec(None, tf.float32), tf.TensorSpec([None, None], tf.float32)])
+def test_unknown_shapes_that_are_equal_broadcast_nothing(spec: tf.TensorSpec) -> None:
+    ops = ops_of(gradient(lambda x: (x * tf.tanh(x) + 2.0 * x) / tf.exp(x), spec))
+    assert ops["Div"] + ops["RealDiv"] > 0
+    assert not {"BroadcastGradientArgs", "Shape", "Sum", "Reshape"} & set(ops)
+
+
+SHAPES: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
+    "MatMul": lambda x: tf.matmul(tf.squeeze(x, 2), tf.squeeze(x, 2), transpose_b=True),
+    "MatMul of a transpose": lambda x: tf.matmul(tf.squeeze(x, 2), tf.squeeze(x, 2), transpose_a=True),
+    "a sum over axes from both ends": lambda x: tf.reduce_sum(x, [0, -1]),
+    "a mean that keeps dimensions": lambda x: tf.reduce_mean(x, -2, keepdims=True),
+    "a maximum over nothing": lambda x: tf.reduce_max(x, np.zeros(0, np.int32)),
+    "a broadcast of both": lambda x: x * tf.constant(np.ones([2, 1, 1, 5], np.float32)),
+    "a broadcast of a vector": lambda x: x - np.ones(6, np.float32),
+    "a scalar": lambda x: 2.0 * x,
+    "AddN": lambda x: tf.add_n([x, x, x]),
+    "Reshape": lambda x: tf.reshape(x, [2, 6]),
+    "Reshape that infers": lambda x: tf.reshape(x, [-1, 2]),
+    "an empty tensor": lambda x: tf.reshape(tf.reduce_sum(x) * tf.zeros([0, 3]), [5, 0]),
+}
+
+
+@pytest.mark.parametrize("dims", [[3, 4, 1], [None, 4, 1], [3, None, None]], ids=str)
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes_are_those_of_tensorflow(name: str, dims: list[int | None]) -> None:
+    """Which a residual tells. What TensorFlow knows the engine knows."""
+    y: list[tf.Tensor] = []
+
+    def f(x: tf.Tensor) -> tf.Tensor:
+        y.append(SHAPES[name](x))
+        return tf.sin(y[0])
+
+    function = concrete(f, tf.TensorSpec(dims, tf.float32)).function_def
+    library = function_pb2.FunctionDefLibrary(function=[function]).SerializeToString()
+    request = attr_value_pb2.NameAttrList(name=function.signature.name).SerializeToString()
+    _, pullback, _, _, serialized = _loader.native().build_vjp(library, request, [True])
+    built = {g.signature.name: g for g in function_pb2.FunctionDefLibrary.FromString(serialized).function}[pullback]
+    taken = [i for i, arg in enumerate(built.signature.input_arg) if arg.name.startswith("residual")]
+    shapes = [tf.TensorShape(built.arg_attr[i].attr["_output_shapes"].list.shape[0]) for i in taken]
+    assert y[0].shape.as_list() in [s.as_list() if s.rank is not None else None for s in shapes]
+
+
 def test_equal_constants_are_one_node() -> None:
     def f(x: tf.Tensor) -> tf.Tensor:
         for _ in range(20):

@@ -13,6 +13,7 @@ ROOMS = [
     "body",
     "facts",
     "library",
+    "flatten",
     "tensorflow1",
     "read",
     "emit",

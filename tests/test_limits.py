@@ -85,6 +85,10 @@ def gradients(order: int) -> Definitions:
     return definitions
 
 
+def nodes(library: function_pb2.FunctionDefLibrary) -> int:
+    return sum(len(f.node_def) for f in library.function)
+
+
 def on_a_small_stack(f: Callable[[], Any]) -> Any:
     """The result of f, or what it raises, on a thread with a stack of 1 MB."""
     outcome: list[Any] = []
@@ -130,6 +134,26 @@ def test_exponential(definitions: Definitions, monkeypatch: pytest.MonkeyPatch) 
     assert "more than 20000 nodes" in message
     assert "TF_SYMGRAD_MAX_NODES" in message
     assert len(message) < 400
+
+
+def test_orders_are_one_function_each() -> None:
+    """No functions that hand on each other's residuals, and no arithmetic on shapes that are the same."""
+    built = {order: build(gradients(order), f"f{order - 1}") for order in (2, 3, 8, 9)}
+    assert {len(library.function) for library in built.values()} == {1}
+    assert nodes(built[3]) < 60
+    assert nodes(built[9]) < 3 * nodes(built[8]) < 9_000
+
+
+def test_a_gradient_that_is_asked_for_twice_is_shared() -> None:
+    definitions = gradients(2)
+    f, g = chain(50, "Tanh", "f0"), definitions[1]
+    again = g.node_def.add()
+    again.CopyFrom(g.node_def[1])
+    again.name, again.input[0] = "again", "g:output:0"
+    g.ret["y"] = "again:output:0"
+    twice = build([f, g], "f1")
+    assert any(node.op == "PartitionedCall" for function in twice.function for node in function.node_def)
+    assert nodes(twice) < 1.2 * nodes(build([f, gradients(2)[1]], "f1"))
 
 
 def test_bound_can_be_raised(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ bool Register() {
     else if (gradient != nullptr) functions.at(op) = gradient;
   };
   for (const auto& [op, has_gradient] : RegisteredRules()) add(op, has_gradient ? NodeGradient : nullptr);
-  for (const char* op : kStructureOps) add(op, NodeGradient);
+  for (const absl::string_view op : kStructureOps) add(std::string(op), NodeGradient);
   add(kGradientOp, NodeGradient);
   TeachStock();
   return true;

@@ -123,7 +123,7 @@ absl::StatusOr<const tf::NodeDef*> GraphPart::ResolveGradient(const tf::Node& no
   TF_ASSIGN_OR_RETURN(const std::string gradient, differentiator_.Gradient(asked.f, asked.wrt, asked.values));
   tf::NodeDef* call = body_.NewDef();
   *call = node.def();
-  const bool stateful = differentiator_.Find(gradient)->fdef().signature().is_stateful();
+  const bool stateful = differentiator_.Find(gradient)->signature().is_stateful();
   call->set_op(stateful ? "StatefulPartitionedCall" : "PartitionedCall");
   (*call->mutable_attr())["f"].mutable_func()->set_name(gradient);
   return call;
@@ -245,8 +245,8 @@ absl::Status GraphPart::WriteFunctions(const std::vector<bool>& needed) {
     if (!needed[id]) continue;
     for (const auto& [name, value] : body_.node(id).def->attr()) {
       if (!value.has_func() || !differentiator_.IsGenerated(value.func().name())) continue;
-      const tf::FunctionDefLibrary functions = differentiator_.Generated(value.func().name());
-      for (const tf::FunctionDef& f : functions.function())
+      const auto functions = differentiator_.Generated({value.func().name()});
+      for (const tf::FunctionDef& f : functions->function())
         if (!graph_->flib_def().Contains(f.signature().name())) TF_RETURN_IF_ERROR(graph_->AddFunctionDef(f, {}));
     }
   }
@@ -263,7 +263,8 @@ const tf::Scope& GraphPart::ScopeOf(int origin) {
 absl::Status GraphPart::WriteNode(int id) {
   const Node& n = body_.node(id);
   const tf::Scope& scope = ScopeOf(id < body_.num_forward ? id : n.origin);
-  tf::NodeBuilder node(scope.GetUniqueNameForOp(n.type()), n.type(), graph_->op_registry());
+  const std::string type(n.type());
+  tf::NodeBuilder node(scope.GetUniqueNameForOp(type), type, graph_->op_registry());
   size_t next = 0;
   for (const tf::OpDef::ArgDef& arg : n.op->op_def.input_arg()) {
     std::vector<tf::NodeBuilder::NodeOut> tensors;

@@ -26,23 +26,20 @@ absl::StatusOr<GradientFunction> Build(Differentiator* differentiator, const tf:
   GradientFunction gradient;
   TF_ASSIGN_OR_RETURN(gradient.name, differentiator->Gradient(f, request.wrt, request.values,
                                                               request.sparse ? &gradient.indices : nullptr));
-  gradient.stateful = differentiator->Find(gradient.name)->fdef().signature().is_stateful();
-  gradient.functions = std::make_shared<tf::FunctionDefLibrary>(differentiator->Generated(gradient.name));
+  gradient.stateful = differentiator->Find(gradient.name)->signature().is_stateful();
+  gradient.functions = differentiator->Generated({gradient.name});
   return gradient;
 }
 
 absl::StatusOr<VjpFunctions> Build(Differentiator* differentiator, const tf::NameAttrList& f,
                                    const std::vector<bool>& wrt) {
   TF_ASSIGN_OR_RETURN(const SplitVjp* split, differentiator->SplitAll(f, wrt));
-  VjpFunctions vjp{
-      split->whole.name, split->pullback.name, split->args, {}, differentiator->Generated(split->whole.name)};
+  VjpFunctions vjp{split->whole.name,
+                   split->pullback.name,
+                   split->args,
+                   {},
+                   differentiator->Generated({split->whole.name, split->pullback.name})};
   for (const GradientPlace& place : split->gradients) vjp.gradients.push_back(place.values);
-  tf::FunctionDefLibrary pullback = differentiator->Generated(split->pullback.name);
-  for (tf::FunctionDef& fdef : *pullback.mutable_function()) {
-    const auto same = [&](const tf::FunctionDef& other) { return other.signature().name() == fdef.signature().name(); };
-    if (std::none_of(vjp.functions.function().begin(), vjp.functions.function().end(), same))
-      *vjp.functions.add_function() = std::move(fdef);
-  }
   return vjp;
 }
 

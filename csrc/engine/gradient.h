@@ -1,6 +1,7 @@
 // The engine's front door: from a function of a library to the function that computes its gradients.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -44,7 +45,7 @@ struct VjpFunctions {
   std::string forward, pullback;
   std::vector<int> args;
   std::vector<int> gradients;  // for each input of f: which output of the pullback, or -1: none flows there
-  tensorflow::FunctionDefLibrary functions;
+  std::shared_ptr<const tensorflow::FunctionDefLibrary> functions;
 };
 
 // Builds them for the inputs that `wrt` names. `checkpoint` as above: the residuals are what is kept. Errors as above.

@@ -419,7 +419,7 @@ absl::StatusOr<ForwardPass::Pullback> ForwardPass::Write(const Body& body, const
                       WriteFunction(differentiator, body, "pullback", signature, tf::FunctionDef()));
   pullback.name = function.name;
   pullback.stateful = function.stateful;
-  pullback.functions = differentiator->Generated(pullback.name);
+  pullback.functions = differentiator->Generated({pullback.name});
   return pullback;
 }
 

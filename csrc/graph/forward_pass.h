@@ -35,8 +35,9 @@ class ForwardPass {
   struct Pullback {
     std::string name;
     bool stateful = false;
-    tf::FunctionDefLibrary functions;  // it, and what it calls that the library lacks
-    std::vector<std::string> taken;    // the tensors
+    std::shared_ptr<const tf::FunctionDefLibrary> functions =
+        std::make_shared<tf::FunctionDefLibrary>();  // it, and what it calls that the library lacks
+    std::vector<std::string> taken;                  // the tensors
     struct Gradient {
       std::string tensor;        // of which
       int values, indices = -1;  // the results that it is; with indices it is rows

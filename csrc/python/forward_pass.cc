@@ -26,7 +26,7 @@ py::tuple ToPython(const ForwardPass::Pullback& pullback) {
   for (const auto& gradient : pullback.gradients)
     gradients.append(py::make_tuple(gradient.tensor, gradient.values, gradient.indices));
   Names functions;
-  for (const auto& f : pullback.functions.function()) functions.push_back(f.SerializeAsString());
+  for (const auto& f : pullback.functions->function()) functions.push_back(f.SerializeAsString());
   py::list serialized;
   for (const std::string& f : functions) serialized.append(py::bytes(f));
   return py::make_tuple(pullback.name, pullback.stateful, serialized, pullback.taken, gradients);

@@ -37,7 +37,7 @@ tensorflow::FunctionLibraryDefinition ParseLibrary(std::string_view library) {
 
 py::tuple SerializedVjp(const VjpFunctions& vjp) {
   std::string bytes;
-  if (!vjp.functions.SerializeToString(&bytes)) {
+  if (!vjp.functions->SerializeToString(&bytes)) {
     throw StatusError{absl::ResourceExhaustedError(
         "The gradient is larger than 2 GiB, the largest protocol buffer. Differentiate smaller functions.")};
   }

@@ -5,6 +5,7 @@
 #include <initializer_list>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -112,14 +113,15 @@ inline Arg ToArg(Attr attr) { return attr; }
 inline Arg ToArg(int value) { return V(value); }
 inline Arg ToArg(int64_t value) { return V(value); }
 inline Arg ToArg(double value) { return V(value); }
-V Emit(const char* type, const std::vector<Arg>& args);
-V EmitLike(const Op& forward, const char* type, const std::vector<Arg>& args);
+V Emit(const char* type, const Arg* args, size_t num_args);
+V EmitLike(const Op& forward, const char* type, const Arg* args, size_t num_args);
 }  // namespace internal
 
 // Emits a node of an op that TensorFlow registers and returns its output 0.
 template <typename... Args>
 V op(const char* type, const Args&... args) {
-  return internal::Emit(type, {internal::ToArg(args)...});
+  const Arg all[] = {internal::ToArg(args)...};
+  return internal::Emit(type, all, sizeof...(args));
 }
 
 // The forward node that a rule differentiates.
@@ -127,7 +129,7 @@ class Op {
  public:
   explicit Op(int node) : node_(node) {}
 
-  const std::string& op_type() const;  // empty of an argument
+  std::string_view op_type() const;  // empty of an argument
   int num_in() const;
   int num_out() const;
   V in(int i) const;
@@ -164,7 +166,8 @@ class Op {
   // Emits a node as op() does, with all attrs of this node that `type` has too (but those that the inputs decide).
   template <typename... Args>
   V like(const char* type, const Args&... args) const {
-    return internal::EmitLike(*this, type, {internal::ToArg(args)...});
+    const Arg all[] = {internal::ToArg(args)...};
+    return internal::EmitLike(*this, type, all, sizeof...(args));
   }
 
   // Ends a rule with an error for the caller of the gradient: what is not supported and what to do.

@@ -13,6 +13,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/types/span.h"
 #include "csrc/engine/body/node.h"
+#include "google/protobuf/arena.h"
 
 namespace symgrad {
 
@@ -40,7 +41,7 @@ class Body {
   // Gives a node new outputs (a call that now returns residuals, too).
   void ReplaceOutputs(int node, const tf::DataTypeVector& dtypes);
   // A NodeDef that lives as long as the body.
-  tf::NodeDef* NewDef() { return &defs_.emplace_back(); }
+  tf::NodeDef* NewDef() { return google::protobuf::Arena::Create<tf::NodeDef>(&defs_); }
   void Keep(std::shared_ptr<const void> resource) { kept_.push_back(std::move(resource)); }
 
   // The arena of all shapes.
@@ -87,7 +88,7 @@ class Body {
   std::deque<Node> nodes_;  // references to nodes stay valid while nodes are added
   std::vector<Output> outputs_;
   absl::flat_hash_map<int, std::string> arg_names_;
-  std::deque<tf::NodeDef> defs_;
+  google::protobuf::Arena defs_;
   std::vector<std::shared_ptr<const void>> kept_;
   tf::OpDef arena_op_;
   tf::NodeDef arena_node_;

@@ -6,7 +6,8 @@
 namespace symgrad {
 
 bool IsCall(const tf::NodeDef& node, const tf::OpRegistrationData& op) {
-  return op.is_function_op || node.op() == "PartitionedCall" || node.op() == "StatefulPartitionedCall";
+  const absl::string_view type = node.op();
+  return op.is_function_op || type == "PartitionedCall" || type == "StatefulPartitionedCall";
 }
 
 bool IsLoop(const tf::NodeDef& node) { return node.op() == "While" || node.op() == "StatelessWhile"; }

@@ -13,7 +13,7 @@ namespace symgrad {
 namespace tf = ::tensorflow;
 
 // The ops that stand for functions, besides those that are names of functions.
-inline constexpr const char* kStructureOps[] = {
+inline constexpr absl::string_view kStructureOps[] = {
     "Case",          "If",          "PartitionedCall", "RemoteCall", "StatefulPartitionedCall",
     "StatelessCase", "StatelessIf", "StatelessWhile",  "While"};
 bool IsStructureOp(absl::string_view op);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/container/inlined_vector.h"
+#include "absl/strings/string_view.h"
 #include "tensorflow/core/framework/node_def.pb.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
@@ -76,7 +77,7 @@ struct Node {
   int origin = -1;  // for a node that the engine emitted: the forward node it was emitted for
 
   bool is_arg() const { return op == nullptr; }
-  const std::string& type() const { return op->op_def.name(); }
+  absl::string_view type() const { return op->op_def.name(); }
 };
 
 }  // namespace symgrad

@@ -11,15 +11,15 @@
 #include "csrc/engine/differentiate/split_function.h"
 #include "csrc/engine/facts/facts.h"
 #include "csrc/engine/facts/known_inputs.h"
+#include "csrc/engine/flatten/flatten.h"
+#include "csrc/engine/library/fingerprint.h"
 #include "csrc/engine/read/import.h"
 #include "csrc/engine/read/op_function.h"
 #include "csrc/engine/remat/rematerialise.h"
-#include "csrc/engine/structure/flatten.h"
 #include "csrc/engine/tensorflow1/flows.h"
 #include "csrc/engine/vjp/cotangent.h"
 #include "csrc/engine/write/export.h"
 #include "csrc/rules/traits/trait.h"
-#include "xla/tsl/lib/strings/proto_serialization.h"
 
 namespace symgrad {
 namespace {
@@ -31,13 +31,6 @@ std::string MaskText(const std::vector<bool>& mask) {
   std::string text;
   for (const bool b : mask) text += b ? '1' : '0';
   return text;
-}
-
-// Equal for equal functions; plain serialization orders attrs at random.
-std::string MemoKey(const google::protobuf::Message& f) {
-  std::string key;
-  tsl::SerializeToStringDeterministic(f, &key);
-  return key;
 }
 
 // While this lives, f is being differentiated.
@@ -94,12 +87,21 @@ absl::StatusOr<std::string> Differentiator::Gradient(const tf::NameAttrList& f, 
     TF_ASSIGN_OR_RETURN(const tf::NameAttrList function, AddOpFunction(op->op_def, f));
     return Gradient(function, std::move(wrt), values, indices);
   }
-  const std::string key = absl::StrCat("gradient:", MemoKey(f), "|", MaskText(wrt), values ? "+values" : "",
+  const std::string key = absl::StrCat("gradient:", ContentText(f), "|", MaskText(wrt), values ? "+values" : "",
                                        indices != nullptr ? "+rows" : "");
   const auto [it, added] = gradients_.try_emplace(key);
   if (!added && !it->second.empty() && indices == nullptr) return it->second;
+  if (const auto failed = failed_.find(key); failed != failed_.end()) return failed->second;
   const Activation activation(&active_, key);
   TF_RETURN_IF_ERROR(activation.Check(f));
+  const absl::StatusOr<std::string> gradient = MakeGradient(f, std::move(wrt), values, indices);
+  if (gradient.ok()) gradients_[key] = *gradient;
+  else failed_[key] = gradient.status();
+  return gradient;
+}
+
+absl::StatusOr<std::string> Differentiator::MakeGradient(const tf::NameAttrList& f, std::vector<bool> wrt, bool values,
+                                                         std::vector<int>* indices) {
   if (f.attr().contains(kCheckpoint)) {
     TF_ASSIGN_OR_RETURN(const tf::NameAttrList flat, Flatten(this, f));
     if (flat.name() != f.name()) return Gradient(flat, std::move(wrt), values, indices);
@@ -115,21 +117,22 @@ absl::StatusOr<std::string> Differentiator::Gradient(const tf::NameAttrList& f, 
   if (!GradientDef(f.name()).empty()) {
     TF_ASSIGN_OR_RETURN(const std::string given, GivenGradient(this, f, *body, wrt));
     if (indices != nullptr) indices->assign(std::count(wrt.begin(), wrt.end(), true), -1);
-    return gradients_[key] = given;
+    return given;
   }
   TF_RETURN_IF_ERROR(CheckResources(*this, f, *body, wrt));
   TF_ASSIGN_OR_RETURN(Signature signature, Differentiate(body.get(), wrt, values, indices));
   TF_ASSIGN_OR_RETURN(const Policy policy, PolicyOf(f));
   TF_RETURN_IF_ERROR(Rematerialise(*this, body.get(), policy, &signature.results));
   TF_RETURN_IF_ERROR(Lighten(this, body.get(), signature));
-  TF_ASSIGN_OR_RETURN(const Callable gradient, WriteFunction(this, *body, f.name(), signature, Find(f.name())->fdef()));
-  return gradients_[key] = gradient.name;
+  TF_ASSIGN_OR_RETURN(const Callable gradient, WriteFunction(this, *body, f.name(), signature, *Find(f.name())));
+  return gradient.name;
 }
 
 absl::StatusOr<tf::NameAttrList> Differentiator::AddOpFunction(const tf::OpDef& op, const tf::NameAttrList& f) {
   TF_ASSIGN_OR_RETURN(tf::FunctionDef fdef, FunctionOfOp(op, f));
   tf::NameAttrList function;
-  TF_ASSIGN_OR_RETURN(*function.mutable_name(), AddNamedByContent(f.name(), std::move(fdef)));
+  TF_ASSIGN_OR_RETURN(*function.mutable_name(),
+                      AddNamedByContent(f.name(), std::make_shared<tf::FunctionDef>(std::move(fdef))));
   for (const char* known : {kInputShapes, kInputDtypes, kInputValues, kCheckpoint})
     if (const auto it = f.attr().find(known); it != f.attr().end()) (*function.mutable_attr())[known] = it->second;
   return function;
@@ -200,21 +203,28 @@ absl::StatusOr<const SplitVjp*> Differentiator::Split(const tf::NameAttrList& f,
   if (loop != nullptr)
     for (const LoopArgument& arg : *loop)
       absl::StrAppend(&mask, "|", MaskText({arg.invariant, arg.counter, arg.written}));
-  const std::string memo = absl::StrCat(MemoKey(f), "|", mask);
+  const std::string memo = absl::StrCat(ContentText(f), "|", mask);
   const auto found = splits_.find(memo);
   if (found != splits_.end()) return &found->second;
-  const Activation activation(&active_, absl::StrCat("split:", memo));
+  const std::string key = absl::StrCat("split:", memo);
+  if (const auto failed = failed_.find(key); failed != failed_.end()) return failed->second;
+  const Activation activation(&active_, key);
   TF_RETURN_IF_ERROR(activation.Check(f));
+  absl::StatusOr<SplitVjp> split = MakeSplit(f, wrt, seeds, loop, dense);
+  if (!split.ok()) return failed_[key] = split.status();
+  return &splits_.emplace(memo, *std::move(split)).first->second;
+}
 
+absl::StatusOr<SplitVjp> Differentiator::MakeSplit(const tf::NameAttrList& f, const std::vector<bool>& wrt,
+                                                   const std::vector<bool>& seeds, const LoopArguments* loop,
+                                                   bool dense) {
   TF_ASSIGN_OR_RETURN(std::unique_ptr<Body> body, ImportFunction(this, f));
   if (wrt.size() != body->args.size() || seeds.size() != body->results.size())
     return absl::InvalidArgumentError(absl::StrCat("function '", f.name(), "' is called with ", wrt.size(),
                                                    " inputs and ", seeds.size(), " outputs, but has ",
                                                    body->args.size(), " and ", body->results.size()));
-  const bool given = !GradientDef(f.name()).empty();
-  TF_ASSIGN_OR_RETURN(SplitVjp split, given ? SplitGiven(this, f, *body, wrt, seeds)
-                                            : SplitFunction(this, this, f, body.get(), wrt, seeds, loop, dense));
-  return &splits_.emplace(memo, std::move(split)).first->second;
+  if (!GradientDef(f.name()).empty()) return SplitGiven(this, f, *body, wrt, seeds);
+  return SplitFunction(this, this, f, body.get(), wrt, seeds, loop, dense);
 }
 
 absl::StatusOr<const SplitVjp*> Differentiator::SplitAll(const tf::NameAttrList& f, const std::vector<bool>& wrt) {
@@ -240,7 +250,7 @@ void Differentiator::LookForArrays(const tf::NameAttrList& f) {
 }
 
 const std::vector<ResultFacts>& Differentiator::FactsOfResults(const tf::NameAttrList& f) {
-  const std::string key = MemoKey(f);
+  const std::string key = ContentText(f);
   const auto [it, added] = result_facts_.try_emplace(key);
   static const std::vector<ResultFacts> unknown;
   if (!added || active_.size() > kMaxDepth) return it->second;  // empty while f itself is being read: recursion
@@ -265,7 +275,7 @@ const std::vector<bool>& Differentiator::DivergentResults(const tf::NameAttrList
   const auto [reaches, unknown] = may_diverge_.try_emplace(f.name());
   if (unknown) reaches->second = Reaches(f.name(), diverges);
   if (!reaches->second && !f.attr().contains(kInputDivergent)) return none;
-  const std::string key = MemoKey(f);
+  const std::string key = ContentText(f);
   const auto [it, added] = divergent_results_.try_emplace(key);
   if (!added || active_.size() > kMaxDepth) return it->second;  // empty while f itself is being read: recursion
   const Activation activation(&active_, absl::StrCat("divergent:", key));
@@ -281,7 +291,7 @@ const std::vector<bool>& Differentiator::DivergentResults(const tf::NameAttrList
 
 const FunctionFlows& Differentiator::FlowsOf(const tf::NameAttrList& f) {
   static const FunctionFlows none;
-  const std::string key = MemoKey(f);
+  const std::string key = ContentText(f);
   const auto [it, added] = flows_.try_emplace(key);
   if (!added || active_.size() > kMaxDepth) return it->second;  // empty while f itself is being read: recursion
   const Activation activation(&active_, absl::StrCat("flows:", key));

@@ -57,6 +57,11 @@ class Differentiator final : public Splitter, public NodeGradients {
   const FunctionFlows& FlowsOf(const tf::NameAttrList& f) override;
 
  private:
+  // What Gradient and Split have not made before.
+  absl::StatusOr<std::string> MakeGradient(const tf::NameAttrList& f, std::vector<bool> wrt, bool values,
+                                           std::vector<int>* indices);
+  absl::StatusOr<SplitVjp> MakeSplit(const tf::NameAttrList& f, const std::vector<bool>& wrt,
+                                     const std::vector<bool>& seeds, const LoopArguments* loop, bool dense);
   void LookForArrays(const tf::NameAttrList& f);
   // f, which names an op and gives its attrs, as a function.
   absl::StatusOr<tf::NameAttrList> AddOpFunction(const tf::OpDef& op, const tf::NameAttrList& f);
@@ -71,8 +76,9 @@ class Differentiator final : public Splitter, public NodeGradients {
   absl::node_hash_map<std::string, std::vector<bool>> divergent_results_;
   absl::flat_hash_map<std::string, bool> may_diverge_;  // whether a function reaches an op that diverges
   absl::flat_hash_map<std::string, std::string> gradients_;
-  std::optional<bool> has_arrays_;           // whether anything that is reached has arrays
-  absl::flat_hash_set<std::string> active_;  // what is being built now: meeting it again is recursion
+  absl::flat_hash_map<std::string, absl::Status> failed_;  // who asks again gets no other answer
+  std::optional<bool> has_arrays_;                         // whether anything that is reached has arrays
+  absl::flat_hash_set<std::string> active_;                // what is being built now: meeting it again is recursion
 };
 
 }  // namespace symgrad

@@ -29,9 +29,9 @@ std::string Text(const tf::DataTypeVector& dtypes) {
 Instance ReadInstance(const Functions& functions, const tf::NameAttrList& f, const Body& body) {
   Instance callee;
   callee.f.set_name(f.name());
-  const auto record = functions.Find(f.name());
-  callee.stateful = record->fdef().signature().is_stateful();
-  for (const tf::OpDef::AttrDef& attr : record->fdef().signature().attr())  // of a polymorphic function
+  const tf::OpDef& signature = functions.Find(f.name())->signature();
+  callee.stateful = signature.is_stateful();
+  for (const tf::OpDef::AttrDef& attr : signature.attr())  // of a polymorphic function
     if (const auto it = f.attr().find(attr.name()); it != f.attr().end())
       (*callee.f.mutable_attr())[attr.name()] = it->second;
   for (const int arg : body.args) callee.args.push_back(tf::BaseType(body.output({arg, 0}).dtype));
@@ -62,13 +62,13 @@ absl::StatusOr<Instance> ReadGradient(Functions* functions, const Instance& f) {
 }
 
 Values Call(FunctionAuthor* author, const Instance& callee, const Values& inputs) {
-  tf::NodeDef node;
+  tf::NodeDef& node = *(*author)->body()->NewDef();
   node.set_op(callee.stateful ? "StatefulPartitionedCall" : "PartitionedCall");
   auto& attrs = *node.mutable_attr();
   *attrs["f"].mutable_func() = callee.f;
   SetTypes(callee.args, &attrs["Tin"]);
   SetTypes(callee.results, &attrs["Tout"]);
-  return OutputsOf((*author)->EmitNode(std::move(node), inputs, callee.results), callee.results.size());
+  return OutputsOf((*author)->EmitNode(&node, inputs, callee.results), callee.results.size());
 }
 
 // Arguments for the inputs of f.

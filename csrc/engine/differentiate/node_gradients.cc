@@ -137,10 +137,10 @@ absl::StatusOr<Grads> CustomGradient(const Functions& functions, Builder* builde
   const Node& node = body->node(query.node);
   const auto& attrs = node.def->attr();
   const std::string& name = attrs.at(kCustomGradient).func().name();
-  const auto record = functions.Find(name);
-  if (record == nullptr)
+  const tf::FunctionDef* fdef = functions.Find(name);
+  if (fdef == nullptr)
     return absl::NotFoundError(absl::StrCat("its gradient function '", name, "' is not in the library"));
-  const tf::OpDef& signature = record->fdef().signature();
+  const tf::OpDef& signature = fdef->signature();
 
   Values inputs;
   if (const auto it = body->custom_inputs.find(query.node); it != body->custom_inputs.end())

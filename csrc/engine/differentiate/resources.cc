@@ -81,8 +81,8 @@ ResourceUses::Readers ResourceUses::ReadersIn(const tf::FunctionDef& function) {
 const ResourceUses::Function& ResourceUses::Look(const std::string& name) {
   const auto [it, added] = seen_.try_emplace(name);
   if (!added) return it->second;
-  it->second.record = functions_.Find(name);
-  if (it->second.record != nullptr) it->second.readers = ReadersIn(it->second.record->fdef());
+  it->second.fdef = functions_.Find(name);
+  if (it->second.fdef != nullptr) it->second.readers = ReadersIn(*it->second.fdef);
   return it->second;
 }
 
@@ -93,8 +93,8 @@ std::string ResourceUses::AsOther(const std::string& f, int input) {
     const auto [name, i] = std::move(pending.back());
     pending.pop_back();
     const Function& function = Look(name);
-    if (function.record == nullptr) continue;
-    std::vector<std::string> tensors = {Name(function.record->fdef().signature(), i)};
+    if (function.fdef == nullptr) continue;
+    std::vector<std::string> tensors = {Name(function.fdef->signature(), i)};
     for (size_t t = 0; t < tensors.size() && !tensors[t].empty(); ++t) {
       for (const auto& [node, k] : function.readers.at(tensors[t])) {
         if (TakesOtherResource(node->op()))

@@ -26,7 +26,7 @@ class ResourceUses {
   // By argument, or node that passes on what it gets: who reads it, and as which input.
   using Readers = absl::flat_hash_map<absl::string_view, std::vector<std::pair<const tf::NodeDef*, int>>>;
   struct Function {
-    tf::core::RefCountPtr<tf::FunctionRecord> record;  // null: an op
+    const tf::FunctionDef* fdef = nullptr;  // an op
     Readers readers;
   };
   static Readers ReadersIn(const tf::FunctionDef& function);

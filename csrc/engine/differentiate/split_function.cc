@@ -166,8 +166,7 @@ class FunctionSplit {
 
   // A function of f's arguments, or of others.
   absl::StatusOr<Callable> Write(const char* half, const Signature& signature) {
-    const auto f = splitter_->Find(name_);
-    return WriteFunction(splitter_, *body_, absl::StrCat(half, "_", name_), signature, f->fdef());
+    return WriteFunction(splitter_, *body_, absl::StrCat(half, "_", name_), signature, *splitter_->Find(name_));
   }
   absl::StatusOr<Callable> WriteNew(const char* half, const Signature& signature) {
     return WriteFunction(splitter_, *body_, absl::StrCat(half, "_", name_), signature, tf::FunctionDef());

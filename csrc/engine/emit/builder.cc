@@ -34,7 +34,7 @@ const tf::OpRegistrationData* Builder::Lookup(const char* type) {
   return it->second;
 }
 
-V Builder::Emit(const char* type, const std::vector<Arg>& args, const Node* like) {
+V Builder::Emit(const char* type, absl::Span<const Arg> args, const Node* like) {
   if (!status_.ok()) return none;
   const tf::OpRegistrationData* op = Lookup(type);
   if (op == nullptr) return Fail(BadEmission(type, "not registered with TensorFlow")), none;
@@ -95,11 +95,9 @@ V Builder::Constant(tf::TensorProto value) {
   return AddNode(Lookup("Const"), def, {}, std::move(key));
 }
 
-V Builder::EmitNode(tf::NodeDef node, const std::vector<V>& inputs, const tf::DataTypeVector& dtypes) {
+V Builder::EmitNode(tf::NodeDef* def, const std::vector<V>& inputs, const tf::DataTypeVector& dtypes) {
   if (!status_.ok()) return none;
-  const tf::OpRegistrationData* op = Lookup(node.op().c_str());
-  tf::NodeDef* def = body_->NewDef();
-  *def = std::move(node);
+  const tf::OpRegistrationData* op = Lookup(def->op().c_str());
   tf::AddDefaultsToNodeDef(op->op_def, def);
   std::vector<Port> ports;
   for (const V& v : inputs) ports.push_back(ToPort(Dense(v)));
@@ -111,17 +109,17 @@ V Builder::EmitNode(tf::NodeDef node, const std::vector<V>& inputs, const tf::Da
 }
 
 V Builder::Call(const Callable& f, const std::vector<V>& inputs, const tf::NodeDef* like) {
-  tf::NodeDef node;
-  node.set_op(f.stateful ? "StatefulPartitionedCall" : "PartitionedCall");
-  auto& attrs = *node.mutable_attr();
+  tf::NodeDef* node = body_->NewDef();
+  node->set_op(f.stateful ? "StatefulPartitionedCall" : "PartitionedCall");
+  auto& attrs = *node->mutable_attr();
   const tf::DataTypeVector dtypes = Dtypes(f.results);
   attrs["Tin"].mutable_list();
   attrs["Tout"].mutable_list();
   for (const V& v : inputs) attrs["Tin"].mutable_list()->add_type(tf::BaseType(ToTf(v.dtype())));
   for (const tf::DataType t : dtypes) attrs["Tout"].mutable_list()->add_type(t);
   attrs["f"].mutable_func()->set_name(f.name);
-  if (like != nullptr) CopyRuntimeAttrs(*like, &node);
-  return EmitNode(std::move(node), inputs, dtypes);
+  if (like != nullptr) CopyRuntimeAttrs(*like, node);
+  return EmitNode(node, inputs, dtypes);
 }
 
 V Builder::Rows(RowsValue rows) {
@@ -147,7 +145,7 @@ V Builder::Dense(const V& v) {
   if (v.kind() != V::Kind::kRows) return v;
   const RowsValue r = rows_[v.node()];
   const V count = gather(r.dense_shape, 0);
-  return Emit("UnsortedSegmentSum", {r.values, r.indices, count});
+  return op("UnsortedSegmentSum", r.values, r.indices, count);
 }
 
 int Builder::OriginOf(const V& v) const {
@@ -202,7 +200,7 @@ V Builder::SumHere(const std::vector<V>& values) {
   if (dense.empty()) return sparse;
   if (sparse) dense.push_back(Dense(sparse));
   if (dense.size() == 1) return dense[0];
-  return dense.size() == 2 && dense[0].dtype() != DType::kVariant ? dense[0] + dense[1] : Emit("AddN", {list(dense)});
+  return dense.size() == 2 && dense[0].dtype() != DType::kVariant ? dense[0] + dense[1] : op("AddN", list(dense));
 }
 
 }  // namespace symgrad

@@ -51,10 +51,10 @@ class Builder {
   void set_origin(int node) { origin_ = node; }
 
   // Emits a node. An error is kept for TakeStatus and `none` is returned.
-  V Emit(const char* type, const std::vector<Arg>& args, const Node* like = nullptr);
-  // Emits a node whose op and attrs are given, but those with defaults: what op() can't say, such as functions in
-  // attrs.
-  V EmitNode(tf::NodeDef node, const std::vector<V>& inputs, const tf::DataTypeVector& dtypes);
+  V Emit(const char* type, absl::Span<const Arg> args, const Node* like = nullptr);
+  // Emits a node, of the body's NewDef, whose op and attrs are given, but those with defaults: what op() can't say,
+  // such as functions in attrs.
+  V EmitNode(tf::NodeDef* def, const std::vector<V>& inputs, const tf::DataTypeVector& dtypes);
   // Emits a call of a function; `like`, a forward node, gives its runtime attrs (those that start with '_').
   V Call(const Callable& f, const std::vector<V>& inputs, const tf::NodeDef* like = nullptr);
   // A literal as a tensor.

@@ -64,14 +64,14 @@ Emission::Emission(Builder* builder, const tf::OpDef& op, const Node* like, tf::
   def->set_op(op.name());
 }
 
-absl::Status Emission::Read(const std::vector<Arg>& args) {
+absl::Status Emission::Read(absl::Span<const Arg> args) {
   TF_RETURN_IF_ERROR(ReadArgs(args));
   TF_RETURN_IF_ERROR(InferAttrs());
   return ReadAttrs();
 }
 
 // Splits what the rule wrote into inputs, one entry for each input_arg of the op, and attrs.
-absl::Status Emission::ReadArgs(const std::vector<Arg>& args) {
+absl::Status Emission::ReadArgs(absl::Span<const Arg> args) {
   for (const Arg& arg : args) {
     if (const V* v = std::get_if<V>(&arg)) {
       if (!*v) return Wrong(absl::StrCat("input ", inputs_.size(), " is `none`"));

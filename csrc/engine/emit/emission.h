@@ -18,14 +18,14 @@ class Emission {
   Emission(Builder* builder, const tf::OpDef& op, const Node* like, tf::NodeDef* def);
 
   // An error says what is wrong with what the rule has written.
-  absl::Status Read(const std::vector<Arg>& args);
+  absl::Status Read(absl::Span<const Arg> args);
   // After Read: the inputs, literals as constants. Nothing where the builder has failed.
   std::optional<std::vector<Port>> Inputs();
   // After Inputs: what tells the node from others.
   std::string TakeKey() { return std::move(key_); }
 
  private:
-  absl::Status ReadArgs(const std::vector<Arg>& args);
+  absl::Status ReadArgs(absl::Span<const Arg> args);
   absl::Status InferAttrs();
   absl::Status ReadAttrs();
   absl::Status ReadAttr(const tf::OpDef::AttrDef& attr, tf::AttrValue* value);

@@ -13,7 +13,7 @@ Grads Pass(const Op& o) {
 Grads Adjoint(const Op& o, const char* adjoint) {
   std::vector<Arg> args = {o.dy()};
   for (int i = 1; i < o.num_in(); ++i) args.push_back(o.in(i));
-  return {EmitLike(o, adjoint, args)};
+  return {EmitLike(o, adjoint, args.data(), args.size())};
 }
 
 Grads BilinearGrad(const Op& o, const Bilinear& ops) {

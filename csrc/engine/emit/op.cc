@@ -36,10 +36,7 @@ std::pair<double, double> Bounds(const tf::Tensor& t) {
 
 }  // namespace
 
-const std::string& Op::op_type() const {
-  static const auto* const argument = new std::string;
-  return Forward(*this).is_arg() ? *argument : Forward(*this).type();
-}
+std::string_view Op::op_type() const { return Forward(*this).is_arg() ? std::string_view() : Forward(*this).type(); }
 int Op::num_in() const { return static_cast<int>(Forward(*this).inputs.size()); }
 int Op::num_out() const { return Forward(*this).num_outputs; }
 

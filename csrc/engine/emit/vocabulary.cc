@@ -1,6 +1,8 @@
 // The words of words.h: each is one op, less what is decided when building.
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <optional>
 #include <set>
 
 #include "csrc/engine/emit/builder.h"
@@ -48,6 +50,15 @@ bool IsShapeOf(const V& s, const V& x) {
   return true;
 }
 
+// The sizes of all dimensions, where they are known and nothing out of the ordinary.
+std::optional<std::vector<int64_t>> StaticDims(const V& x) {
+  if (!x.is_tensor() || x.rank() > 16 || !body()->FullyDefined(ToPort(x))) return std::nullopt;
+  std::vector<int64_t> dims;
+  for (int i = 0; i < x.rank(); ++i) dims.push_back(x.dim(i));
+  const auto small = [](int64_t dim) { return dim <= std::numeric_limits<int32_t>::max(); };
+  return std::all_of(dims.begin(), dims.end(), small) ? std::optional(std::move(dims)) : std::nullopt;
+}
+
 // An op that is linear in its first input, and so takes zero to zero.
 template <typename... Args>
 V Linear(const char* type, const V& x, const Args&... args) {
@@ -85,9 +96,11 @@ int64_t CountDerivative(const Op& o) {
 }
 
 namespace internal {
-V Emit(const char* type, const std::vector<Arg>& args) { return Builder::Current()->Emit(type, args); }
-V EmitLike(const Op& forward, const char* type, const std::vector<Arg>& args) {
-  return Builder::Current()->Emit(type, args, &body()->node(forward.node()));
+V Emit(const char* type, const Arg* args, size_t num_args) {
+  return Builder::Current()->Emit(type, absl::MakeSpan(args, num_args));
+}
+V EmitLike(const Op& forward, const char* type, const Arg* args, size_t num_args) {
+  return Builder::Current()->Emit(type, absl::MakeSpan(args, num_args), &body()->node(forward.node()));
 }
 }  // namespace internal
 
@@ -179,6 +192,7 @@ V lgamma(const V& x) { return op("Lgamma", x); }
 
 V shape(const V& x, DType dtype) {
   if (x.kind() == V::Kind::kRows) return cast(Builder::Current()->rows(x).dense_shape, dtype);
+  if (auto dims = StaticDims(x)) return constant(ints(*std::move(dims)), dtype);
   return op("Shape", x, Attr{"out_type", dtype});
 }
 V rank(const V& x) { return x.rank() >= 0 ? V(x.rank()) : op("Rank", x); }

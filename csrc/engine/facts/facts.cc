@@ -7,6 +7,7 @@
 #include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
 #include "csrc/engine/body/node_check.h"
+#include "csrc/engine/facts/plain_shapes.h"
 #include "tensorflow/core/framework/tensor.h"
 #include "tensorflow/core/public/version.h"
 
@@ -92,7 +93,7 @@ bool EnsuresNothing(const Node& n) {
 // Where TensorFlow's shape functions end the process: they read known values as a tensor of a rank that nobody has
 // checked, and an attr as an int of fewer bits.
 struct ReadAs {
-  const char* op;
+  absl::string_view op;
   int input, rank;
 };
 constexpr ReadAs kReadAs[] = {{"SplitV", 1, 1}};
@@ -222,31 +223,6 @@ class Inference {
   std::vector<std::unique_ptr<std::vector<ShapeAndType>>> handles_;
 };
 
-using ShapeFunction = absl::Status (*)(InferenceContext*);
-
-ShapeFunction ShapeFunctionOf(const tf::OpRegistrationData& op) {
-  const ShapeFunction* function = op.shape_inference_fn.target<ShapeFunction>();
-  return function == nullptr ? nullptr : *function;
-}
-ShapeFunction ShapeFunctionOf(const char* op) {
-  const tf::OpRegistrationData* data = nullptr;
-  return tf::OpRegistry::Global()->LookUp(op, &data).ok() ? ShapeFunctionOf(*data) : nullptr;
-}
-
-// Whether a node's only result has the shape of its first input, as the shape function says that its op shares with one
-// of these. Most nodes of a gradient are such, and to run the function costs more than all else that is done for one.
-bool KeepsShape(const Body& body, const Node& n) {
-  static const ShapeFunction unchanged = ShapeFunctionOf("Tanh"), broadcasts = ShapeFunctionOf("Mul"),
-                             merges = ShapeFunctionOf("ReluGrad");
-  const ShapeFunction function = ShapeFunctionOf(*n.op);
-  if (function == nullptr || n.num_outputs != 1 || n.inputs.empty()) return false;
-  const tf::DataType dtype = body.output(n.inputs[0]).dtype;
-  if (dtype == tf::DT_RESOURCE || dtype == tf::DT_VARIANT) return false;  // which hold shapes of their own
-  if (function == unchanged) return true;
-  return (function == broadcasts || function == merges) && n.inputs.size() == 2 && body.rank(n.inputs[0]) >= 0 &&
-         body.SameShape(n.inputs[0], n.inputs[1]);
-}
-
 void FoldOutputs(Body* body, int node) {
   const Node& n = body->node(node);
   const std::vector<IntsPtr> ints = FoldInts(body, n.type(), *n.def, n.inputs);
@@ -260,7 +236,7 @@ void FoldOutputs(Body* body, int node) {
 // its sizes is not.
 int FalselyClaimed(const Body& body, const tf::NodeDef& node, absl::Span<const Port> inputs) {
   const auto may_be_any = [&](int i, int axis) { return body.dim(inputs[i], axis) < 0; };
-  const std::string& op = node.op();
+  const absl::string_view op = node.op();
   if (op == "SoftmaxCrossEntropyWithLogits") return may_be_any(0, 0) || may_be_any(1, 0) ? 2 : 0;
   if (op == "MatrixDiagV2" || op == "MatrixDiagV3") return may_be_any(0, -1);
   if (op == "ExtractVolumePatches") return may_be_any(0, 1) || may_be_any(0, 2) || may_be_any(0, 3);
@@ -287,8 +263,7 @@ absl::Status InferFacts(Body* body, int node) {
     body->output({node, 0}) = body->output(p);
     return absl::OkStatus();
   }
-  if (KeepsShape(*body, n)) {
-    body->output({node, 0}).shape = body->output(n.inputs[0]).shape;
+  if (InferPlainShape(body, node)) {
     FoldOutputs(body, node);
     return absl::OkStatus();
   }

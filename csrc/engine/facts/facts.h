@@ -26,7 +26,7 @@ Port Unveiled(const Body& body, Port p);
 
 // The integer values of all outputs of a node that computes `op` of `inputs`, as far as they are known; empty if
 // nothing is.
-std::vector<IntsPtr> FoldInts(Body* body, const std::string& op, const tf::NodeDef& def, absl::Span<const Port> inputs);
+std::vector<IntsPtr> FoldInts(Body* body, absl::string_view op, const tf::NodeDef& def, absl::Span<const Port> inputs);
 
 // What a constant is, if it is small and of integers.
 IntsPtr ReadInts(const tf::TensorProto& value);

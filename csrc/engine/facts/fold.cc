@@ -146,8 +146,7 @@ IntsPtr ReadInts(const tf::TensorProto& value) {
   return ints.empty() ? nullptr : ints[0];
 }
 
-std::vector<IntsPtr> FoldInts(Body* body, const std::string& op, const tf::NodeDef& def,
-                              absl::Span<const Port> inputs) {
+std::vector<IntsPtr> FoldInts(Body* body, absl::string_view op, const tf::NodeDef& def, absl::Span<const Port> inputs) {
   const fold::Folding folding{body, &def, inputs};
   if (const fold::OpFold source = fold::Find(fold::SourceFolds(), op)) return source(folding);
   const tf::DataType first = inputs.empty() ? tf::DT_INVALID : body->output(inputs[0]).dtype;

@@ -5,13 +5,15 @@
 
 #include "absl/strings/string_view.h"
 #include "csrc/engine/library/functions.h"
-#include "google/protobuf/message_lite.h"
 
 namespace symgrad {
 
-// 128 bits of what a text, or a proto, is: 32 hexadecimal digits. The same in every process.
+// 128 bits of what a text, or a function, is: 32 hexadecimal digits. The same in every process.
 std::string ContentHash(absl::string_view text);
-std::string ContentHash(const google::protobuf::MessageLite& proto);
+std::string ContentHash(const tf::FunctionDef& fdef);
+
+// Bytes that are equal for equal names and attrs: protos have their attrs in any order.
+std::string ContentText(const tf::NameAttrList& f);
 
 // A hash of all that decides what the derivatives of f are: f, all functions that it reaches, and what is asked
 // (`request`). The same in every process.

@@ -11,6 +11,8 @@
 #include "csrc/engine/library/fingerprint.h"
 #include "csrc/engine/library/gradient_op.h"
 #include "csrc/engine/library/references.h"
+#include "google/protobuf/arena.h"
+#include "tensorflow/core/framework/common_shape_fns.h"
 
 namespace symgrad {
 namespace {
@@ -42,27 +44,40 @@ TensorSpecs WithoutShapes(const tf::DataTypeVector& dtypes) {
   return tensors;
 }
 
-Functions::Functions(const tf::FunctionLibraryDefinition& library)
-    : library_(library), generated_(library.default_registry(), tf::FunctionDefLibrary()) {}
-
-tf::core::RefCountPtr<tf::FunctionRecord> Functions::Find(const std::string& name) const {
-  auto record = generated_.FindRecord(name);
-  return record != nullptr ? std::move(record) : library_.FindRecord(name);
+const tf::FunctionDef* Functions::Find(const std::string& name) const {
+  if (const auto it = generated_.find(name); it != generated_.end()) return it->second.fdef.get();
+  auto it = found_.find(name);
+  if (it == found_.end()) {
+    auto record = library_.FindRecord(name);
+    if (record == nullptr) return nullptr;
+    it = found_.emplace(name, std::move(record)).first;
+  }
+  return &it->second->fdef();
 }
 
 absl::Status Functions::LookUp(const std::string& op, const tf::OpRegistrationData** data) const {
-  return generated_.Contains(op) ? generated_.LookUp(op, data) : library_.LookUp(op, data);
+  const auto it = generated_.find(op);
+  if (it == generated_.end()) {
+    Find(op);  // keeps it
+    return library_.LookUp(op, data);
+  }
+  auto& known = it->second.op;
+  if (known == nullptr)
+    known = std::make_unique<tf::OpRegistrationData>(it->second.fdef->signature(), tf::shape_inference::UnknownShape,
+                                                     /*is_function=*/true);
+  *data = known.get();
+  return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> Functions::AddNamedByContent(absl::string_view stem, tf::FunctionDef fdef) {
-  fdef.mutable_signature()->clear_name();
-  std::string name = absl::StrCat("__symgrad_", stem, "_", ContentHash(fdef));
-  fdef.mutable_signature()->set_name(name);
-  if (const auto record = generated_.FindRecord(name); record != nullptr) {
-    if (tf::FunctionDefsEqual(record->fdef(), fdef)) return name;
+absl::StatusOr<std::string> Functions::AddNamedByContent(absl::string_view stem,
+                                                         std::shared_ptr<tf::FunctionDef> fdef) {
+  fdef->mutable_signature()->clear_name();
+  std::string name = absl::StrCat(kGenerated, stem, "_", ContentHash(*fdef));
+  fdef->mutable_signature()->set_name(name);
+  const auto [it, added] = generated_.try_emplace(name);
+  if (!added && !tf::FunctionDefsEqual(*it->second.fdef, *fdef))
     return absl::InternalError(absl::StrCat("two functions that differ would be called '", name, "'"));
-  }
-  TF_RETURN_IF_ERROR(generated_.AddFunctionDef(std::move(fdef)));
+  if (added) it->second.fdef = std::move(fdef);
   return name;
 }
 
@@ -73,10 +88,10 @@ bool Functions::Reaches(const std::string& f, absl::FunctionRef<bool(const std::
     if (seen.insert(name).second) pending.push_back(name);
   };
   while (!pending.empty()) {
-    const auto record = Find(pending.back());
+    const tf::FunctionDef* fdef = Find(pending.back());
     pending.pop_back();
-    if (record == nullptr) continue;
-    for (const tf::NodeDef& node : record->fdef().node_def()) {
+    if (fdef == nullptr) continue;
+    for (const tf::NodeDef& node : fdef->node_def()) {
       if (is_sought(node.op())) return true;
       VisitReferences(node, meet);
     }
@@ -101,7 +116,8 @@ Effects Functions::EffectsOf(const Body& body, int id) const {
 }
 
 Effects Functions::EffectsOf(const tf::NodeDef& node, const tf::OpRegistrationData& op, int depth) const {
-  if (!op.is_function_op && !op.op_def.is_stateful() && !CallsFunctions(op.op_def)) return EffectsOfOp(op.op_def);
+  if (const auto it = op_effects_.find(&op); it != op_effects_.end()) return it->second;
+  if (!op.is_function_op && !CallsFunctions(op.op_def)) return op_effects_[&op] = EffectsOfOp(op.op_def);
   const std::vector<std::string> functions = CalledFunctions(node, op.is_function_op);
   if (functions.empty()) return EffectsOfOp(op.op_def);
   const bool is_one = IsStructure(node, op) || node.op() == kGradientOp;
@@ -112,12 +128,12 @@ Effects Functions::EffectsOf(const tf::NodeDef& node, const tf::OpRegistrationDa
 
 Effects Functions::EffectsOf(const std::string& function, int depth) const {
   constexpr int kMaxDepth = 200;
-  const auto record = Find(function);
-  if (record == nullptr || depth > kMaxDepth) return kAllEffects;
+  const tf::FunctionDef* fdef = Find(function);
+  if (fdef == nullptr || depth > kMaxDepth) return kAllEffects;
   const auto [it, added] = effects_.try_emplace(function, kAllEffects);  // what recursion meets
   if (!added) return it->second;
   Effects effects = kNoEffects;
-  for (const tf::NodeDef& node : record->fdef().node_def()) {
+  for (const tf::NodeDef& node : fdef->node_def()) {
     const tf::OpRegistrationData* op = nullptr;
     effects |= LookUp(node.op(), &op).ok() ? EffectsOf(node, *op, depth) : kAllEffects;
     if (effects == kAllEffects) break;
@@ -125,20 +141,29 @@ Effects Functions::EffectsOf(const std::string& function, int depth) const {
   return effects_[function] = effects;
 }
 
-tf::FunctionDefLibrary Functions::Generated(const std::string& name) const {
-  tf::FunctionDefLibrary functions;
-  std::vector<std::string> pending = {name};
-  absl::flat_hash_set<std::string> seen = {name};
-  const auto meet = [&](const std::string& f) {
-    if (generated_.Contains(f) && seen.insert(f).second) pending.push_back(f);
+std::shared_ptr<const tf::FunctionDefLibrary> Functions::Generated(std::vector<std::string> names) const {
+  // In an arena, a library may refer to functions that are not its own.
+  struct Shared {
+    google::protobuf::Arena arena;
+    std::vector<std::shared_ptr<tf::FunctionDef>> functions;
   };
-  while (!pending.empty()) {
-    tf::FunctionDef* fdef = functions.add_function();
-    *fdef = generated_.FindRecord(pending.back())->fdef();
-    pending.pop_back();
-    for (const tf::NodeDef& node : fdef->node_def()) VisitReferences(node, meet);
+  const auto shared = std::make_shared<Shared>();
+  auto* library = google::protobuf::Arena::Create<tf::FunctionDefLibrary>(&shared->arena);
+  std::vector<std::string> pending;
+  absl::flat_hash_set<std::string> seen;
+  const auto meet = [&](const std::string& f) {
+    if (generated_.contains(f) && seen.insert(f).second) pending.push_back(f);
+  };
+  for (const std::string& name : names) {
+    meet(name);
+    while (!pending.empty()) {
+      const auto& fdef = shared->functions.emplace_back(generated_.at(pending.back()).fdef);
+      pending.pop_back();
+      library->mutable_function()->UnsafeArenaAddAllocated(fdef.get());
+      for (const tf::NodeDef& node : fdef->node_def()) VisitReferences(node, meet);
+    }
   }
-  return functions;
+  return {shared, library};
 }
 
 }  // namespace symgrad

@@ -1,6 +1,7 @@
 // The functions that one build works with: those of the caller's library, and those that it generates.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,10 +13,18 @@
 #include "absl/types/span.h"
 #include "csrc/engine/body/body.h"
 #include "csrc/engine/library/effects.h"
+#include "google/protobuf/arena.h"
 #include "tensorflow/core/framework/function.h"
 #include "tensorflow/core/framework/partial_tensor_shape.h"
 
 namespace symgrad {
+
+// A message in an arena of its own: its many parts cost little to make, and are freed at once.
+template <typename Message>
+std::shared_ptr<Message> InArena() {
+  const auto arena = std::make_shared<google::protobuf::Arena>();
+  return {arena, google::protobuf::Arena::Create<Message>(arena.get())};
+}
 
 // What is known of a tensor that goes from one function to another.
 struct TensorSpec {
@@ -50,11 +59,11 @@ struct FunctionFlows {
 // Of what needs a gradient or a body to be told, it says what is asked, and Differentiator answers.
 class Functions {
  public:
-  explicit Functions(const tf::FunctionLibraryDefinition& library);
+  explicit Functions(const tf::FunctionLibraryDefinition& library) : library_(library) {}
   virtual ~Functions() = default;
 
-  // A function by name; null if there is none.
-  tf::core::RefCountPtr<tf::FunctionRecord> Find(const std::string& name) const;
+  // A function by name, which stays where it is; null if there is none.
+  const tf::FunctionDef* Find(const std::string& name) const;
   // An op or function by name.
   absl::Status LookUp(const std::string& op, const tf::OpRegistrationData** data) const;
 
@@ -63,7 +72,7 @@ class Functions {
 
   // Takes a generated function and names it by `stem` and a hash of its content, which it returns: whoever meets a
   // function of that name, in a model that another version has saved, say, knows what it is.
-  absl::StatusOr<std::string> AddNamedByContent(absl::string_view stem, tf::FunctionDef fdef);
+  absl::StatusOr<std::string> AddNamedByContent(absl::string_view stem, std::shared_ptr<tf::FunctionDef> fdef);
   // What a node does, of its function where it stands for one; the same of a function.
   Effects EffectsOf(const Node& node) const { return EffectsOf(*node.def, *node.op, 0); }
   Effects EffectsOf(const std::string& function) const { return EffectsOf(function, 0); }
@@ -74,9 +83,9 @@ class Functions {
   // Counts what is made, nodes and tensors: it grows exponentially with the order, or where calls in calls keep
   // residuals. An error once it is more than TF_SYMGRAD_MAX_NODES (5 million).
   absl::Status Spend(int64_t made);
-  bool IsGenerated(const std::string& name) const { return generated_.Contains(name); }
-  // `name` and what it calls, of the generated functions.
-  tf::FunctionDefLibrary Generated(const std::string& name) const;
+  bool IsGenerated(const std::string& name) const { return generated_.contains(name); }
+  // Those that `names` name and what they call, of the generated functions. They are shared, not copied.
+  std::shared_ptr<const tf::FunctionDefLibrary> Generated(std::vector<std::string> names) const;
 
   // The name of the generated function that computes the gradients of f with respect to the wanted inputs (empty: all).
   virtual absl::StatusOr<std::string> Gradient(const tf::NameAttrList& f, std::vector<bool> wrt, bool values) = 0;
@@ -92,10 +101,18 @@ class Functions {
   Effects EffectsOf(const tf::NodeDef& node, const tf::OpRegistrationData& op, int depth) const;
   Effects EffectsOf(const std::string& function, int depth) const;
 
+  struct Generation {
+    std::shared_ptr<tf::FunctionDef> fdef;
+    std::unique_ptr<tf::OpRegistrationData> op;  // once that was asked for
+  };
+
   const tf::FunctionLibraryDefinition& library_;
-  tf::FunctionLibraryDefinition generated_;
+  mutable absl::flat_hash_map<std::string, tf::core::RefCountPtr<tf::FunctionRecord>> found_;  // in the library
+  mutable absl::flat_hash_map<std::string, Generation> generated_;
   mutable absl::flat_hash_map<std::string, Effects> effects_;  // by function
-  int64_t spent_ = 0, most_ = 0;                               // made so far; and at most, once that was read
+  // Of ops that stand for no functions.
+  mutable absl::flat_hash_map<const tf::OpRegistrationData*, Effects> op_effects_;
+  int64_t spent_ = 0, most_ = 0;  // made so far; and at most, once that was read
 };
 
 }  // namespace symgrad

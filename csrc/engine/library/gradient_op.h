@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "absl/strings/string_view.h"
 #include "tensorflow/core/framework/attr_value.pb.h"
 #include "tensorflow/core/framework/node_def.pb.h"
 #include "tensorflow/core/framework/types.h"
@@ -14,6 +15,10 @@ namespace tf = ::tensorflow;
 inline constexpr char kGradientOp[] = "TfSymgrad>SymbolicGradient";
 // TensorFlow's own gradient op. A function that holds it means the gradient, and gets it from this engine.
 inline constexpr char kStockGradientOp[] = "SymbolicGradient";
+inline bool AsksForGradient(absl::string_view op) { return op == kGradientOp || op == kStockGradientOp; }
+
+// What the names of generated functions begin with.
+inline constexpr char kGenerated[] = "__symgrad_";
 
 // f as a gradient op differentiates it (attrs Tin, Tout and wrt): Tout tells the dtypes of variables (kInputDtypes),
 // which f does not where it does not read them.

@@ -38,7 +38,7 @@ std::optional<Change> ChangeOf(Functions* functions, const Body& body, Port p, i
       p = n.inputs[change->arg];
       continue;
     }
-    const std::string& op = n.type();
+    const absl::string_view op = n.type();
     const bool push = op == "TensorListPushBack", pop = op == "TensorListPopBack" && p.index == 0;
     const auto resize = n.def->attr().find("resize_if_index_out_of_bounds");
     const bool set = op == "TensorListSetItem" && (resize == n.def->attr().end() || !resize->second.b());

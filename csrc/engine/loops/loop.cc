@@ -144,8 +144,8 @@ class LoopSplit {
   // The loop's condition.
   Callable Condition() const {
     const std::string& f = plan_.node->attr().at("cond").func().name();
-    const auto record = splitter_->Find(f);
-    return {f, record != nullptr && record->fdef().signature().is_stateful(), WithoutShapes({tf::DT_BOOL})};
+    const tf::FunctionDef* fdef = splitter_->Find(f);
+    return {f, fdef != nullptr && fdef->signature().is_stateful(), WithoutShapes({tf::DT_BOOL})};
   }
 
   // How many iterations the backward loop has to go back.
@@ -155,7 +155,7 @@ class LoopSplit {
 
   // A While node over variables, whose shapes are those of all iterations.
   V EmitLoop(FunctionAuthor* author, const Callable& cond, const Callable& body, const Values& variables) const {
-    tf::NodeDef node;
+    tf::NodeDef& node = *(*author)->body()->NewDef();
     node.set_op(cond.stateful || body.stateful ? "While" : "StatelessWhile");
     auto& attrs = *node.mutable_attr();
     CopyRuntimeAttrs(*plan_.node, &node);
@@ -164,7 +164,7 @@ class LoopSplit {
     attrs["parallel_iterations"] = plan_.node->attr().at("parallel_iterations");
     SetTypes(variables, &attrs["T"]);
     for (const V& v : variables) author->StaticShapeOf(v).AsProto(attrs["output_shapes"].mutable_list()->add_shape());
-    return (*author)->EmitNode(std::move(node), variables, DtypesOf(variables));
+    return (*author)->EmitNode(&node, variables, DtypesOf(variables));
   }
 
   // Of variable i, of which the body's pullback has one.

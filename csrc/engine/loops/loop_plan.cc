@@ -110,21 +110,35 @@ class Planner {
       x.carried = wants[i] && !x.invariant && x.seeded();
     }
     const tf::NameAttrList body = Specialize(Function("body"));
-    // What carries is found by splitting. A chain of variables, each of which takes its value from the next, would take
-    // as many splits: after a few, what may carry does.
-    constexpr int kMaxSplits = 4;
-    int splits = 0;
-    for (bool grown = true; grown;) {
-      grown = false;
-      if (++splits == kMaxSplits) Spread(wants);
+    const auto split_body = [&]() -> absl::Status {
       std::vector<bool> carried;
       for (const LoopVariable& x : variables_) carried.push_back(x.carried);
       TF_ASSIGN_OR_RETURN(const SplitVjp* split, splitter_->Split(body, wants, carried, &arguments));
       plan_.split = *split;
+      return absl::OkStatus();
+    };
+    // What may carry mostly does, and then one split tells.
+    const std::vector<LoopVariable> seeded = variables_;
+    const bool spread = Spread(wants);
+    const absl::Status tried = split_body();
+    if (!spread || absl::IsResourceExhausted(tried)) TF_RETURN_IF_ERROR(tried);
+    bool found = tried.ok();
+    for (size_t i = 0; found && i < variables_.size(); ++i)
+      found = variables_[i].invariant || seeded[i].carried ||
+              variables_[i].carried == plan_.split.gradients[i].in_pullback();
+    if (!found) variables_ = seeded;
+    // Else it is found by splitting. A chain of variables, each of which takes its value from the next, would take as
+    // many splits: after a few, what may carry does.
+    constexpr int kMaxSplits = 4;
+    for (int splits = 1; !found; ++splits) {
+      found = true;
+      if (splits == kMaxSplits) Spread(wants);
+      TF_RETURN_IF_ERROR(split_body());
       for (size_t i = 0; i < variables_.size(); ++i) {
         LoopVariable& x = variables_[i];
-        if (!split->gradients[i].in_pullback() || x.invariant || x.carried) continue;
-        x.carried = grown = true;
+        if (!plan_.split.gradients[i].in_pullback() || x.invariant || x.carried) continue;
+        x.carried = true;
+        found = false;
       }
     }
     for (size_t i = 0; i < variables_.size(); ++i) {
@@ -134,8 +148,8 @@ class Planner {
     return absl::OkStatus();
   }
 
-  // Makes those variables carried that a carried one may take its value from.
-  void Spread(const std::vector<bool>& wants) {
+  // Makes those variables carried that a carried one may take its value from; whether there are any.
+  bool Spread(const std::vector<bool>& wants) {
     const Body& body = *plan_.body;
     std::vector<bool> seen(body.num_nodes(), false);
     std::vector<int> pending;
@@ -149,6 +163,7 @@ class Planner {
       variable[body.args[i]] = i;
       if (variables_[i].carried) meet(body.results[i]);
     }
+    bool any = false;
     while (!pending.empty()) {
       const int id = pending.back();
       pending.pop_back();
@@ -156,12 +171,13 @@ class Planner {
       if (n.is_arg()) {
         const size_t i = variable.at(id);
         if (variables_[i].carried || variables_[i].invariant || !wants[i]) continue;
-        variables_[i].carried = true;
+        variables_[i].carried = any = true;
         meet(body.results[i]);
       } else if (!HasNoGradient(n)) {
         for (const Port& p : n.inputs) meet(p);
       }
     }
+    return any;
   }
 
   // What becomes of a list, where that can be told.

@@ -34,7 +34,7 @@ Range RangeTo(const Body& body, Port p, const std::vector<Range>& args, int dept
   if (const size_t arg = Argument(body, p); arg < args.size()) return args[arg];
   const Node& n = body.node(p.node);
   if (n.is_arg() || n.inputs.empty() || n.inputs.size() > 2 || depth > kMaxDepth) return {};
-  const std::string& op = n.type();
+  const absl::string_view op = n.type();
   const Range a = RangeTo(body, n.inputs[0], args, depth + 1);
   if (op == "Cast") return IsIntegral(body.output(n.inputs[0]).dtype) ? a : Range();
   if (n.inputs.size() != 2) return {};
@@ -64,7 +64,7 @@ class Reader {
     if (n.is_arg() || depth > kMaxDepth) return {};
     if (IsCall(*n.def, *n.op)) return CountOfCall(p, depth);
     if (n.inputs.size() != 2) return {};
-    const std::string& op = n.type();
+    const absl::string_view op = n.type();
     const Port a = n.inputs[0], b = n.inputs[1];
     if (op == "LogicalAnd" || op == "LogicalOr") {
       const Trips left = Count(a, depth + 1), right = Count(b, depth + 1);

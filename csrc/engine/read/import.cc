@@ -1,6 +1,7 @@
 #include "csrc/engine/read/import.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -12,6 +13,7 @@
 #include "csrc/engine/body/topological_order.h"
 #include "csrc/engine/facts/facts.h"
 #include "csrc/engine/facts/known_inputs.h"
+#include "csrc/engine/flatten/flatten.h"
 #include "csrc/engine/library/gradient_op.h"
 #include "csrc/engine/read/arguments.h"
 #include "csrc/engine/read/function_facts.h"
@@ -33,22 +35,18 @@ class FunctionReader {
       : functions_(functions), f_(f), body_(std::make_unique<Body>()) {}
 
   absl::StatusOr<std::unique_ptr<Body>> Read() {
-    auto record = functions_->Find(f_.name());
-    if (record == nullptr)
+    fdef_ = functions_->Find(f_.name());
+    if (fdef_ == nullptr)
       return absl::NotFoundError(
           absl::StrCat("function '", f_.name(), "' is not in the library: add it to the graph (",
                        "ConcreteFunction.add_to_graph, TF_GraphCopyFunction) before it is differentiated"));
-    fdef_ = &record->fdef();
     body_->function = f_.name();
-    body_->Keep(std::shared_ptr<const void>(record.release(),
-                                            [](const void* r) { static_cast<const tf::FunctionRecord*>(r)->Unref(); }));
-
     ReadAttrs();
     if (HasFrames(*fdef_)) {
       TF_ASSIGN_OR_RETURN(tf::FunctionDef functional, Functionalize(functions_, *fdef_, attrs_));
-      const auto kept = std::make_shared<const tf::FunctionDef>(std::move(functional));
-      fdef_ = kept.get();
-      body_->Keep(kept);
+      Replace(std::move(functional));
+    } else if (std::optional<tf::FunctionDef> flat = InlineGradients(functions_, f_, *fdef_)) {
+      Replace(*std::move(flat));
     }
     ReadArgs();
     ReadRanges(attrs_, body_.get());
@@ -81,6 +79,12 @@ class FunctionReader {
     const bool misses_rules = code_ == absl::StatusCode::kUnimplemented;
     return errors_.ToStatus(code_, absl::StrCat("function '", f_.name(), "' ",
                                                 misses_rules ? "has gradients that can't be built" : "is malformed"));
+  }
+
+  void Replace(tf::FunctionDef fdef) {
+    const auto kept = std::make_shared<const tf::FunctionDef>(std::move(fdef));
+    fdef_ = kept.get();
+    body_->Keep(kept);
   }
 
   // The attrs that instantiate a polymorphic function.
@@ -173,10 +177,7 @@ class FunctionReader {
   const tf::OpRegistrationData* Lookup(const std::string& op) {
     const auto [it, added] = ops_.try_emplace(op, nullptr);
     if (!added) return it->second;
-    if (!functions_->LookUp(op, &it->second).ok()) return it->second = nullptr;
-    if (auto record = functions_->Find(op); record != nullptr)
-      body_->Keep(std::shared_ptr<const void>(
-          record.release(), [](const void* r) { static_cast<const tf::FunctionRecord*>(r)->Unref(); }));
+    if (!functions_->LookUp(op, &it->second).ok()) it->second = nullptr;
     return it->second;
   }
 
@@ -185,8 +186,6 @@ class FunctionReader {
     for (const std::string& what : wrong) NodeError(*item->def, what);
     return wrong.empty();
   }
-
-  static bool IsGradient(const std::string& op) { return op == kGradientOp || op == kStockGradientOp; }
 
   // A gradient op is a call of the gradient function of its f; to XLA one for what is known of these inputs, which then
   // computes no shapes: they would not be constants any more where a loop has stacked them.
@@ -198,10 +197,10 @@ class FunctionReader {
     }
     const absl::StatusOr<std::string> gradient = functions_->Gradient(asked.f, asked.wrt, asked.values);
     if (!gradient.ok()) return GradientError(*item->def, gradient.status());
-    const auto record = functions_->Find(*gradient);
+    const tf::OpDef& signature = functions_->Find(*gradient)->signature();
     tf::NodeDef* call = body_->NewDef();
     *call = *item->def;
-    call->set_op(record->fdef().signature().is_stateful() ? "StatefulPartitionedCall" : "PartitionedCall");
+    call->set_op(signature.is_stateful() ? "StatefulPartitionedCall" : "PartitionedCall");
     (*call->mutable_attr())["f"].mutable_func()->set_name(*gradient);
     for (const char* attr : {"wrt", "values", "checkpoint"}) call->mutable_attr()->erase(attr);
     item->op = Lookup(call->op());
@@ -214,8 +213,8 @@ class FunctionReader {
         NodeError(*call,
                   absl::StrCat("its ", what, " don't fit its f '", item->def->attr().at("f").func().name(), "'"));
     };
-    check("inputs (Tin)", item->in, record->fdef().signature().input_arg());
-    check("outputs (Tout)", item->out, record->fdef().signature().output_arg());
+    check("inputs (Tin)", item->in, signature.input_arg());
+    check("outputs (Tout)", item->out, signature.output_arg());
   }
 
   void ReadEdges() {
@@ -318,7 +317,7 @@ class FunctionReader {
       if (item.def == nullptr) continue;  // arguments are there already
       std::vector<Port> inputs = item.inputs;
       for (Port& p : inputs) p = BodyPort(p);
-      if (IsGradient(item.def->op())) ResolveGradient(&item, inputs);
+      if (AsksForGradient(item.def->op())) ResolveGradient(&item, inputs);
       for (int k = 0, n = FalselyClaimed(*body_, *item.def, inputs); k < n; ++k) Veil(item, k, &inputs[k]);
       item.id = body_->AddNode(item.op, item.def, inputs, item.out, -1);
       for (const int c : item.controls)

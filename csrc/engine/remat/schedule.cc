@@ -46,11 +46,11 @@ bool Repeatable::Check(const tf::NodeDef& node, const tf::OpRegistrationData& op
   return std::all_of(functions.begin(), functions.end(), [&](const std::string& f) {
     const auto [it, added] = known_.try_emplace(f, false);  // what recursion meets
     if (!added) return it->second;
-    const auto record = functions_.Find(f);
-    bool all = record != nullptr;
-    for (int i = 0; all && i < record->fdef().node_def_size(); ++i) {
+    const tf::FunctionDef* fdef = functions_.Find(f);
+    bool all = fdef != nullptr;
+    for (int i = 0; all && i < fdef->node_def_size(); ++i) {
       const tf::OpRegistrationData* inner = nullptr;
-      const tf::NodeDef& def = record->fdef().node_def(i);
+      const tf::NodeDef& def = fdef->node_def(i);
       all = functions_.LookUp(def.op(), &inner).ok() && Check(def, *inner, depth + 1);
     }
     return known_[f] = all;

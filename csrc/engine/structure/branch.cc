@@ -69,11 +69,11 @@ struct Slots {
 V Filler(FunctionAuthor* branch, const TensorSpec& slot) {
   if (slot.dtype == tf::DT_VARIANT) return op("EmptyTensorList", ints({}), 0, Attr("element_dtype", DType::kFloat));
   if (!slot.shape.IsFullyDefined()) return constant(0, static_cast<DType>(slot.dtype));
-  tf::NodeDef node;
+  tf::NodeDef& node = *(*branch)->body()->NewDef();
   node.set_op("FakeParam");
   (*node.mutable_attr())["dtype"].set_type(slot.dtype);
   slot.shape.AsProto((*node.mutable_attr())["shape"].mutable_shape());
-  return (*branch)->EmitNode(std::move(node), {}, {slot.dtype});
+  return (*branch)->EmitNode(&node, {}, {slot.dtype});
 }
 
 // Splits the branches, and writes around the halves of each what makes them alike: all forward branches return the
@@ -121,7 +121,7 @@ class BranchSplit {
               const tf::DataTypeVector& outputs) const {
     const bool is_if = node_.op() == "If" || node_.op() == "StatelessIf";
     const bool stateful = std::any_of(branches.begin(), branches.end(), [](const auto& f) { return f.stateful; });
-    tf::NodeDef node;
+    tf::NodeDef& node = *(*author)->body()->NewDef();
     node.set_op(absl::StrCat(stateful ? "" : "Stateless", is_if ? "If" : "Case"));
     CopyRuntimeAttrs(node_, &node);
     auto& attrs = *node.mutable_attr();
@@ -130,7 +130,7 @@ class BranchSplit {
     SetTypes(inputs, &attrs["Tin"]);
     SetTypes(outputs, &attrs["Tout"]);
     inputs.insert(inputs.begin(), selector);
-    return OutputsOf((*author)->EmitNode(std::move(node), inputs, outputs), outputs.size());
+    return OutputsOf((*author)->EmitNode(&node, inputs, outputs), outputs.size());
   }
 
   // -- Forward: the results, then the slots.

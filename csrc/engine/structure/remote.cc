@@ -14,7 +14,7 @@ absl::StatusOr<Callable> WriteCall(Splitter* splitter, const tf::NodeDef& like, 
   FunctionAuthor author(splitter);
   Values all = {author.Arg(tf::DT_STRING)};
   for (const V& arg : author.Args(inputs)) all.push_back(arg);
-  tf::NodeDef node;
+  tf::NodeDef& node = *author->body()->NewDef();
   node.set_op("RemoteCall");
   CopyRuntimeAttrs(like, &node);
   auto& attrs = *node.mutable_attr();
@@ -22,7 +22,7 @@ absl::StatusOr<Callable> WriteCall(Splitter* splitter, const tf::NodeDef& like, 
   attrs["f"].mutable_func()->set_name(f.name);
   SetTypes(inputs, &attrs["Tin"]);
   SetTypes(outputs, &attrs["Tout"]);
-  const V call = author->EmitNode(std::move(node), all, outputs);
+  const V call = author->EmitNode(&node, all, outputs);
   TF_ASSIGN_OR_RETURN(Callable remote, author.Finish("remote", OutputsOf(call, outputs.size())));
   remote.results = f.results;  // with their shapes
   return remote;

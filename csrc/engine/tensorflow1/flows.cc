@@ -12,7 +12,7 @@
 namespace symgrad {
 namespace {
 
-bool IsArrayOp(const std::string& op) { return HasTrait(op, Trait::kArray); }
+bool IsArrayOp(absl::string_view op) { return HasTrait(op, Trait::kArray); }
 
 // Outputs that are one flow, of which some is known to be one: all are.
 class Marks {

@@ -160,7 +160,7 @@ absl::StatusOr<std::string> FunctionText::Write(const char* stem, const Excerpt&
         node->add_input(input);
     }
   }
-  return functions_->AddNamedByContent(stem, std::move(f));
+  return functions_->AddNamedByContent(stem, std::make_shared<tf::FunctionDef>(std::move(f)));
 }
 
 std::vector<int> FunctionText::Sort() const {

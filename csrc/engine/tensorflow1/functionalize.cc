@@ -386,7 +386,7 @@ class Functionalizer {
 
 bool HasFrames(const tf::FunctionDef& fdef) {
   return std::any_of(fdef.node_def().begin(), fdef.node_def().end(), [](const tf::NodeDef& node) {
-    const std::string& op = node.op();
+    const absl::string_view op = node.op();
     return op == "Merge" || op == "Switch" || op == "Enter" || op == "Exit" || op == "NextIteration" ||
            op == "LoopCond";
   });

@@ -13,7 +13,7 @@ namespace symgrad {
 namespace {
 
 // Ops that make a list of tensors and integers.
-bool MakesList(const std::string& op) {
+bool MakesList(absl::string_view op) {
   return op == "EmptyTensorList" || op == "TensorListFromTensor" || op == "TensorListReserve";
 }
 

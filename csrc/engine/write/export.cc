@@ -37,7 +37,7 @@ class FunctionWriter {
         part_(FindPart(functions, body, signature)),
         waits_(FindWaits(body, part_)) {}
 
-  tf::FunctionDef Write(const tf::FunctionDef& source) {
+  std::shared_ptr<tf::FunctionDef> Write(const tf::FunctionDef& source) {
     for (size_t i = 0; i < args_.size(); ++i) arg_of_[body_.output_index(args_[i])] = static_cast<int>(i);
     NameNodes();
     NameArgs();
@@ -56,7 +56,7 @@ class FunctionWriter {
       if (id < body_.num_nodes() && part_.kept[id] && !body_.node(id).is_arg()) WriteNode(id);
     }
     WriteResults();
-    return std::move(fdef_);
+    return function_;
   }
 
  private:
@@ -217,7 +217,8 @@ class FunctionWriter {
   const std::vector<Port>&args_, &results_;
   const Part part_;
   const std::vector<int> waits_;
-  tf::FunctionDef fdef_;
+  const std::shared_ptr<tf::FunctionDef> function_ = InArena<tf::FunctionDef>();
+  tf::FunctionDef& fdef_ = *function_;
   absl::flat_hash_map<int, int> arg_of_;  // output index -> which argument it is
   std::vector<std::string> names_, arg_names_;
 };
@@ -226,9 +227,9 @@ class FunctionWriter {
 
 absl::StatusOr<Callable> WriteFunction(Functions* functions, const Body& body, absl::string_view stem,
                                        const Signature& signature, const tf::FunctionDef& source) {
-  tf::FunctionDef fdef = FunctionWriter(*functions, body, signature).Write(source);
+  std::shared_ptr<tf::FunctionDef> fdef = FunctionWriter(*functions, body, signature).Write(source);
   Callable function;
-  function.stateful = fdef.signature().is_stateful();
+  function.stateful = fdef->signature().is_stateful();
   for (const Port& p : signature.results)
     function.results.push_back({tf::BaseType(body.output(p).dtype), ShapeOf(body, p, signature)});
   TF_ASSIGN_OR_RETURN(function.name, functions->AddNamedByContent(stem, std::move(fdef)));

@@ -15,7 +15,7 @@ namespace {
 // How far back the operands of an operand are looked at.
 constexpr int kDepth = 12;
 
-using Names = std::unordered_set<std::string>;
+using Names = std::unordered_set<std::string_view>;
 
 bool In(const Names& names, const V& x) { return x.is_tensor() && names.count(Op(x.node()).op_type()) > 0; }
 
@@ -23,8 +23,8 @@ bool In(const Names& names, const V& x) { return x.is_tensor() && names.count(Op
 struct Made {
   int first = 0, last = 0;  // last: -1 and below count from the last input
 };
-using Ways = std::unordered_map<std::string, Made>;
-const Made* Find(const Ways& ways, const std::string& op) {
+using Ways = std::unordered_map<std::string_view, Made>;
+const Made* Find(const Ways& ways, std::string_view op) {
   const auto it = ways.find(op);
   return it == ways.end() ? nullptr : &it->second;
 }
@@ -159,7 +159,7 @@ bool IsNonNegative(const V& x, int depth);
 bool IsPositive(const V& x, int depth) {
   if (!x.is_tensor() || depth == 0) return false;
   const Op o(x.node());
-  const std::string& type = o.op_type();
+  const std::string_view type = o.op_type();
   const auto positive = [&](const V& v) { return IsPositive(v, depth - 1); };
   const auto non_negative = [&](const V& v) { return IsNonNegative(v, depth - 1); };
   if (const auto bounds = o.bounds()) return bounds->first > 0;
@@ -178,7 +178,7 @@ bool IsNonNegative(const V& x, int depth) {
   if (!x.is_tensor() || depth == 0) return false;
   if (In(*always, x)) return true;
   const Op o(x.node());
-  const std::string& type = o.op_type();
+  const std::string_view type = o.op_type();
   const auto non_negative = [&](const V& v) { return IsNonNegative(v, depth - 1); };
   if (const auto bounds = o.bounds()) return bounds->first >= 0;
   if (type == "Square" || type == "SquaredDifference" || IsSquare(o)) return !IsComplex(x.dtype());
@@ -201,7 +201,7 @@ bool IsFlat(const V& x, int depth) {
   if (!x.is_tensor() || depth == 0) return false;
   if (In(*always, x)) return true;
   const Op o(x.node());
-  const std::string& type = o.op_type();
+  const std::string_view type = o.op_type();
   const auto flat = [&](const V& v) { return IsFlat(v, depth - 1); };
   if (o.bounds() || IsSquare(o)) return true;  // a constant has no derivative at all
   if (type == "Pow") {

@@ -14,7 +14,7 @@ struct Registry {
     const char* file = nullptr;
   };
   std::shared_mutex mutex;  // a library with traits of its own may be loaded at any time
-  std::unordered_map<std::string, std::array<Entry, Trait::kNumKinds>> ops;
+  std::unordered_map<std::string_view, std::array<Entry, Trait::kNumKinds>> ops;
   int count = 0;
   std::string conflicts;
 };
@@ -39,7 +39,7 @@ TraitRegistration::TraitRegistration(const Trait* traits, int count, const char*
   }
 }
 
-const Trait* FindTrait(const std::string& op, Trait::Kind kind) {
+const Trait* FindTrait(std::string_view op, Trait::Kind kind) {
   Registry& all = Traits();
   const std::shared_lock lock(all.mutex);
   const auto it = all.ops.find(op);

@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <string>
+#include <string_view>
 
 #include "csrc/rules/op.h"
 
@@ -83,8 +84,8 @@ struct TraitRegistration {
   static const ::symgrad::TraitRegistration symgrad_trait_registration(traits, __FILE__);
 
 // The trait of an op; null if it has none of that kind.
-const Trait* FindTrait(const std::string& op, Trait::Kind kind);
-inline bool HasTrait(const std::string& op, Trait::Kind kind) { return FindTrait(op, kind) != nullptr; }
+const Trait* FindTrait(std::string_view op, Trait::Kind kind);
+inline bool HasTrait(std::string_view op, Trait::Kind kind) { return FindTrait(op, kind) != nullptr; }
 // The same where the condition is met by the node.
 const Trait* FindTrait(const Op& o, Trait::Kind kind);
 

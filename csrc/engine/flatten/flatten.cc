@@ -1,4 +1,4 @@
-#include "csrc/engine/structure/flatten.h"
+#include "csrc/engine/flatten/flatten.h"
 
 #include <algorithm>
 #include <deque>
@@ -23,11 +23,13 @@ bool IsTrue(const google::protobuf::Map<std::string, tf::AttrValue>& attrs, cons
   return it != attrs.end() && it->second.b();
 }
 
+bool IsGenerated(absl::string_view function) { return absl::StartsWith(function, kGenerated); }
+
 bool IsList(const tf::OpDef::ArgDef& arg) { return !arg.number_attr().empty() || !arg.type_list_attr().empty(); }
 
 // A function in its place: the outermost, or what a call stands for.
 struct Scope {
-  tf::core::RefCountPtr<tf::FunctionRecord> record;
+  const tf::FunctionDef* function = nullptr;
   std::string prefix;
   int parent = -1;
   const tf::NodeDef* call = nullptr;                    // in the parent
@@ -36,7 +38,7 @@ struct Scope {
   absl::flat_hash_map<absl::string_view, bool> others;  // nodes by name: whether they are stateful
   std::vector<std::string> before;                      // what the call waits for
   bool is_awaited = false;                              // something waits for the call
-  const tf::FunctionDef& f() const { return record->fdef(); }
+  const tf::FunctionDef& f() const { return *function; }
   int depth = 0;
 };
 
@@ -44,12 +46,16 @@ struct Scope {
 constexpr int kMaxDepth = 50;
 constexpr int64_t kMaxNodes = 1'000'000;
 
+enum class Inlines { kAll, kGradients };
+
 class Flattener {
  public:
-  Flattener(Functions* functions, const tf::NameAttrList& f) : functions_(functions) {
-    compiled_ = IsTrue(f.attr(), kCompiled);
-    auto record = functions->Find(f.name());
-    if (record != nullptr) Enter(std::move(record), -1, nullptr);
+  Flattener(Functions* functions, const tf::NameAttrList& f, Inlines inlines)
+      : functions_(functions), inlines_(inlines), compiled_(IsTrue(f.attr(), kCompiled)) {
+    const tf::FunctionDef* fdef = functions->Find(f.name());
+    if (fdef == nullptr) return;
+    if (inlines == Inlines::kGradients) Count(*fdef);
+    Enter(*fdef, -1, nullptr);
     for (size_t s = 0; s < scopes_.size() && !recursive_; ++s) Read(static_cast<int>(s));
   }
 
@@ -70,9 +76,9 @@ class Flattener {
   }
 
  private:
-  void Enter(tf::core::RefCountPtr<tf::FunctionRecord> record, int parent, const tf::NodeDef* call) {
+  void Enter(const tf::FunctionDef& function, int parent, const tf::NodeDef* call) {
     Scope& scope = scopes_.emplace_back();
-    scope.record = std::move(record);
+    scope.function = &function;
     scope.parent = parent;
     scope.call = call;
     if (parent >= 0) {
@@ -92,35 +98,63 @@ class Flattener {
       for (const tf::NodeDef& node : f.node_def()) names_.insert(node.name());
   }
 
+  // How often each function is called by what may be written out.
+  void Count(const tf::FunctionDef& f) {
+    std::vector<const tf::FunctionDef*> pending = {&f};
+    while (!pending.empty()) {
+      const tf::FunctionDef* caller = pending.back();
+      pending.pop_back();
+      for (const tf::NodeDef& node : caller->node_def()) {
+        const tf::OpRegistrationData* op = nullptr;
+        if (!functions_->LookUp(node.op(), &op).ok()) continue;
+        const tf::FunctionDef* callee = Called(node, *op);
+        if (callee != nullptr && calls_[callee]++ == 0) pending.push_back(callee);
+      }
+    }
+  }
+
   void Read(int s) {
     for (const tf::NodeDef& node : scopes_[s].f().node_def()) {
       const tf::OpRegistrationData* op = nullptr;
       const bool known = functions_->LookUp(node.op(), &op).ok();
-      auto callee = known && num_nodes_ < kMaxNodes && scopes_[s].depth < kMaxDepth ? Called(node, *op) : nullptr;
-      if (callee == nullptr || !CanBeInlined(callee->fdef(), node)) {
+      const tf::FunctionDef* callee =
+          known && num_nodes_ < kMaxNodes && scopes_[s].depth < kMaxDepth ? Called(node, *op) : nullptr;
+      const bool shared = inlines_ == Inlines::kGradients && callee != nullptr && calls_[callee] > 1;
+      if (callee == nullptr || shared || !CanBeInlined(*callee, node)) {
         scopes_[s].others[node.name()] = known && op->op_def.is_stateful();
         continue;
       }
       for (int above = s; above >= 0; above = scopes_[above].parent)
-        recursive_ = recursive_ || scopes_[above].f().signature().name() == callee->fdef().signature().name();
+        recursive_ = recursive_ || scopes_[above].f().signature().name() == callee->signature().name();
       scopes_[s].scopes[node.name()] = static_cast<int>(scopes_.size());
-      Enter(std::move(callee), s, &node);
+      Enter(*callee, s, &node);
     }
   }
 
   // What a node calls; null if it is no call, or one that is to stay. The gradient op is a call of a gradient function,
   // which depends on what XLA knows of its inputs where XLA compiles it.
-  tf::core::RefCountPtr<tf::FunctionRecord> Called(const tf::NodeDef& node, const tf::OpRegistrationData& op) {
-    if (node.op() == kGradientOp && !compiled_ && node.attr().contains("f")) {
+  const tf::FunctionDef* Called(const tf::NodeDef& node, const tf::OpRegistrationData& op) {
+    if (HasOwnGradient(node)) return nullptr;
+    if (AsksForGradient(node.op()) && !compiled_ && node.attr().contains("f")) {
       tf::DataTypeVector tin, tout;
       if (!tf::InOutTypesForNode(node, op.op_def, &tin, &tout).ok()) return nullptr;
       const Asked asked = AskedBy(node, tin, tout);
       const absl::StatusOr<std::string> gradient = functions_->Gradient(asked.f, asked.wrt, asked.values);
-      return gradient.ok() ? functions_->Find(*gradient) : nullptr;
+      const tf::FunctionDef* callee = gradient.ok() ? functions_->Find(*gradient) : nullptr;
+      return callee != nullptr && Fit(tin, callee->signature().input_arg()) &&
+                     Fit(tout, callee->signature().output_arg())
+                 ? callee
+                 : nullptr;
     }
-    if (!IsCall(node, op) || HasOwnGradient(node) || IsTrue(node.attr(), "_XlaMustCompile")) return nullptr;
+    if (!IsCall(node, op) || IsTrue(node.attr(), "_XlaMustCompile")) return nullptr;
     const std::string callee = Callee(node).name();
+    if (inlines_ == Inlines::kGradients && !IsGenerated(callee)) return nullptr;
     return functions_->GradientDef(callee).empty() ? functions_->Find(callee) : nullptr;
+  }
+
+  static bool Fit(const tf::DataTypeVector& types, const tf::protobuf::RepeatedPtrField<tf::OpDef::ArgDef>& args) {
+    return std::equal(types.begin(), types.end(), args.begin(), args.end(),
+                      [](tf::DataType type, const tf::OpDef::ArgDef& arg) { return type == arg.type(); });
   }
 
   static bool CanBeInlined(const tf::FunctionDef& f, const tf::NodeDef& call) {
@@ -246,22 +280,42 @@ class Flattener {
   }
 
   Functions* const functions_;
+  const Inlines inlines_;
+  const bool compiled_;
+  absl::flat_hash_map<const tf::FunctionDef*, int> calls_;
   std::deque<Scope> scopes_;  // those that call before those that are called
   std::set<std::string> names_;
   int64_t num_nodes_ = 0;
-  bool compiled_ = false, recursive_ = false;
+  bool recursive_ = false;
 };
 
 }  // namespace
 
 absl::StatusOr<tf::NameAttrList> Flatten(Functions* functions, const tf::NameAttrList& f) {
-  const auto record = functions->Find(f.name());
-  if (record == nullptr || !functions->GradientDef(f.name()).empty()) return f;
-  Flattener flattener(functions, f);
+  if (functions->Find(f.name()) == nullptr || !functions->GradientDef(f.name()).empty()) return f;
+  Flattener flattener(functions, f, Inlines::kAll);
   if (!flattener.Any()) return f;
   tf::NameAttrList flat = f;
-  TF_ASSIGN_OR_RETURN(*flat.mutable_name(), functions->AddNamedByContent(f.name(), flattener.Write()));
+  TF_ASSIGN_OR_RETURN(*flat.mutable_name(),
+                      functions->AddNamedByContent(f.name(), std::make_shared<tf::FunctionDef>(flattener.Write())));
   return flat;
+}
+
+std::optional<tf::FunctionDef> InlineGradients(Functions* functions, const tf::NameAttrList& f,
+                                               const tf::FunctionDef& fdef) {
+  const auto calls_gradient = [](const tf::NodeDef& node) {
+    if (AsksForGradient(node.op())) return true;
+    const absl::string_view op = node.op();
+    if (op != "PartitionedCall" && op != "StatefulPartitionedCall") return false;
+    const auto callee = node.attr().find("f");
+    return callee != node.attr().end() && IsGenerated(callee->second.func().name());
+  };
+  if (fdef.signature().attr_size() > 0 || IsTrue(f.attr(), kCompiled) ||
+      std::none_of(fdef.node_def().begin(), fdef.node_def().end(), calls_gradient))
+    return std::nullopt;
+  Flattener flattener(functions, f, Inlines::kGradients);
+  if (!flattener.Any()) return std::nullopt;
+  return flattener.Write();
 }
 
 }  // namespace symgrad
