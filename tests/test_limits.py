@@ -1,5 +1,6 @@
 """Functions that are too large, or nested too deeply: an error, in time that is linear, on a small stack."""
 
+import resource
 import subprocess
 import sys
 import threading
@@ -141,6 +142,24 @@ def test_bound_can_be_raised(monkeypatch: pytest.MonkeyPatch) -> None:
         build([chain(200)], "chain")
     monkeypatch.setenv("TF_SYMGRAD_MAX_NODES", "10000")
     assert build([chain(200)], "chain").function
+
+
+@pytest.mark.parametrize(("op", "dtype"), [("Pow", FLOAT), ("Maximum", FLOAT), ("Reshape", types_pb2.DT_INT32)])
+@pytest.mark.parametrize("elements", [1 << 29, 1 << 40])
+def test_a_constant_of_few_bytes_and_many_elements(op: str, dtype: int, elements: int) -> None:
+    """Nobody needs its elements to differentiate by x, and they would take all memory."""
+    f = scalar_function("f", f"n:{'output' if op == 'Reshape' else 'z'}:0")
+    constant = f.node_def.add(name="c", op="Const").attr
+    constant["dtype"].type = constant["value"].tensor.dtype = dtype
+    constant["value"].tensor.tensor_shape.dim.add(size=elements)
+    getattr(constant["value"].tensor, "float_val" if dtype == FLOAT else "int_val").append(2)
+    node = f.node_def.add(name="n", op=op, input=["x", "c:output:0"])
+    node.attr["T"].type = FLOAT
+    if op == "Reshape":
+        node.attr["Tshape"].type = dtype
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert build([f], "f").function
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + (100 << 10)  # kB
 
 
 OUT_OF_MEMORY = """

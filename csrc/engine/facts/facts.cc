@@ -189,7 +189,7 @@ class Inference {
     for (size_t i = 0; i < node_.inputs.size(); ++i) {
       if (tensors_[i] != nullptr || !c->requested_input_tensor(static_cast<int>(i))) continue;
       const tf::AttrValue* value = ConstValue(*body_, node_.inputs[i]);
-      if (value == nullptr || !values_[i].FromProto(value->tensor())) continue;
+      if (value == nullptr || !ReadTensor(value->tensor(), &values_[i])) continue;
       tensors_[i] = &values_[i];
       given = true;
     }
