@@ -509,6 +509,14 @@ def test_known_values_of_a_rank_that_a_shape_function_does_not_expect() -> None:
         differentiate(text_format.Merge(INDEX, f))
 
 
+def test_a_scalar_whose_last_dimension_a_shape_function_reads() -> None:
+    f = one_node("f", 'op: "FakeQuantWithMinMaxVarsPerChannelGradient" input: "x" input: "c:output:0" '
+      'input: "c:output:0" input: "c:output:0"', "backprops_wrt_input")  # fmt: skip
+    scalar = INDEX.replace('"i"', '"c"').replace("INT32", "FLOAT").replace("int_val", "float_val")
+    with pytest.raises(native.StatusError, match="input inputs.* must have 1 to 4 dimensions, but has 0"):
+        differentiate(text_format.Merge(scalar, f))
+
+
 @pytest.mark.parametrize("size", [2**31, 2**40, 0, -3])
 def test_more_devices_than_a_shape_function_can_count(size: int) -> None:
     f = one_node(
