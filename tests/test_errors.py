@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import tensorflow as tf
 from google.protobuf import text_format
-from tensorflow.core.framework import attr_value_pb2, function_pb2
+from tensorflow.core.framework import attr_value_pb2, function_pb2, types_pb2
 from tensorflow.python.eager import context
 
 import tf_symgrad
@@ -509,6 +509,14 @@ def test_known_values_of_a_rank_that_a_shape_function_does_not_expect() -> None:
         differentiate(text_format.Merge(INDEX, f))
 
 
+def test_a_scalar_whose_last_dimension_a_shape_function_reads() -> None:
+    f = one_node("f", 'op: "FakeQuantWithMinMaxVarsPerChannelGradient" input: "x" input: "c:output:0" '
+      'input: "c:output:0" input: "c:output:0"', "backprops_wrt_input")  # fmt: skip
+    scalar = INDEX.replace('"i"', '"c"').replace("INT32", "FLOAT").replace("int_val", "float_val")
+    with pytest.raises(native.StatusError, match="input inputs.* must have 1 to 4 dimensions, but has 0"):
+        differentiate(text_format.Merge(scalar, f))
+
+
 @pytest.mark.parametrize("size", [2**31, 2**40, 0, -3])
 def test_more_devices_than_a_shape_function_can_count(size: int) -> None:
     f = one_node(
@@ -521,6 +529,28 @@ def test_more_devices_than_a_shape_function_can_count(size: int) -> None:
     f.arg_attr[0].attr["_output_shapes"].list.shape.add().dim.add(size=2)
     with pytest.raises(native.StatusError, match="node 'n' .op CollectiveGather.*group_size is no number of devices"):
         differentiate(f)
+
+
+@pytest.mark.parametrize("op", ["PartitionedCall", "StatelessCase", "StatelessWhile"])
+@pytest.mark.parametrize("place", ["input_arg", "output_arg"])
+def test_functions_of_other_dtypes_than_their_node_says(op: str, place: str) -> None:
+    callee = one_node("g", 'op: "Cast" input: "x" ' + NODE_T.replace('"T"', '"SrcT"') + NODE_T.replace('"T"', '"DstT"'))
+    callee.ret["y"] = "n:y:0"
+    other = "SrcT" if place == "input_arg" else "DstT"
+    getattr(callee.signature, place)[0].type = callee.node_def[0].attr[other].type = types_pb2.DT_DOUBLE
+    attrs = {"PartitionedCall": "f", "StatelessCase": "branches", "StatelessWhile": "body"}
+    f = one_node("f", f'op: "{op}" ' + 'input: "i:output:0" ' * (op == "StatelessCase") + 'input: "x"')
+    node = text_format.Merge(INDEX, f).node_def[0]
+    for types in ("T",) if op == "StatelessWhile" else ("Tin", "Tout"):
+        node.attr[types].list.type.append(types_pb2.DT_FLOAT)
+    functions = node.attr[attrs[op]]
+    (functions.list.func.add() if op == "StatelessCase" else functions.func).name = "g"
+    node.attr["cond"].func.name = "h"
+    never = one_node("h", f'op: "IsNan" input: "x" {NODE_T}', "y")
+    never.signature.output_arg[0].type = types_pb2.DT_BOOL
+    library = function_pb2.FunctionDefLibrary(function=[f, callee, never]).SerializeToString()
+    with pytest.raises(native.StatusError, match="node 'n' .op .*float.* to .*float.*'g' has other dtypes"):
+        native.build_gradient(library, attr_value_pb2.NameAttrList(name="f").SerializeToString())
 
 
 def test_a_call_by_name_is_of_that_name() -> None:

@@ -1,17 +1,21 @@
 """Functions that are too large, or nested too deeply: an error, in time that is linear, on a small stack."""
 
+import resource
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tensorflow.core.framework import function_pb2, types_pb2
+from tensorflow.core.framework import attr_value_pb2, function_pb2, types_pb2
 
 from tests.test_engine import build, chain
 from tf_symgrad import _loader
 
 FLOAT, BOOL = types_pb2.DT_FLOAT, types_pb2.DT_BOOL
-StatusError = _loader.native().StatusError
+native = _loader.native()
+StatusError = native.StatusError
 RESOURCE_EXHAUSTED = 8
 
 Definitions = list[function_pb2.FunctionDef]
@@ -162,3 +166,63 @@ def test_bound_can_be_raised(monkeypatch: pytest.MonkeyPatch) -> None:
         build([chain(200)], "chain")
     monkeypatch.setenv("TF_SYMGRAD_MAX_NODES", "10000")
     assert build([chain(200)], "chain").function
+
+
+@pytest.mark.parametrize(("op", "dtype"), [("Pow", FLOAT), ("Maximum", FLOAT), ("Reshape", types_pb2.DT_INT32)])
+@pytest.mark.parametrize("elements", [1 << 29, 1 << 40])
+def test_a_constant_of_few_bytes_and_many_elements(op: str, dtype: int, elements: int) -> None:
+    """Nobody needs its elements to differentiate by x, and they would take all memory."""
+    f = scalar_function("f", f"n:{'output' if op == 'Reshape' else 'z'}:0")
+    constant = f.node_def.add(name="c", op="Const").attr
+    constant["dtype"].type = constant["value"].tensor.dtype = dtype
+    constant["value"].tensor.tensor_shape.dim.add(size=elements)
+    getattr(constant["value"].tensor, "float_val" if dtype == FLOAT else "int_val").append(2)
+    node = f.node_def.add(name="n", op=op, input=["x", "c:output:0"])
+    node.attr["T"].type = FLOAT
+    if op == "Reshape":
+        node.attr["Tshape"].type = dtype
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert build([f], "f").function
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + (100 << 10)  # kB
+
+
+OUT_OF_MEMORY = """
+import os, resource
+from tests import test_limits
+
+library, f = test_limits.with_a_large_constant(128)
+with open("/proc/self/statm") as statm:
+    size = int(statm.read().split()[0]) * resource.getpagesize()
+for megabytes in range(25, 1800, 125):
+    child = os.fork()
+    if child == 0:
+        resource.setrlimit(resource.RLIMIT_AS, (size + (megabytes << 20),) * 2)
+        try:
+            test_limits.native.build_gradient(library, f)
+            os.write(1, b"built ")
+        except MemoryError:
+            os.write(1, b"parsed ")
+        except test_limits.StatusError as error:
+            os.write(1, b"refused " if error.args[0] == 8 else str(error).encode())
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, megabytes
+"""
+
+
+def with_a_large_constant(megabytes: int) -> tuple[bytes, bytes]:
+    """A library of `f`, and its name: x times a constant of so many megabytes."""
+    f = scalar_function("f", "n:z:0")
+    constant = f.node_def.add(name="c", op="Const").attr
+    constant["dtype"].type = constant["value"].tensor.dtype = FLOAT
+    constant["value"].tensor.tensor_shape.dim.add(size=megabytes << 18)
+    constant["value"].tensor.tensor_content = bytes(megabytes << 20)
+    f.node_def.add(name="n", op="Mul", input=["x", "c:output:0"]).attr["T"].type = FLOAT
+    library = function_pb2.FunctionDefLibrary(function=[f])
+    return library.SerializeToString(), attr_value_pb2.NameAttrList(name="f").SerializeToString()
+
+
+def test_out_of_memory() -> None:
+    """In a process that may not have it: an error, wherever that is noticed, of the class that says so."""
+    done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert set(done.stdout.split()) == {"parsed", "refused", "built"}

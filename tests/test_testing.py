@@ -152,7 +152,7 @@ REFUSED: dict[str, tuple[Callable[[], None], type[Exception], str]] = {
     "no result": (lambda: check_grads(tf.argmax, [X]), ValueError, "returns no floating"),
     "no list": (lambda: check_grads(tf.sin, X), TypeError, r"args must be a list.*check_grads\(f, \[x\]\)"),
     "mode": (lambda: check_grads(tf.sin, [X], modes=["reverse"]), ValueError, "modes must be some of"),
-    "order": (lambda: check_grads(tf.sin, [X], order=0), ValueError, "order must be 1 or more"),
+    "order": (lambda: check_grads(tf.sin, [X], order=0), ValueError, "order must be an integer, 1 or more"),
     "f": (lambda: check_grads(3, [X]), TypeError, "must be a function"),  # type: ignore[arg-type]
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -10,7 +10,7 @@ from tensorflow.core.framework import function_pb2
 
 from tf_symgrad import _compiled, _custom, _inputs, _op, _resolve
 from tf_symgrad._differentiate import differentiate
-from tf_symgrad._function import Function, invalid
+from tf_symgrad._function import Function
 
 
 @_op.no_autograph
@@ -78,24 +78,25 @@ def symbolic_gradient(
     """
     if f is None:
         raise TypeError("symbolic_gradient() needs the function to differentiate: symbolic_gradient([x, dy], f=f).")
-    if isinstance(input, (tf.Tensor, str, bytes, Mapping)) or not isinstance(input, Iterable):
-        raise TypeError(
-            f"input must be a list of tensors, [x_1, ..., x_N, dy_1, ..., dy_M], not {input!r}."
-            + (" A dict may be an element of it: [{...}, dy]." if isinstance(input, Mapping) else "")
-        )
-    if capture_gradients and variables is not None:
+    of = "tensors, [x_1, ..., x_N, dy_1, ..., dy_M] ([{...}, dy] where an input is a dict)"
+    values = _inputs.elements("input", input, of)
+    captures, sparse = _inputs.flag("capture_gradients", capture_gradients), _inputs.flag("sparse", sparse)
+    none, kept = _inputs.none_if_unconnected(unconnected_gradients), _inputs.checkpoint_of(checkpoint)
+    flags = _inputs.flags(wrt)
+    if variables is not None:
+        variables = _inputs.elements("variables", variables, "variables")
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"name must be a string, not {name!r}.")
+    if captures and variables is not None:
         raise ValueError("Give capture_gradients or variables: both say which gradients follow those of the inputs.")
-    values = list(input)
     if variables is None and Tout is None and _compiled.may_be_traced(f) and _compiled.are_plain(values):
-        options = (capture_gradients, None if wrt is None else tuple(wrt), unconnected_gradients, sparse, checkpoint)
+        options = (captures, flags and tuple(flags), none, sparse, kept)
 
         def again(f: Any, tensors: Sequence[Any]) -> list[Any]:
-            return _symgrad(
-                tensors, None, f, name, capture_gradients, None, wrt, unconnected_gradients, sparse, checkpoint
-            )
+            return _symgrad(tensors, None, f, name, captures, None, flags, none, sparse, kept)
 
         return list(_compiled.of_function(f, options, again)(None, *values))
-    return _symgrad(values, Tout, f, name, capture_gradients, variables, wrt, unconnected_gradients, sparse, checkpoint)
+    return _symgrad(values, Tout, f, name, captures, variables, flags, none, sparse, kept)
 
 
 def _symgrad(
@@ -103,19 +104,18 @@ def _symgrad(
     Tout: Sequence[Any] | None,
     f: Any,
     name: str | None,
-    capture_gradients: bool,
+    captures: bool,
     variables: Sequence[Any] | None,
     wrt: Sequence[bool] | None,
-    unconnected_gradients: str | tf.UnconnectedGradients,
+    none: bool,
     sparse: bool,
-    checkpoint: str | int | None,
+    checkpoint: str,
 ) -> list[Any]:
-    none = tf.UnconnectedGradients(unconnected_gradients) == tf.UnconnectedGradients.NONE
-    function = _resolve.resolve(f, values).checkpointed(_inputs.checkpoint_of(checkpoint))
+    function = _resolve.resolve(f, values).checkpointed(checkpoint)
     inputs = _inputs.op_inputs(function, _inputs.flatten(values))
-    count, flags = len(function.inputs), _inputs.mask(function, wrt)
+    count, flags = len(function.inputs), _inputs.mask(function, function.arguments, wrt)
     places = [_inputs.place(variable, inputs[:count]) for variable in variables or ()]
-    if capture_gradients:
+    if captures:
         places = list(range(len(flags), count))
     wanted = [(i < len(flags) and flags[i]) or i in places for i in range(count)]
     dtypes = _inputs.tout(function, inputs, wanted, Tout)
@@ -154,12 +154,9 @@ def gradient_function(
       >>> [node.op for node in library.function[0].node_def]
       ['Tanh', 'TanhGrad']
     """
-    function = _resolve.resolve(f, []).checkpointed(_inputs.checkpoint_of(checkpoint))
-    if wrt is not None and len(wrt) != len(function.inputs):
-        raise invalid(f"{function} has {_inputs.describe('input', function.inputs)}, but wrt has {len(wrt)} elements.")
-    wrt = [True] * len(function.inputs) if wrt is None else wrt
-
-    _, gradient = build_gradient(function, wrt)
+    kept, flags = _inputs.checkpoint_of(checkpoint), _inputs.flags(wrt)
+    function = _resolve.resolve(f, []).checkpointed(kept)
+    _, gradient = build_gradient(function, _inputs.mask(function, function.inputs, flags))
     function.given[gradient.name] = gradient
     return gradient.name, gradient.definitions()
 

@@ -42,8 +42,10 @@ def function_gradient(
       >>> g(tf.constant(0.0), tf.constant(2.0))
       [<tf.Tensor: shape=(), dtype=float32, numpy=2.0>]
     """
-    function = _resolve.resolve(f, []).checkpointed(_inputs.checkpoint_of(checkpoint))
-    wanted = list(wrt) if wrt is not None else _function.differentiable_inputs(function)
+    values, kept, flags = _inputs.flag("values", values), _inputs.checkpoint_of(checkpoint), _inputs.flags(wrt)
+    function = _resolve.resolve(f, []).checkpointed(kept)
+    flags = _function.differentiable_inputs(function) if flags is None else flags
+    wanted = _inputs.mask(function, function.inputs, flags)
     if not any(wanted):
         raise invalid(f"{function} has no input that a gradient is wanted of.")
     whole, gradient = _api.build_gradient(function, wanted, values)

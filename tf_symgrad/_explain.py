@@ -11,7 +11,7 @@ import tensorflow as tf
 from tensorflow.core.framework import function_pb2, graph_pb2, node_def_pb2
 from tensorflow.python.framework import convert_to_constants
 
-from tf_symgrad import _concrete, _custom, _function, _loader, _nodes, _op, _resolve
+from tf_symgrad import _concrete, _custom, _function, _inputs, _loader, _nodes, _op, _resolve
 from tf_symgrad._calls import Call
 from tf_symgrad._function import Function
 
@@ -143,7 +143,10 @@ def explain(
       >>> [(x.name, x.connected) for x in tf_symgrad.explain(f).inputs]
       [('x', True), ('y', False)]
     """
+    wrt = _inputs.flags(wrt)
+    _inputs.check_number("unknown", unknown, 0)
     if args is not None:
+        args = _inputs.elements("args", args, "arguments of f: explain(f, args=[x])")
         f = Call(f, args, {}, {}).concrete
     function = _resolve.resolve(f, [])
     resolved = _custom.resolve(function, []) or function  # with what custom gradients do

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import numbers
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,45 @@ def checkpoint_of(policy: str | int | None) -> str:
     if isinstance(policy, bool) or not isinstance(policy, (str, int)):
         raise TypeError(f"checkpoint must be a string or a number of bytes, not {policy!r}.")
     return str(policy)
+
+
+def flag(name: str, value: Any) -> bool:
+    """An option that is on or off."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, not {value!r}.")
+    return bool(value)
+
+
+def check_number(name: str, value: Any, least: int, kind: Any = numbers.Integral) -> None:
+    if isinstance(value, bool) or not isinstance(value, kind) or not value >= least:
+        what = "an integer" if kind is numbers.Integral else "a number"
+        raise ValueError(f"{name} must be {what}, {least} or more, not {value!r}.")
+
+
+def none_if_unconnected(unconnected_gradients: Any) -> bool:
+    """Whether None is what there is where no gradient flows to."""
+    try:
+        return tf.UnconnectedGradients(unconnected_gradients) is tf.UnconnectedGradients.NONE
+    except (TypeError, ValueError):
+        raise ValueError(f"unconnected_gradients must be 'none' or 'zero', not {unconnected_gradients!r}.") from None
+
+
+def flags(wrt: Any) -> list[bool] | None:
+    """Which inputs are wanted, as a user says it."""
+    if wrt is None:
+        return None
+    of = "True and False, one for each input of the function"
+    given = elements("wrt", wrt, of)
+    if any(not isinstance(w, (int, np.bool_, np.integer)) or w not in (0, 1) for w in given):
+        raise TypeError(f"wrt must be a list of {of}, not {wrt!r}.")
+    return [bool(w) for w in given]
+
+
+def elements(name: str, values: Any, of: str) -> list[Any]:
+    """A list of tensors, say, which a tensor, a text or a dict is not."""
+    if isinstance(values, (tf.Tensor, tf.Variable, str, bytes, Mapping)) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a list of {of}, not {values!r}.")
+    return list(values)
 
 
 def flatten(values: Sequence[Any]) -> list[Any]:
@@ -158,13 +198,13 @@ def _gradient_dtype(spec: tf.TensorSpec, value: Any) -> tf.DType | None:
     return variable and variable.dtype
 
 
-def mask(function: Function, wrt: Sequence[bool] | None) -> list[bool]:
-    """Which arguments are wanted."""
-    arguments = function.arguments
-    flags = [True] * len(arguments) if wrt is None else [bool(w) for w in wrt]
-    if len(flags) != len(arguments):
-        raise invalid(f"{function} has {describe('input', arguments)}, but wrt has {len(flags)} elements.")
-    return flags
+def mask(function: Function, inputs: Sequence[tf.TensorSpec], wrt: Sequence[bool] | None) -> list[bool]:
+    """Which of these inputs of the function are wanted: all, if nobody says."""
+    if wrt is None:
+        return [True] * len(inputs)
+    if len(wrt) != len(inputs):
+        raise invalid(f"{function} has {describe('input', inputs)}, but wrt has {len(wrt)} elements.")
+    return list(wrt)
 
 
 def place(variable: Any, inputs: Sequence[Any]) -> int | None:

@@ -190,6 +190,8 @@ def rule(op: str) -> Callable[[F], F]:
           return n * dy * power(op.inputs[0], exponent=n - 1)
       ```
     """
+    if not isinstance(op, str):
+        raise TypeError(f'rule takes the name of an op, not {op!r}: @tf_symgrad.rule("MyOp").')
     if op_def_registry.get(op) is None:
         raise ValueError(f"There is no op '{op}': load its library first, by tf.load_op_library.")
     if op in _loader.native().rules():

@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_symgrad import _concrete, _rule
+from tf_symgrad import _concrete, _inputs, _rule
 from tf_symgrad._function import invalid
 
 _LOST = (
@@ -310,6 +310,15 @@ def save_with_gradients(
       tf.errors.UnimplementedError: ops of the signature have no gradient: all of them are listed.
       FileExistsError: `directory` exists and is not empty. Nothing is ever half written.
     """
+    for what, given in (("signatures", signatures), ("gradients", gradients)):
+        if given is not None and not isinstance(given, Mapping):
+            raise TypeError(f"{what} must be a dict, by name, not {given!r}.")
+    texts = (("signature", signature), ("name", name), ("output", output or ""), ("train", train or ""))
+    for what, text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"{what} must be a string, not {text!r}.")
+    if wrt is not None:
+        wrt = _inputs.elements("wrt", wrt, "names of inputs and variables")
     request = (signature, output, wrt, name, train, learning_rate, checkpoint)
     with _rule.by_hand(gradients or {}):
         if signatures is None:

@@ -98,7 +98,7 @@ def grad(
 def _of_scalar(
     f: Any, wrt: Wrt, has_aux: bool, unconnected: Any, checkpoint: str | int | None, values: bool
 ) -> Callable[..., tuple[Any, Any]]:
-    none = tf.UnconnectedGradients(unconnected) == tf.UnconnectedGradients.NONE
+    none, has_aux = _inputs.none_if_unconnected(unconnected), _inputs.flag("has_aux", has_aux)
     kept = _inputs.checkpoint_of(checkpoint)
     memo: dict[str, Any] = {}
     f = _calls.callable_of(f)
@@ -327,6 +327,9 @@ def jacobian(f: Callable[..., Any], wrt: int | str = 0) -> Callable[..., Any]:
              [0., 4.]], dtype=float32)>
     """
 
+    if not isinstance(wrt, (int, str)) or isinstance(wrt, bool):
+        raise TypeError(f"wrt must be the position or the name of an argument, not {wrt!r}.")
+
     @_op.no_autograph
     def of_arguments(*args: Any, **kwargs: Any) -> Any:
         name, values, named = _calls.with_tensors(f, wrt, args, kwargs)
@@ -437,15 +440,15 @@ def per_example_grad(f: Callable[..., Any], wrt: Wrt = 0, batched: Sequence[int]
              [0., 4.]], dtype=float32)>
     """
     of_one = grad(f, wrt)
+    chosen = None if batched is None else _inputs.elements("batched", batched, "positions of arguments")
+    if any(type(i) is not int for i in chosen or []):
+        raise TypeError(f"batched must be a list of positions of arguments, not {batched!r}.")
 
     @_op.no_autograph
     def of_arguments(*args: Any, **kwargs: Any) -> Any:
         named = {i for i in tf.nest.flatten(wrt) if type(i) is int}
-        batch = [i for i in range(len(args)) if i not in named] if batched is None else list(batched)
-        shapes = [tf.TensorShape(x.shape) for i in batch for x in tf.nest.flatten(args[i]) if hasattr(x, "shape")]
-        leading = {shape[0] for shape in shapes if shape.rank}
-        if len(leading - {None}) > 1:
-            raise ValueError(f"per_example_grad: arguments {batch} are batches of different sizes: {sorted(leading)}.")
+        batch = [i for i in range(len(args)) if i not in named] if chosen is None else chosen
+        _check_batches(batch, args)
         structure: list[Any] = []
 
         def row(examples: list[Any]) -> list[Any]:
@@ -458,6 +461,20 @@ def per_example_grad(f: Callable[..., Any], wrt: Wrt = 0, batched: Sequence[int]
         return tf.nest.map_structure(lambda place: None if place is None else next(rows), structure[0])
 
     return of_arguments
+
+
+def _check_batches(batch: Sequence[int], args: Sequence[Any]) -> None:
+    if not batch or not {*batch} <= {*range(len(args))}:
+        raise ValueError(
+            f"per_example_grad: of {len(args)} positional arguments, {list(batch)} are batches. Say which are, by "
+            "batched: if nobody says, those that wrt does not name."
+        )
+    shapes = [tf.TensorShape(getattr(x, "shape", ())) for i in batch for x in tf.nest.flatten(args[i])]
+    if any(shape.rank == 0 for shape in shapes):
+        raise ValueError(f"per_example_grad: in arguments {batch}, which are batches, there are scalars.")
+    sizes = {shape[0] for shape in shapes if shape.rank} - {None}
+    if len(sizes) > 1:
+        raise ValueError(f"per_example_grad: arguments {batch} are batches of different sizes: {sorted(sizes)}.")
 
 
 def _check_lists(function: str, primals: Any, tangents: Any) -> None:

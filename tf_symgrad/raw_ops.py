@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_symgrad import _op
+from tf_symgrad import _inputs, _op
 
 __all__ = ["SymbolicGradient"]
 
@@ -51,13 +51,15 @@ def SymbolicGradient(
       >>> tf_symgrad.raw_ops.SymbolicGradient(input=[tf.constant(0.), tf.constant(1.)], Tout=[tf.float32], f=f)
       [<tf.Tensor: shape=(), dtype=float32, numpy=1.0>]
     """
-    inputs = list(input)
+    inputs, tout = _inputs.elements("input", input, "tensors"), _inputs.elements("Tout", Tout, "dtypes")
+    wanted, values, kept = _inputs.flags(wrt), _inputs.flag("values", values), _inputs.checkpoint_of(checkpoint)
     captured = list(getattr(f, "captured_inputs", ()))
     if captured and len(inputs) != (needed := len(f.inputs) + len(f.outputs)):
         raise tf.errors.InvalidArgumentError(
             None,
             None,
-            f"input holds {len(inputs)} tensors, but {f.name!r} needs {needed}: it captures {len(captured)}, which are "
-            "inputs of the raw op: [*inputs, *f.captured_inputs, *cotangents]. tf_symgrad.symbolic_gradient adds them.",
+            f"input holds {len(inputs)} tensors, but '{tf.compat.as_str(f.name)}' needs {needed}: it captures "
+            f"{len(captured)}, which are inputs of the raw op: [*inputs, *f.captured_inputs, "
+            "*cotangents]. tf_symgrad.symbolic_gradient adds them.",
         )
-    return _op.run(inputs, list(Tout), f, name, wrt, values, checkpoint)
+    return _op.run(inputs, tout, f, name, wanted or [], values, kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.util import nest
 
-from tf_symgrad import _api, _calls, _differences, _transforms
+from tf_symgrad import _api, _calls, _differences, _inputs, _transforms
 from tf_symgrad._calls import Call
 from tf_symgrad._differences import EPSILON, Place, Tensor, Tolerance
 
@@ -63,11 +64,16 @@ def check_grads(
         raise TypeError(
             f"args must be a list, of an element for each argument of f, not {args!r}: check_grads(f, [x])."
         )
-    modes = tuple(modes)
-    if not modes or not set(modes) <= set(_MODES):
+    if not tf.executing_eagerly():
+        raise ValueError("check_grads compares numbers, which there are in eager mode alone: call it there.")
+    modes = tuple(_inputs.elements("modes", modes, f"some of {_MODES}"))
+    if not modes or not all(mode in _MODES for mode in modes):
         raise ValueError(f"modes must be some of {_MODES}, not {modes!r}.")
-    if order < 1:
-        raise ValueError(f"order must be 1 or more, not {order!r}.")
+    for what, number, least in (("order", order, 1), ("elements", elements, 1), ("seed", seed, 0)):
+        _inputs.check_number(what, number, least)
+    for what, tolerance in (("rtol", rtol), ("atol", atol)):
+        if tolerance is not None:
+            _inputs.check_number(what, tolerance, 0, numbers.Real)
     check = _Check(modes, rtol, atol, elements, np.random.default_rng(seed))
     flat, x, names = _flattened(f, args)
     _check_values(f, flat, x)

@@ -3,12 +3,12 @@
 
 #include <cstdlib>
 #include <cstring>
-#include <exception>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "csrc/engine/exceptions.h"
 #include "tensorflow/c/tf_buffer.h"
 #include "tensorflow/c/tf_status.h"
 #include "tensorflow/core/platform/protobuf.h"
@@ -18,14 +18,7 @@ namespace symgrad {
 // Runs `f` and tells its status. Nothing that it throws, such as bad_alloc, reaches C.
 template <typename F>
 void Call(TF_Status* status, F f) {
-  absl::Status result;
-  try {
-    result = f();
-  } catch (const std::exception& e) {
-    result = absl::InternalError(e.what());
-  } catch (...) {
-    result = absl::InternalError("an exception of unknown type");
-  }
+  const absl::Status result = WithoutExceptions(f);
   TF_SetStatus(status, static_cast<TF_Code>(result.code()), std::string(result.message()).c_str());
 }
 

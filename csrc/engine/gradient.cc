@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "csrc/engine/cache.h"
 #include "csrc/engine/differentiate/differentiator.h"
+#include "csrc/engine/exceptions.h"
 #include "csrc/engine/facts/known_inputs.h"
 #include "csrc/engine/large_stack.h"
 #include "csrc/engine/library/fingerprint.h"
@@ -43,11 +44,8 @@ absl::StatusOr<VjpFunctions> Build(Differentiator* differentiator, const tf::Nam
   return vjp;
 }
 
-}  // namespace
-
-absl::StatusOr<GradientFunction> BuildGradient(const tf::FunctionLibraryDefinition& library,
-                                               const GradientRequest& request) {
-  TF_RETURN_IF_ERROR(CheckRegistry());
+absl::StatusOr<GradientFunction> FindOrBuild(const tf::FunctionLibraryDefinition& library,
+                                             const GradientRequest& request) {
   TF_ASSIGN_OR_RETURN(const tf::NameAttrList f, WithCheckpoint(request.f, request.checkpoint));
   Differentiator differentiator(library);
   std::string asked = absl::StrCat(NumRules(), request.values ? "|values" : "", request.sparse ? "|sparse|" : "|");
@@ -61,6 +59,19 @@ absl::StatusOr<GradientFunction> BuildGradient(const tf::FunctionLibraryDefiniti
     return gradient.status();
   }));
   GradientCache::Global().Insert(key, *gradient);
+  return gradient;
+}
+
+}  // namespace
+
+absl::StatusOr<GradientFunction> BuildGradient(const tf::FunctionLibraryDefinition& library,
+                                               const GradientRequest& request) {
+  TF_RETURN_IF_ERROR(CheckRegistry());
+  absl::StatusOr<GradientFunction> gradient;
+  TF_RETURN_IF_ERROR(WithoutExceptions([&] {
+    gradient = FindOrBuild(library, request);
+    return gradient.status();
+  }));
   return gradient;
 }
 

@@ -3,10 +3,8 @@
 #include <pthread.h>
 
 #include <cstddef>
-#include <exception>
-#include <new>
 
-#include "absl/strings/str_cat.h"
+#include "csrc/engine/exceptions.h"
 
 namespace symgrad {
 namespace {
@@ -17,15 +15,7 @@ struct Task {
   absl::FunctionRef<absl::Status()> f;
   absl::Status status;
 
-  void Run() {
-    try {
-      status = f();
-    } catch (const std::bad_alloc&) {
-      status = absl::ResourceExhaustedError("out of memory: differentiate a smaller function, or in a larger process");
-    } catch (const std::exception& e) {
-      status = absl::InternalError(absl::StrCat("an exception: ", e.what()));
-    }
-  }
+  void Run() { status = WithoutExceptions(f); }
 };
 
 void* Run(void* task) {

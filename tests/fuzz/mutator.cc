@@ -312,6 +312,7 @@ void Mutator::ChangeConstant(tf::FunctionDef* f) {
   tf::TensorProto* tensor = (*node->mutable_attr())["value"].mutable_tensor();
   if (Chance(0.3)) FillShape(tensor->mutable_tensor_shape(), true);
   else if (Chance(0.1)) ChangeAnything(tensor);
+  else if (Chance(0.3)) DamageTensor(tensor);
   else FillTensor((*node->mutable_attr())["dtype"].type(), tensor);
 }
 
@@ -571,6 +572,22 @@ void Mutator::FillTensor(tf::DataType dtype, tf::TensorProto* tensor) {
         break;
       default: tensor->add_int_val(static_cast<int32_t>(i));
     }
+  }
+}
+
+// Values of another dtype or number than the tensor's, absurd sizes, content that is cut off.
+void Mutator::DamageTensor(tf::TensorProto* tensor) {
+  switch (Below(8)) {
+    case 0: tensor->set_dtype(AnyType()); break;
+    case 1: tensor->mutable_tensor_shape()->add_dim()->set_size(AnyInt()); break;
+    case 2: tensor->mutable_tensor_shape()->set_unknown_rank(true); break;
+    case 3: tensor->set_tensor_content(std::string(Below(40), static_cast<char>(Below(256)))); break;
+    case 4:
+      for (size_t i = Below(9); i > 0; --i) tensor->add_half_val(static_cast<int32_t>(AnyInt()));
+      break;
+    case 5: tensor->clear_float_val(), tensor->clear_int_val(), tensor->clear_int64_val(); break;
+    case 6: tensor->add_scomplex_val(1), tensor->add_int_val(static_cast<int32_t>(AnyInt())); break;
+    default: FillTensor(AnyType(), tensor->add_variant_val()->add_tensors());
   }
 }
 

@@ -69,6 +69,7 @@ class Mutator {
   std::string Constant(tf::FunctionDef* f, tf::DataType dtype);
   void FillShape(tf::TensorShapeProto* shape, bool known);
   void FillTensor(tf::DataType dtype, tf::TensorProto* tensor);
+  void DamageTensor(tf::TensorProto* tensor);
   tf::DataType AnyType();
   int64_t AnyInt();
 

@@ -1,11 +1,12 @@
 // Runs a fuzz target without libFuzzer, for compilers that lack it:
 //
-//   standalone FILE_OR_FOLDER... [--mutants N] [--seed S] [--repeat R]
+//   standalone FILE_OR_FOLDER... [--mutants N] [--seed S] [--repeat R] [--megabytes M]
 //
 // Each file as it is, R times, then N mutants of files, chosen at random. Prints how many there were, and how the
 // memory of the process has grown over the second half of the repetitions. An input that ends the process is in
-// `crash-input`.
+// `crash-input`; so is one for which the process takes M more megabytes than it ever did before.
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/time.h>
 #include <unistd.h>
 
@@ -40,7 +41,14 @@ double ResidentMegabytes() {
   return static_cast<double>(resident) * static_cast<double>(sysconf(_SC_PAGESIZE)) / (1 << 20);
 }
 
+double PeakMegabytes() {
+  rusage usage = {};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_maxrss) / 1024;
+}
+
 const Bytes* current = nullptr;
+unsigned int megabytes = 0;  // more for one input is a mistake; 0: any
 
 void Keep(int signal) {
   const int file = open("crash-input", O_WRONLY | O_CREAT | O_TRUNC, 0666);
@@ -53,7 +61,12 @@ void Try(const Bytes& input) {
   current = &input;
   const itimerval limit = {{0, 0}, {kSeconds, 0}};
   setitimer(ITIMER_PROF, &limit, nullptr);
+  const double before = PeakMegabytes();
   LLVMFuzzerTestOneInput(input.data(), input.size());
+  const double taken = PeakMegabytes() - before;
+  if (megabytes == 0 || taken < megabytes) return;
+  std::fprintf(stderr, "WRONG: %.0f MB more for one input\n", taken);
+  std::abort();
 }
 
 }  // namespace
@@ -65,6 +78,7 @@ int main(int argc, char** argv) {
     const std::string argument = argv[i];
     unsigned int* option = argument == "--mutants" ? &mutants : argument == "--seed" ? &seed : nullptr;
     if (argument == "--repeat") option = &repeat;
+    if (argument == "--megabytes") option = &megabytes;
     if (option != nullptr && i + 1 < argc) *option = static_cast<unsigned int>(std::atol(argv[++i]));
     else if (!std::filesystem::is_directory(argument)) inputs.push_back(Contents(argument));
     else

@@ -19,6 +19,39 @@ void SetShape(Body* body, Port p, const tf::PartialTensorShape& shape) {
   if (body->shapes()->MakeShapeFromPartialTensorShape(shape, &known).ok()) body->output(p).shape = known;
 }
 
+using Args = google::protobuf::RepeatedPtrField<tf::OpDef::ArgDef>;
+
+// Whether tensors of these dtypes may stand for a function's arguments or results: whoever splits it counts them, and
+// knows what attrs make of it.
+bool Fit(const tf::DataTypeVector& dtypes, const Args& args) {
+  return static_cast<int>(dtypes.size()) != args.size() ||
+         std::equal(args.begin(), args.end(), dtypes.begin(), [](const tf::OpDef::ArgDef& arg, tf::DataType dtype) {
+           return arg.type() == tf::DT_INVALID || tf::BaseType(arg.type()) == tf::BaseType(dtype);
+         });
+}
+
+// TensorFlow compares what a node says of its functions with what they are when it runs them.
+absl::Status CheckFunctions(const Functions& functions, const Body& body, int id) {
+  const Node& node = body.node(id);
+  tf::DataTypeVector inputs, outputs;
+  for (const Port& p : node.inputs) inputs.push_back(body.output(p).dtype);
+  for (int i = 0; i < node.num_outputs; ++i) outputs.push_back(body.output({id, i}).dtype);
+  std::vector<tf::NameAttrList> called;
+  if (IsBranch(*node.def)) called = Branches(*node.def);
+  else called = {IsLoop(*node.def) ? node.def->attr().at("body").func() : Callee(*node.def)};
+  if (IsBranch(*node.def) || node.type() == "RemoteCall") inputs.erase(inputs.begin());  // which branch, or where
+  for (const tf::NameAttrList& f : called) {
+    const auto record = functions.Find(f.name());
+    if (record == nullptr) continue;
+    const tf::OpDef& signature = record->signature();
+    if (!Fit(inputs, signature.input_arg()) || !Fit(outputs, signature.output_arg()))
+      return absl::InvalidArgumentError(absl::StrCat("it maps ", tf::DataTypeVectorString(inputs), " to ",
+                                                     tf::DataTypeVectorString(outputs), ", but its function '",
+                                                     f.name(), "' has other dtypes"));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<SplitVjp> SplitCall(Splitter* splitter, const Body& body, const VjpQuery& query) {
   const Node& node = body.node(query.node);
   std::vector<bool> seeds;
@@ -33,6 +66,7 @@ absl::StatusOr<SplitVjp> SplitCall(Splitter* splitter, const Body& body, const V
 // The halves of the node that the query is of.
 absl::StatusOr<SplitVjp> SplitNode(Splitter* splitter, const Body& body, const VjpQuery& query) {
   const Node& node = body.node(query.node);
+  TF_RETURN_IF_ERROR(CheckFunctions(*splitter, body, query.node));
   if (IsLoop(*node.def)) return SplitLoop(splitter, body, query);
   if (node.type() == "RemoteCall") return SplitRemote(splitter, body, query);
   return IsCall(*node.def, *node.op) ? SplitCall(splitter, body, query) : SplitBranch(splitter, body, query);

@@ -107,7 +107,7 @@ bool Op::diverges() const { return Builder::Current()->query().diverges; }
 std::optional<std::pair<double, double>> Op::bounds() const {
   if (op_type() != "Const") return std::nullopt;
   tf::Tensor t;
-  if (!t.FromProto(Find(*this, "value").tensor()) || t.NumElements() == 0) return std::nullopt;
+  if (!ReadTensor(Find(*this, "value").tensor(), &t) || t.NumElements() == 0) return std::nullopt;
   switch (t.dtype()) {
     case tf::DT_FLOAT: return Bounds<float>(t);
     case tf::DT_DOUBLE: return Bounds<double>(t);

@@ -90,21 +90,22 @@ bool EnsuresNothing(const Node& n) {
   return n.type() == "EnsureShape" && shape != n.def->attr().end() && shape->second.shape().unknown_rank();
 }
 
-// Where TensorFlow's shape functions end the process: they read known values as a tensor of a rank that nobody has
-// checked, and an attr as an int of fewer bits.
+// Where TensorFlow's shape functions end the process: they read known values, or the last dimension, as of a tensor of
+// a rank that nobody has checked, and an attr as an int of fewer bits.
 struct ReadAs {
   absl::string_view op;
-  int input, rank;
+  int input, least, most;  // rank
 };
-constexpr ReadAs kReadAs[] = {{"SplitV", 1, 1}};
+constexpr ReadAs kReadAs[] = {{"SplitV", 1, 1, 1}, {"FakeQuantWithMinMaxVarsPerChannelGradient", 1, 1, 4}};
 
 absl::Status CheckInputs(const Body& body, const Node& n) {
   for (const ReadAs& read : kReadAs) {
     if (n.type() != read.op) continue;
     const int rank = body.rank(n.inputs[read.input]);
-    if (rank >= 0 && rank != read.rank)
-      return absl::InvalidArgumentError(absl::StrCat("input ", InputName(*n.def, n.op->op_def, read.input),
-                                                     " must have ", read.rank, " dimensions, but has ", rank));
+    if (rank >= 0 && (rank < read.least || rank > read.most))
+      return absl::InvalidArgumentError(
+          absl::StrCat("input ", InputName(*n.def, n.op->op_def, read.input), " must have ", read.least,
+                       read.least < read.most ? absl::StrCat(" to ", read.most) : "", " dimensions, but has ", rank));
   }
   if (n.type() == "CollectiveGather") {
     const auto size = n.def->attr().find("group_size");
@@ -190,7 +191,7 @@ class Inference {
     for (size_t i = 0; i < node_.inputs.size(); ++i) {
       if (tensors_[i] != nullptr || !c->requested_input_tensor(static_cast<int>(i))) continue;
       const tf::AttrValue* value = ConstValue(*body_, node_.inputs[i]);
-      if (value == nullptr || !values_[i].FromProto(value->tensor())) continue;
+      if (value == nullptr || !ReadTensor(value->tensor(), &values_[i])) continue;
       tensors_[i] = &values_[i];
       given = true;
     }

@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "csrc/engine/body/body.h"
+#include "tensorflow/core/framework/tensor.h"
 #include "tensorflow/core/framework/tensor.pb.h"
 
 namespace symgrad {
@@ -30,6 +31,9 @@ std::vector<IntsPtr> FoldInts(Body* body, absl::string_view op, const tf::NodeDe
 
 // What a constant is, if it is small and of integers.
 IntsPtr ReadInts(const tf::TensorProto& value);
+// Reads the value of a constant, if it is one. Of one that is written as a value and a shape of which there are many,
+// as a function of few bytes may hold it, false: it could take all memory.
+bool ReadTensor(const tf::TensorProto& value, tf::Tensor* tensor);
 // The constant that known integers are; false if one of them is beyond the dtype.
 bool FillInts(const Ints& ints, tf::DataType dtype, tf::TensorProto* out);
 

@@ -141,6 +141,14 @@ OpFold Find(const FoldTable& table, absl::string_view op) {
 }  // namespace
 }  // namespace fold
 
+bool ReadTensor(const tf::TensorProto& value, tf::Tensor* tensor) {
+  constexpr int64_t kAlways = 1 << 16;  // elements; of more, each must have been written
+  tf::TensorShape shape;
+  if (!tf::TensorShape::BuildTensorShape(value.tensor_shape(), &shape).ok()) return false;
+  if (shape.num_elements() > kAlways && shape.num_elements() > static_cast<int64_t>(value.ByteSizeLong())) return false;
+  return tensor->FromProto(value);
+}
+
 IntsPtr ReadInts(const tf::TensorProto& value) {
   const fold::OutputInts ints = fold::Values(value);
   return ints.empty() ? nullptr : ints[0];
