@@ -87,6 +87,18 @@ def test_large_factors_wait_for_the_way_back() -> None:
     assert [len(waits(size)) for size in (4096, None)] == [1, 1]
 
 
+def test_what_is_the_same_for_a_batch_stays_small() -> None:
+    """The gradients of mean and variance are broadcast by the ops that use them."""
+
+    def f(x: tf.Tensor) -> tf.Tensor:
+        mean, variance = tf.nn.moments(x, [0])
+        return tf.reduce_sum(tf.sin((x - mean) * tf.math.rsqrt(variance)))
+
+    for rows in 64, None:
+        definition = gradient(f, tf.TensorSpec([rows, 3]))
+        assert "BroadcastTo" not in ops_of(definition)
+
+
 def test_who_only_waits_needs_nothing() -> None:
     """An edge from what changes nothing is none of the meaning."""
 
