@@ -197,6 +197,19 @@ def test_equal_constants_are_one_node() -> None:
     assert ops_of(gradient(f, VECTOR))["Const"] == 1
 
 
+def test_equal_constants_of_the_function_are_one_node() -> None:
+    def f(x: tf.Tensor) -> tf.Tensor:
+        for _ in range(5):
+            x = tf.sin(x) * tf.reduce_mean(tf.exp(x), [-1], keepdims=True)
+        return x
+
+    spec = tf.TensorSpec([2, 3], tf.float32)
+    assert Counter(node.op for node in concrete(f, spec).function_def.node_def)["Const"] == 5
+    built = gradient(f, spec)
+    constants = [node.attr["value"].tensor for node in built.node_def if node.op == "Const"]
+    assert len({c.SerializeToString() for c in constants}) == len(constants)
+
+
 def test_names_tell_the_forward_node() -> None:
     def f(x: tf.Tensor) -> tf.Tensor:
         with tf.name_scope("layer"):
