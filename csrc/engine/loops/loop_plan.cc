@@ -117,9 +117,13 @@ class Planner {
       plan_.split = *split;
       return absl::OkStatus();
     };
-    // What may carry mostly does, and then one split tells.
+    // What may carry mostly does, and then one split tells. Of lists, many do not, and where XLA compiles one half of a
+    // call alone, a list that carries nothing would have to go from half to half.
     const std::vector<LoopVariable> seeded = variables_;
-    const bool spread = Spread(wants);
+    bool spread = Spread(wants);
+    for (size_t i = 0; spread && i < variables_.size(); ++i)
+      spread = variables_[i].carried == seeded[i].carried || variables_[i].dtype != tf::DT_VARIANT;
+    if (!spread) variables_ = seeded;
     const absl::Status tried = split_body();
     if (!spread || absl::IsResourceExhausted(tried)) TF_RETURN_IF_ERROR(tried);
     bool found = tried.ok();
