@@ -148,7 +148,7 @@ def test_variables_that_a_function_reads() -> None:
 
     module, unread = Affine(), tf.Variable(1.0)
     check_grads(module, [X], order=3, variables=[*module.trainable_variables, unread])
-    check_grads(lambda: tf.exp(module.w) * tf.gather(module.w, [0, 0]), [], variables=[module.w])
+    check_grads(lambda: tf.exp(module.w) * tf.gather(module.w, [0, 0, 1]), [], variables=[module.w])
 
 
 def test_a_wrong_gradient_of_a_variable_is_found() -> None:
