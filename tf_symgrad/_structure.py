@@ -44,6 +44,10 @@ def library_of(op: Any, ys: Collection[str], compiled: bool) -> Library | None:
         return None
     if compiled and op.type in _LOOPS and _is_counted(op):
         return None
+    # A function that returns what a loop's gradient takes is differentiated by that, too: Python goes on from there.
+    first_new = getattr(op, "_symgrad_first_new", len(op.outputs))
+    if op.type in _LOOPS and any(f"{op.name}:{i}" in ys for i in range(first_new, len(op.outputs))):
+        return None
     # Another tape may have recorded the outputs that there are, and would miss what flows through others. A function
     # whose backward function is built it knows as a whole.
     if op.graph is ops.get_default_graph() and pywrap_tfe.TFE_Py_TapeSetShouldRecordBackprop(list(op.outputs)):
@@ -168,6 +172,8 @@ def extend(
                     args=[op.inputs[i] for i in start_args], Tout=types, f=named, name=f"{op.name}_start"
                 )
             )
+    if not hasattr(op, "_symgrad_first_new"):
+        op._symgrad_first_new = len(op.outputs)
     for name in _CHANGING:
         if name in node.attr:
             op._set_attr(name, node.attr[name])
