@@ -11,7 +11,7 @@ DOCS_REQUIRE := $(shell sed -n 's/^docs = \[\(.*\)\]$$/\1/p' pyproject.toml | se
 MODELS_REQUIRE := $(shell sed -n 's/^models = \[\(.*\)\]$$/\1/p' pyproject.toml | sed 's/", "/" "/g')
 CXX_FILES = $(shell find csrc tests/fuzz -name '*.cc' -o -name '*.h')
 
-.PHONY: help build demo test test-gpu wheel test-wheel test-models test-all mutation fuzz sanitize soak bench bench-steps bench-compare performance bench-fit bench-remat coverage docs lint format bazel clean
+.PHONY: help build demo test test-gpu wheel test-wheel test-models test-all mutation fuzz sanitize soak leaks bench bench-steps bench-compare performance bench-fit bench-remat coverage docs lint format bazel clean
 .DEFAULT_GOAL := build
 
 help:
@@ -75,6 +75,10 @@ test-all: build $(VENV)/.installed ## tests, models, fuzz, sanitizers, mutation,
 
 soak: build $(VENV)/.installed ## 64 threads that trace, build and call at once: results and memory (10)
 	$(BIN)/python -m tests.soak
+
+# WAYS='eager builds' chooses.
+leaks: build $(VENV)/.installed ## memory after 100,000 builds and calls, in each way to the engine (30)
+	$(BIN)/python -m tests.leaks $(WAYS)
 
 bench: build $(VENV)/.installed ## build time, nodes, steps and memory beside the stock op, tapes and JAX (60)
 	$(BIN)/python -m benchmarks --json build/bench.jsonl

@@ -87,6 +87,18 @@ def test_large_factors_wait_for_the_way_back() -> None:
     assert [len(waits(size)) for size in (4096, None)] == [1, 1]
 
 
+def test_what_is_the_same_for_a_batch_stays_small() -> None:
+    """The gradients of mean and variance are broadcast by the ops that use them."""
+
+    def f(x: tf.Tensor) -> tf.Tensor:
+        mean, variance = tf.nn.moments(x, [0])
+        return tf.reduce_sum(tf.sin((x - mean) * tf.math.rsqrt(variance)))
+
+    for rows in 64, None:
+        definition = gradient(f, tf.TensorSpec([rows, 3]))
+        assert "BroadcastTo" not in ops_of(definition)
+
+
 def test_who_only_waits_needs_nothing() -> None:
     """An edge from what changes nothing is none of the meaning."""
 
@@ -183,6 +195,19 @@ def test_equal_constants_are_one_node() -> None:
         return x
 
     assert ops_of(gradient(f, VECTOR))["Const"] == 1
+
+
+def test_equal_constants_of_the_function_are_one_node() -> None:
+    def f(x: tf.Tensor) -> tf.Tensor:
+        for _ in range(5):
+            x = tf.sin(x) * tf.reduce_mean(tf.exp(x), [-1], keepdims=True)
+        return x
+
+    spec = tf.TensorSpec([2, 3], tf.float32)
+    assert Counter(node.op for node in concrete(f, spec).function_def.node_def)["Const"] == 5
+    built = gradient(f, spec)
+    constants = [node.attr["value"].tensor for node in built.node_def if node.op == "Const"]
+    assert len({c.SerializeToString() for c in constants}) == len(constants)
 
 
 def test_names_tell_the_forward_node() -> None:

@@ -15,6 +15,13 @@ namespace {
 
 thread_local Builder* current = nullptr;
 
+// Elementwise ops of two operands of any shapes that go together.
+bool Broadcasts(absl::string_view type) {
+  for (const char* op : {"AddV2", "Mul", "RealDiv", "Sub"})
+    if (type == op) return true;
+  return false;
+}
+
 absl::Status BadEmission(const char* type, absl::string_view what) {
   return absl::InternalError(absl::StrCat("a rule emitted op ", type, ": ", what));
 }
@@ -42,8 +49,33 @@ V Builder::Emit(const char* type, absl::Span<const Arg> args, const Node* like) 
   Emission emission(this, op->op_def, like, def);
   const absl::Status status = emission.Read(args);
   if (!status.ok()) return Fail(BadEmission(type, status.message())), none;
-  const std::optional<std::vector<Port>> inputs = emission.Inputs();
-  return inputs ? AddNode(op, def, *inputs, emission.TakeKey()) : none;
+  std::optional<std::vector<Port>> inputs = emission.Inputs();
+  if (!inputs) return none;
+  if (!Broadcasts(type)) return AddNode(op, def, *inputs, emission.TakeKey());
+  // What has the mean of a batch as cotangent is as small as that for as long as it can be.
+  const std::optional<Broadcast> broadcast = TakeBroadcast(&*inputs);
+  const V result = AddNode(op, def, *inputs, absl::StrCat(emission.TakeKey(), broadcast ? ":small" : ""));
+  if (!result || !broadcast) return result;
+  if (broadcast->to) return Emit("BroadcastTo", {result, broadcast->to});
+  body_->output(ToPort(result)).shape = broadcast->shape;
+  return result;
+}
+
+std::optional<Builder::Broadcast> Builder::TakeBroadcast(std::vector<Port>* inputs) const {
+  for (const size_t i : {0, 1}) {
+    const Port p = (*inputs)[i], other = (*inputs)[1 - i];
+    const Node& n = body_->node(p.node);
+    const bool scalar = body_->rank(other) == 0;
+    if (!IsBroadcast(p.node) || (!scalar && (p == other || !body_->SameShape(p, other)))) continue;
+    (*inputs)[i] = n.inputs[0];
+    return Broadcast{scalar ? ToValue(n.inputs[1]) : none, body_->output(p).shape};
+  }
+  return std::nullopt;
+}
+
+// Whether a node was emitted to broadcast.
+bool Builder::IsBroadcast(int id) const {
+  return id >= body_->num_forward && !body_->node(id).is_arg() && body_->node(id).type() == "BroadcastTo";
 }
 
 V Builder::AddNode(const tf::OpRegistrationData* op, tf::NodeDef* def, const std::vector<Port>& inputs,
@@ -200,7 +232,14 @@ V Builder::SumHere(const std::vector<V>& values) {
   if (dense.empty()) return sparse;
   if (sparse) dense.push_back(Dense(sparse));
   if (dense.size() == 1) return dense[0];
-  return dense.size() == 2 && dense[0].dtype() != DType::kVariant ? dense[0] + dense[1] : op("AddN", list(dense));
+  if (dense[0].dtype() == DType::kVariant) return op("AddN", list(dense));
+  // Those that are broadcast come last: an addition does that, AddN does not.
+  const auto small =
+      std::stable_partition(dense.begin(), dense.end(), [this](const V& v) { return !IsBroadcast(v.node()); });
+  const Values large(dense.begin(), small);
+  V sum = large.size() > 2 ? op("AddN", list(large)) : dense[0];
+  for (auto v = large.size() > 2 ? small : dense.begin() + 1; v != dense.end(); ++v) sum = sum + *v;
+  return sum;
 }
 
 }  // namespace symgrad

@@ -1,6 +1,7 @@
 // Emits nodes into a Body: what op() and the vocabulary of rule.h are made of.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -73,6 +74,14 @@ class Builder {
 
  private:
   const tf::OpRegistrationData* Lookup(const char* type);
+  // What an operand was broadcast to.
+  struct Broadcast {
+    V to;         // where the result is to be; `none` where the other operand is as large
+    Shape shape;  // as it is known
+  };
+  // Takes a broadcast out of the two operands of an op that broadcasts itself.
+  std::optional<Broadcast> TakeBroadcast(std::vector<Port>* inputs) const;
+  bool IsBroadcast(int id) const;
   V Constant(tf::TensorProto value);
   V SumHere(const std::vector<V>& values);
   int OriginOf(const V& v) const;

@@ -315,6 +315,8 @@ class FunctionReader {
       if (!exhausted_.ok()) return;
       Item& item = items_[i];
       if (item.def == nullptr) continue;  // arguments are there already
+      item.id = constants_.Share(item, body_->num_nodes());
+      if (item.id < body_->num_nodes()) continue;
       std::vector<Port> inputs = item.inputs;
       for (Port& p : inputs) p = BodyPort(p);
       if (AsksForGradient(item.def->op())) ResolveGradient(&item, inputs);
@@ -381,6 +383,7 @@ class FunctionReader {
   std::unique_ptr<Body> body_;
   AttrMap attrs_;
   Items items_;
+  Constants constants_;
   absl::flat_hash_map<std::string, const tf::OpRegistrationData*> ops_;
   Errors errors_;
   absl::StatusCode code_ = absl::StatusCode::kInvalidArgument;

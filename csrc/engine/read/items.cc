@@ -8,6 +8,19 @@
 
 namespace symgrad {
 
+// A constant that something is ordered by, or that has a place of its own, stays; large ones are rarely the same.
+int Constants::Share(const Item& item, int node) {
+  constexpr size_t kMaxBytes = 128;
+  const auto& attrs = item.def->attr();
+  if (item.def->op() != "Const" || !item.controls.empty() || item.def->input_size() > 0) return node;
+  for (const auto& [name, value] : attrs)
+    if (name != "dtype" && name != "value" && name != "_output_shapes") return node;
+  const auto value = attrs.find("value");
+  if (value == attrs.end() || value->second.ByteSizeLong() > kMaxBytes) return node;
+  return nodes_.try_emplace(absl::StrCat(item.def->device(), "|", value->second.SerializeAsString()), node)
+      .first->second;
+}
+
 void Items::Reserve(int more) {
   items_.reserve(items_.size() + more);
   by_name_.reserve(items_.size() + more);

@@ -28,6 +28,16 @@ struct Source {
   int count = 0;
 };
 
+// Which constants are the same under different names: what Python has traced holds each axis and each size many times.
+class Constants {
+ public:
+  // The node that is this constant already; else `node`, which it is to be.
+  int Share(const Item& item, int node);
+
+ private:
+  absl::flat_hash_map<std::string, int> nodes_;
+};
+
 // Numbered in the order in which the function has them, arguments first.
 class Items {
  public:

@@ -8,7 +8,7 @@
 namespace symgrad {
 namespace {
 
-constexpr int kNone = -1;
+constexpr int kNone = -1, kMaxSteps = 32;
 constexpr int64_t kUnknown = -1, kFew = 1024;
 
 // -1 where that is not known.
@@ -50,13 +50,24 @@ class WaitFinder {
   bool IsForwardOnly(int id) const { return !late_[id] && part_.kept[id] && !body_.node(id).is_arg(); }
 
   // The last cotangent before the node of those that it is used with: what was emitted before a node does not hang on
-  // it.
+  // it. Not one of a constant factor, which Grappler may move elsewhere, and the edge with it.
   int WaitOf(int id, const std::vector<int>& waits) const {
     const int user = first_use_[id];
     if (user == kNone) return kNone;
     int wait = late_[user] ? LastCotangent(user) : waits[user];
-    while (wait > id) wait = LastCotangent(wait);
+    for (int steps = 0; wait > id || (wait != kNone && HasConstant(wait)); ++steps) {
+      if (steps == kMaxSteps) return kNone;
+      wait = LastCotangent(wait);
+    }
     return wait;
+  }
+
+  bool HasConstant(int id) const {
+    const auto& inputs = body_.node(id).inputs;
+    return std::any_of(inputs.begin(), inputs.end(), [this](Port p) {
+      const Node& n = body_.node(p.node);
+      return !n.is_arg() && n.type() == "Const";
+    });
   }
 
   int LastCotangent(int id) const {
