@@ -137,6 +137,31 @@ def test_noise_is_not_taken_for_a_wrong_gradient() -> None:
         check_grads(lambda x: 1e6 + 1e-3 * x**2, [tf.constant([1.0, 3.0])], order=1)
 
 
+def test_variables_that_a_function_reads() -> None:
+    layer = tf.keras.layers.Dense(2, activation="tanh")
+    x = tf.constant([[0.5, 2.0]])
+    layer(x)
+    before = [v.numpy() for v in layer.trainable_variables]
+    check_grads(layer, [x], variables=layer.trainable_variables)
+    for v, value in zip(layer.trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(v.numpy(), value)
+
+    module, unread = Affine(), tf.Variable(1.0)
+    check_grads(module, [X], order=3, variables=[*module.trainable_variables, unread])
+    check_grads(lambda: tf.exp(module.w) * tf.gather(module.w, [0, 0, 1]), [], variables=[module.w])
+
+
+def test_a_wrong_gradient_of_a_variable_is_found() -> None:
+    w = tf.Variable([1.0, 2.0, 3.0], dtype=F64)
+    for order, modes, at in [(1, ["rev"], "rev, by"), (2, ["rev"], "rev of rev, by"), (2, ["fwd"], "fwd, of result 0")]:
+        f = wrong(tf.constant([1, 1.001, 1], F64), order if modes == ["rev"] else 1)
+        with pytest.raises(AssertionError, match=rf"{at}.*element \[1\]") as error:
+            check_grads(lambda x: x * f(w + 0), [X], order=order, modes=modes, variables=[w])  # noqa: B023
+        assert ("by variables[0], float64[3]" in str(error.value)) == (modes == ["rev"])
+        np.testing.assert_array_equal(w, [1, 2, 3])
+    check_grads(lambda x: x * f(w + 0), [X])  # which says nothing of w
+
+
 def test_tolerances() -> None:
     f = wrong(tf.constant(1.001, F64), 1)
     check_grads(f, [X], order=1, rtol=1e-2)
@@ -147,6 +172,11 @@ def test_tolerances() -> None:
 
 REFUSED: dict[str, tuple[Callable[[], None], type[Exception], str]] = {
     "random": (lambda: check_grads(lambda x: x * tf.random.uniform([], dtype=F64), [X]), ValueError, "deterministic"),
+    "no variable": (
+        lambda: check_grads(lambda x: x, [X], variables=[tf.constant(1.0)]),
+        TypeError,
+        "variables must be",
+    ),
     "infinite": (lambda: check_grads(tf.math.log, [X]), ValueError, "not finite at this point"),
     "integers": (lambda: check_grads(lambda n: n, [1]), ValueError, "no floating or complex tensor"),
     "no result": (lambda: check_grads(tf.argmax, [X]), ValueError, "returns no floating"),

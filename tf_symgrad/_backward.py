@@ -1,7 +1,8 @@
 """Gradients of a graph that is being built, as calls of pullbacks that the engine builds.
 
-The forward pass stays as it is: a pullback takes tensors of it. What the engine leaves to TensorFlow (calls, branches,
-loops, gradients that users wrote) is differentiated by TensorFlow's own functions, between one pullback and the next.
+The forward pass stays as it is: a pullback takes tensors of it; calls, branches and loops get outputs for that. What
+the engine leaves to TensorFlow (gradients that users wrote, say) is differentiated by TensorFlow's own functions,
+between one pullback and the next.
 """
 
 from __future__ import annotations
@@ -14,9 +15,15 @@ from google.protobuf import message  # type: ignore[import-untyped]
 from tensorflow.core.framework import function_pb2
 from tensorflow.python.eager import backprop_util
 from tensorflow.python.framework import ops
-from tensorflow.python.ops import control_flow_state, default_gradient, gradients_util, handle_data_util
+from tensorflow.python.ops import (
+    control_flow_state,
+    control_flow_util,
+    default_gradient,
+    gradients_util,
+    handle_data_util,
+)
 
-from tf_symgrad import _custom, _function, _likeness, _loader, _part, _pullback
+from tf_symgrad import _custom, _function, _likeness, _loader, _part, _pullback, _structure
 
 # Control flow and arrays of TensorFlow 1.
 _FRAMES = {"Enter", "Exit", "NextIteration", "LoopCond", "Merge", "Switch"}
@@ -63,18 +70,25 @@ class Backward:
           tape: whether these are the gradients of a tape.
         """
         self._graph, self._tape = graph, tape
+        self._compiled = control_flow_util.GraphOrParentsInXlaContext(graph)
         self._tensors = {tensor_name(t): t for t in [*ys, *xs]}
         self._xs = {tensor_name(x) for x in xs}
         self._off = {tensor_name(t) for t in off}
         self._blocked = [op.name for op in blocked]
         ys_by_name = sorted({tensor_name(y) for y in ys})
+        self._structure: _structure.Library | None = {}
         try:
             graph_def, self._names = _part.serialized(graph, passed, [*ys, *xs, *off])
             try:
                 self._read(graph_def, ys_by_name)
             except _OutsideError:
-                self._names = None
-                self._read(_part.whole(graph), ys_by_name)
+                self._names, graph_def = None, _part.whole(graph)
+                self._read(graph_def, ys_by_name)
+            except _loader.native().StatusError:
+                if not self._structure:
+                    raise
+                self._structure = None  # what it does not do may be in a function
+                self._read(graph_def, ys_by_name)
         except _loader.native().StatusError as error:
             raise NotNativeError(error.args[1].replace("\n", " ")) from None
         except (tf.errors.OpError, message.EncodeError) as error:  # it is larger than a protocol buffer may be
@@ -82,15 +96,16 @@ class Backward:
 
     def _read(self, graph_def: bytes, ys: list[str]) -> None:
         native = _loader.native()
-        self._pass = native.ForwardPass(graph_def)
+        self._structure = None if self._structure is None else {}
+        self._pass = native.ForwardPass(graph_def, self._compiled)
         passed = self._pass.between(ys, list(self._xs), list(self._off), self._blocked, _inert(), _likeness.DEAF)
         self._passed = {name for name, *_ in passed}
-        self._classify(passed, native.rules())
+        self._classify(passed, native.rules(), ys)
         self._stages: list[list[str]] = self._pass.stages()
         self._plan: dict[int, tuple[list[str], Any]] = {}
         self._rehearse(ys)
 
-    def _classify(self, passed: list[tuple[str, str, bool]], rules: dict[str, bool]) -> None:
+    def _classify(self, passed: list[tuple[str, str, bool]], rules: dict[str, bool], ys: Sequence[str]) -> None:
         """Tells the engine which nodes are not its own."""
         self._ops: dict[str, Any] = {}  # those
         self._handed_over: dict[str, Any] = {}  # functions that are gradients
@@ -101,6 +116,8 @@ class Backward:
             if known and not _likeness.is_pythons(kind):
                 continue
             op = self._graph.get_operation_by_name(name)
+            if kind in _structure.KINDS and not own_gradient and self._is_known_structure(op, ys):
+                continue
             if known and not _likeness.is_python_op(op):
                 continue
             if own_gradient:
@@ -115,6 +132,17 @@ class Backward:
                 raise NotNativeError(f"op {kind} has no gradient")
             self._ops[name] = op
             self._pass.set_opaque(name)
+
+    def _is_known_structure(self, op: Any, ys: Sequence[str]) -> bool:
+        """Hands over the functions of a call, a branch or a loop, if the engine is to differentiate that."""
+        library = None if self._structure is None else _structure.library_of(op, ys, self._compiled)
+        if self._structure is None or library is None:
+            return False
+        new = {name: function for name, function in library.items() if name not in self._structure}
+        self._structure.update(new)
+        functions = function_pb2.FunctionDefLibrary(function=[f.cached_definition for f in new.values()])
+        self._pass.add_functions(functions.SerializeToString())
+        return True
 
     def _hand_over(self, op: Any) -> bool:
         """Hands over the gradient of an op that TensorFlow itself made by `tf.custom_gradient`.
@@ -205,12 +233,16 @@ class Backward:
         return {name: _sum(cotangents[name]) for name in self._xs if name in cotangents}
 
     def _call(self, pullback: Any, dys: list[Any], cotangents: dict[str, list[Any]]) -> None:
-        name, stateful, functions, taken, gradients = pullback
+        name, stateful, functions, taken, gradients, extended = pullback
         if not gradients:
             return
-        own = [_function.atomic(function_pb2.FunctionDef.FromString(f)) for f in functions]
-        called = self._handed_over.values()
-        results = _pullback.call(name, stateful, [*own, *called], [*map(self._tensor, taken), *dys])
+        definitions = map(function_pb2.FunctionDef.FromString, functions)
+        own = {definition.signature.name: _function.atomic(definition) for definition in definitions}
+        for node, definition, start, start_args, outputs in extended:
+            op = self._graph.get_operation_by_name(node)
+            _structure.extend(op, definition, start, start_args, outputs, own)
+        called = _structure.called(own, {**(self._structure or {}), **self._handed_over})
+        results = _pullback.call(name, stateful, [*own.values(), *called], [*map(self._tensor, taken), *dys])
         for of, values, indices in gradients:
             x, dx = self._tensor(of), results[values]
             spec = _function.variable_spec(x) if x.dtype == tf.resource else x
@@ -237,6 +269,7 @@ class Backward:
         for i, (y, dy) in enumerate(zip(op.outputs, dys, strict=True)):
             if dy is None and backprop_util.IsTrainable(y) and default_gradient.supports_default_grad(y):
                 dys[i] = control_flow_state.ZerosLike(op, i)
+        _structure.restore()
         inputs, gradient = self._inputs(op), _python_gradient(op)
         with tf.name_scope(op.name + "_grad"), self._graph._original_op(op):
             dxs = gradients_util._AsList(gradients_util._MaybeCompile(scope, op, None, lambda: gradient(op, *dys)))

@@ -21,7 +21,7 @@ from tensorflow.python.eager import tape as tape_lib
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import gradients_util, resource_variable_ops
 
-from tf_symgrad import _loader, _part, _recorded, _registry
+from tf_symgrad import _loader, _part, _recorded, _registry, _structure
 from tf_symgrad._backward import Backward, NotNativeError, tensor_name
 
 logger = logging.getLogger("tf_symgrad")
@@ -127,6 +127,7 @@ def _uninstall() -> None:
         if getattr(module, name) is wrapped:  # else somebody else has wrapped it meanwhile, and ours passes on
             setattr(module, name, stock)
     _installed.clear()
+    _structure.restore()
     _registry.take_back()
 
 
@@ -142,6 +143,7 @@ def _wrapped(stock: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..
             return ours(lambda: stock(*args, **kwargs), **given.arguments)
         except NotNativeError as reason:
             _say(str(reason))
+            _structure.restore()
             return stock(*args, **kwargs)
 
     wrapper.__signature__ = signature  # type: ignore[attr-defined]

@@ -281,7 +281,7 @@ def from_concrete_function(concrete: Any) -> Function:
         signature = root.cached_definition.signature
         known = _concrete_functions[concrete] = Function(
             attr_value_pb2.NameAttrList(name=tf.compat.as_str(root.name)),
-            reachable(root, _finder(ops.get_default_graph())),
+            reachable(root, finder(ops.get_default_graph())),
             # A tape that has been over the function added to the outputs of its graph, not to those of its definition.
             [spec(x) for x in concrete.inputs[: len(signature.input_arg)]],
             [spec(y) for y in concrete.outputs[: len(signature.output_arg)]],
@@ -298,7 +298,7 @@ def from_defun(defun: Any) -> Function:
     signature = defun.definition.signature
     return Function(
         attr_value_pb2.NameAttrList(name=signature.name),
-        reachable(defun, _finder(ops.get_default_graph())),
+        reachable(defun, finder(ops.get_default_graph())),
         argument_specs(signature.name, signature.input_arg, {}),
         argument_specs(signature.name, signature.output_arg, {}),
         defun.captured_inputs,
@@ -308,7 +308,7 @@ def from_defun(defun: Any) -> Function:
 
 def is_known(name: str, graph: tf.Graph) -> bool:
     """Whether a graph, one that it is inside, or the eager context has a function of that name."""
-    return _finder(graph)(name) is not None
+    return finder(graph)(name) is not None
 
 
 def from_name(name_attrs: attr_value_pb2.NameAttrList, graph: tf.Graph) -> Function:
@@ -318,7 +318,7 @@ def from_name(name_attrs: attr_value_pb2.NameAttrList, graph: tf.Graph) -> Funct
       tf.errors.NotFoundError: none of them has it.
       tf.errors.InvalidArgumentError: its signature makes no sense with the attrs given.
     """
-    root = _finder(graph)(name_attrs.name)
+    root = finder(graph)(name_attrs.name)
     if root is None:
         raise tf.errors.NotFoundError(
             None,
@@ -338,7 +338,7 @@ def from_library_function(
     signature = root.cached_definition.signature
     return Function(
         name_attrs,
-        reachable(root, _finder(graph)),
+        reachable(root, finder(graph)),
         [spec(x) for x in traced.inputs]
         if traced
         else argument_specs(signature.name, signature.input_arg, name_attrs.attr),
@@ -417,7 +417,7 @@ def atomic(definition: function_pb2.FunctionDef) -> LibraryFunction:
 traced: weakref.WeakValueDictionary[str, LibraryFunction] = weakref.WeakValueDictionary()
 
 
-def _finder(graph: tf.Graph) -> Callable[[str], LibraryFunction | None]:
+def finder(graph: tf.Graph) -> Callable[[str], LibraryFunction | None]:
     """Finds functions by name in a graph, in those that it is inside, and in the eager context."""
 
     def find(name: str) -> LibraryFunction | None:
@@ -439,7 +439,7 @@ def reachable(
     root: LibraryFunction, find: Callable[[str], LibraryFunction | None] | None = None
 ) -> dict[str, LibraryFunction]:
     """A function and all that it calls, by name. What can't be found is left out, for the engine to name."""
-    find = find or _finder(ops.get_default_graph())
+    find = find or finder(ops.get_default_graph())
     library: dict[str, LibraryFunction] = {}
     todo = [root]
     while todo:

@@ -6,10 +6,16 @@ out, of all cases of all rules, that these tables are complete.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.core.framework import function_pb2, node_def_pb2
+from tensorflow.python.framework import ops
+
+from tf_symgrad import _loader
 
 # Inputs that Python has no gradient of, though there is one: None, which stays None.
 DEAF = {
@@ -67,3 +73,71 @@ _SOME: dict[str, Callable[[Any], bool]] = {
     "Identity": _passes_a_handle,
     "ResizeBicubic": _is_half,
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Body:
+    """What is to be known of a function whose ops the engine differentiates as Python does.
+
+    Attributes:
+      takes_rows: whether it looks up rows of an argument. In branches and loops it hangs on more than the op whether
+        the gradient is rows.
+    """
+
+    takes_rows: bool
+
+
+def of_function(definition: function_pb2.FunctionDef) -> Body | None:
+    """None if an op of the function is Python's, or some runtime has a function of its own in place of it."""
+    if any(name in definition.attr for name in ("api_implements", "_implements")):
+        return None
+    nodes = {node.name: node for node in definition.node_def}
+    arguments = {arg.name for arg in definition.signature.input_arg}
+    differing = _differing(len(ops.gradient_registry.list()))
+
+    def is_argument(tensor: str) -> bool:
+        name = tensor.partition(":")[0]
+        while name in nodes and nodes[name].op in ("Identity", "ReadVariableOp"):
+            name = nodes[name].input[0].partition(":")[0]
+        return name in arguments
+
+    takes_rows = False
+    for node in definition.node_def:
+        if node.op in differing or "_gradient_op_type" in node.attr:
+            return None
+        if node.op in _FOREIGN or node.op.startswith(("Ref", "TensorArray", "Stack")):
+            return None
+        if node.op in _SOME and _is_python_node(node, nodes):
+            return None
+        if node.op.startswith(_LOOK_UP) and is_argument(node.input[0]):
+            takes_rows = True
+    return Body(takes_rows)
+
+
+# Control flow, arrays and variables of TensorFlow 1; gradients within functions, calls to elsewhere.
+_FOREIGN = {
+    *("Enter", "Exit", "NextIteration", "LoopCond", "Merge", "Switch", "RemoteCall"),
+    *("SymbolicGradient", "TfSymgrad>SymbolicGradient"),
+}
+_LOOK_UP = ("Gather", "ResourceGather", "SparseSegment")
+
+
+@functools.lru_cache(1)
+def _differing(_: int) -> frozenset[str]:
+    """Ops that have a gradient here or there, but not in both, or another one."""
+    registry, rules = ops.gradient_registry, _loader.native().rules()
+    pythons = {name: registry.lookup(name) is not None for name in registry.list()}
+    differing = {name for name, has in pythons.items() if name in rules and rules[name] != has}
+    return frozenset(differing | DEAF.keys() | _PYTHONS)
+
+
+def _is_python_node(node: node_def_pb2.NodeDef, nodes: dict[str, node_def_pb2.NodeDef]) -> bool:
+    """`is_python_op` of a node in a function; true where that can't be told."""
+    if node.op == "Identity":
+        return bool(node.attr["T"].type == tf.resource)
+    if node.op == "ResizeBicubic":
+        return node.attr["T"].type not in (tf.float32, tf.float64)
+    axis = nodes.get(node.input[2].partition(":")[0])
+    if axis is None or axis.op != "Const":
+        return False
+    return bool(tf.make_ndarray(axis.attr["value"].tensor) < 0)

@@ -13,7 +13,7 @@ from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import record
 from tensorflow.python.eager.polymorphic_function import concrete_function
 from tensorflow.python.framework import function_def_to_graph, ops
-from tensorflow.python.ops import handle_data_util
+from tensorflow.python.ops import control_flow_util_v2, handle_data_util
 
 from tf_symgrad import _function
 
@@ -31,9 +31,9 @@ def call(name: str, stateful: bool, functions: Sequence[Any], inputs: Sequence[A
     # A tape that may see the gradient of this gradient must have recorded all that this one will take.
     if pywrap_tfe.TFE_Py_TapeSetPossibleGradientTypes(list(inputs)) == _HIGHER_ORDER:
         return list(_concrete(root, inputs)._call_flat(list(inputs), []))
-    gradient = functools.partial(_gradient_of_call, functions)
+    gradient = functools.partial(gradient_of_call, functions)
     with record.stop_recording():
-        results = list(add(args=list(inputs), Tout=outputs, f=_Named(name, root)))
+        results = list(add(args=list(inputs), Tout=outputs, f=Named(name)))
     op = results[0].op
     op._gradient_function = gradient
     if record.could_possibly_record():
@@ -41,19 +41,18 @@ def call(name: str, stateful: bool, functions: Sequence[Any], inputs: Sequence[A
     return results
 
 
-class _Named:
+class Named:
     """What TensorFlow takes for the value of an attr that is a function."""
 
-    def __init__(self, name: str, function: Any) -> None:
+    def __init__(self, name: str) -> None:
         self._as_name_attr_list = attr_value_pb2.NameAttrList(name=name)
-        self._function = function
 
     def add_to_graph(self, graph: tf.Graph) -> None:
         """The graph has it."""
 
 
-def _gradient_of_call(functions: Sequence[Any], op: Any, *dys: Any) -> Any:
-    """The gradient of a pullback's call, as TensorFlow differentiates calls: few ask for it."""
+def gradient_of_call(functions: Sequence[Any], op: Any, *dys: Any) -> Any:
+    """The gradient of a call of the first of some functions, as TensorFlow differentiates calls: few ask for it."""
     rewrite = _concrete(functions[0], op.inputs)._delayed_rewrite_functions._rewrite_forward_and_call_backward
     return rewrite(op, *dys)
 
@@ -66,10 +65,43 @@ def _concrete(root: Any, inputs: Sequence[Any]) -> Any:
         graph = function_def_to_graph.function_def_to_graph(root.cached_definition, structured_input_signature=None)
         for outer, t in zip(inputs, graph.inputs, strict=True):
             handle_data_util.copy_handle_data(outer, t)
+        _prepare(graph)
         specs = [tuple(tf.TensorSpec(t.shape, t.dtype) for t in ts) for ts in (graph.inputs, graph.outputs)]
         of = function_type_lib.from_structured_signature((specs[0], {}), specs[1])
         known[key] = concrete_function.ConcreteFunction.from_func_graph(graph, of, {})
     return known[key]
+
+
+def _prepare(graph: Any) -> None:
+    """Of a graph that was made of a definition: tells its calls their gradients, and what is known of handles."""
+    find = _function.finder(graph)
+    for op in graph.get_operations():
+        if op.type in ("PartitionedCall", "StatefulPartitionedCall"):
+            op._gradient_function = functools.partial(gradient_of_call, [find(op.get_attr("f").name)])
+        elif op.type.removeprefix("Stateless") in _GRAPHS:
+            set_graphs(op)
+
+
+# Where TensorFlow's Python has the graphs of a node's functions, by attr.
+_GRAPHS = {
+    "If": {"then_branch": "_true_graph", "else_branch": "_false_graph"},
+    "While": {"cond": "_cond_graph", "body": "_body_graph"},
+    "Case": {"branches": "_branch_graph_"},
+}
+
+
+def set_graphs(op: Any) -> None:
+    """Gives a branch or a loop the graphs of its functions, as TensorFlow's Python leaves them there."""
+    inputs = op.inputs if op.type.endswith("While") else op.inputs[1:]
+    for attr, name in _GRAPHS[op.type.removeprefix("Stateless")].items():
+        functions = op.get_attr(attr)
+        names = {name: functions} if attr != "branches" else {f"{name}{i}": f for i, f in enumerate(functions)}
+        for attribute, function in names.items():
+            graph = control_flow_util_v2.get_func_graph(op, [t.shape for t in inputs], function.name)
+            for outer, inner in zip(inputs, graph.inputs, strict=True):
+                handle_data_util.copy_handle_data(outer, inner)
+            _prepare(graph)
+            setattr(op, attribute, graph)
 
 
 def facts(tensor: Any) -> tuple[int, list[int] | None]:

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.util import nest
 
-from tf_symgrad import _api, _calls, _differences, _inputs, _transforms
+from tf_symgrad import _calls, _differences, _inputs, _transforms
 from tf_symgrad._calls import Call
 from tf_symgrad._differences import EPSILON, Place, Tensor, Tolerance
 
@@ -26,6 +26,7 @@ def check_grads(
     order: int = 2,
     modes: Iterable[str] = ("rev", "fwd"),
     *,
+    variables: Iterable[Any] = (),
     rtol: float | None = None,
     atol: float | None = None,
     elements: int = 64,
@@ -45,6 +46,8 @@ def check_grads(
       order: 1; 2: the gradient of the gradient, by its cotangent, too; and so on.
       modes: `"rev"`, the products of the Jacobian from the left (`vjp`), and `"fwd"`, those from the right (`jvp`). At
         order 2 each is checked in each mode.
+      variables: variables that `f` reads, by which the gradients are checked, too: of a module or a layer, its
+        `trainable_variables`. They have their values again afterwards.
       rtol: by what part of itself a number may be off; by the dtypes if left out.
       atol: how far a number may be off in any case; by the dtypes if left out.
       elements: how many elements of each argument are looked at, which are chosen at random; reverse mode takes two
@@ -59,6 +62,10 @@ def check_grads(
 
     Examples:
       >>> tf_symgrad.testing.check_grads(lambda x: tf.sin(x) ** 2, [tf.constant([0.5, 2.0], tf.float64)])
+      >>> layer = tf.keras.layers.Dense(2, activation="tanh")
+      >>> x = tf.constant([[0.5, 2.0]])
+      >>> _ = layer(x)
+      >>> tf_symgrad.testing.check_grads(layer, [x], variables=layer.trainable_variables)
     """
     if isinstance(args, (str, bytes, dict)) or not isinstance(args, Iterable) or tf.is_tensor(args):
         raise TypeError(
@@ -74,12 +81,54 @@ def check_grads(
     for what, tolerance in (("rtol", rtol), ("atol", atol)):
         if tolerance is not None:
             _inputs.check_number(what, tolerance, 0, numbers.Real)
+    read = [_variable(v) for v in _inputs.elements("variables", variables, "variables")]
+    values = [tf.identity(v) for v in read]
     check = _Check(modes, rtol, atol, elements, np.random.default_rng(seed))
-    flat, x, names = _flattened(f, args)
-    _check_values(f, flat, x)
-    check.run(flat, x, names, order, [])
+    flat, x, names = _flattened(f, args, read)
+    try:
+        _check_values(f, flat, [*x, *values])
+        check.run(flat, x, names, order, [])
+    finally:
+        for v, value in zip(read, values, strict=True):
+            v.assign(value)
     if check.wrong:
         raise AssertionError("\n".join([f"Gradients of {_name(f)} against finite differences:", *check.wrong]))
+
+
+class _Function:
+    """A function of tensors, and after these of the values of variables that it reads."""
+
+    def __init__(self, f: _Flat, x: Sequence[Tensor], variables: Sequence[tf.Variable]) -> None:
+        specs = [tf.TensorSpec(t.shape, t.dtype) for t in x]
+        self.of_tensors: _Flat = tf.function(f, autograph=False).get_concrete_function(*specs)
+        self.variables = variables
+
+    def __call__(self, *x: Tensor) -> list[Tensor]:
+        count = len(x) - len(self.variables)
+        for v, value in zip(self.variables, x[count:], strict=True):
+            v.assign(value)
+        return self.of_tensors(*x[:count])
+
+    def derivative(self, f: Callable[..., Any], x: Sequence[Tensor], seeds: Sequence[Tensor]) -> _Function:
+        """f, of this function as one of its tensors and variables, of these, and of the seeds."""
+        count = len(x)
+
+        def here(*inputs: Any) -> list[Tensor]:
+            return self.of_tensors(*inputs[:count])
+
+        def at(*inputs: Tensor) -> Any:
+            return f(here, [*inputs[:count], *self.variables], inputs[count:])
+
+        return _Function(at, [*x, *seeds], self.variables)
+
+
+def _pulled_back(f: _Flat, x: Sequence[Any], dy: Sequence[Tensor]) -> list[Tensor]:
+    dx = _transforms.vjp(f, *x)[1](list(dy))
+    return [tf.zeros_like(a) if d is None else tf.convert_to_tensor(d) for a, d in zip(x, dx, strict=True)]
+
+
+def _pushed_forward(f: _Flat, x: Sequence[Any], dx: Sequence[Tensor]) -> Any:
+    return _transforms.jvp(f, x, dx)[1]
 
 
 class _Check:
@@ -96,38 +145,39 @@ class _Check:
         self._modes, self._rtol, self._atol = modes, rtol, atol
         self._elements, self._random = elements, random
 
-    def run(self, f: _Flat, x: Sequence[Tensor], names: Sequence[str], order: int, path: list[str]) -> None:
+    def run(self, f: _Function, x: Sequence[Tensor], names: Sequence[str], order: int, path: list[str]) -> None:
+        values = [tf.identity(v) for v in f.variables]
+        everything = [*x, *values]
+        named = [*names, *(f"variables[{i}]" for i in range(len(values)))]
         for mode in self._modes:
             count = len(self.wrong)
             if mode == "rev":
-                seeds = [self._direction(y) for y in f(*x)]
-                derivative = _concrete(lambda *inputs: _api.symbolic_gradient(list(inputs), None, f), [*x, *seeds])
-                found = derivative(*x, *seeds)
-                places = [self._places(a) for a in x]
+                seeds = [self._direction(y) for y in f(*everything)]
+                derivative = f.derivative(_pulled_back, x, seeds)
+                found = derivative(*x, *seeds, *values)
+                places = [self._places(a) for a in everything]
                 self._report(
                     [*path, mode],
-                    [f"by {name}" for name in names],
-                    x,
-                    _differences.gradient_mismatches(f, x, seeds, found, self._tolerance, places),
+                    [f"by {name}" for name in named],
+                    everything,
+                    _differences.gradient_mismatches(f, everything, seeds, found, self._tolerance, places),
                 )
                 added = [f"{'d' * (len(path) + 1)}y[{i}]" for i in range(len(seeds))]
             else:
-                seeds = [self._direction(a) for a in x]
-                n = len(x)
-                derivative = _concrete(
-                    lambda *inputs: _transforms.jvp(f, inputs[:n], inputs[n:])[1],  # noqa: B023 (called at once)
-                    [*x, *seeds],
-                )
-                found = derivative(*x, *seeds)
+                seeds = [self._direction(a) for a in everything]
+                derivative = f.derivative(_pushed_forward, x, seeds)
+                found = derivative(*x, *seeds, *values)
                 self._report(
                     [*path, mode],
                     [f"of result {j}" for j in range(len(found))],
                     found,
-                    _differences.tangent_mismatches(f, x, seeds, found, self._tolerance),
+                    _differences.tangent_mismatches(f, everything, seeds, found, self._tolerance),
                 )
-                added = [f"d({name})" for name in names]
+                added = [f"d({name})" for name in named]
             if order > 1 and len(self.wrong) == count:  # what is wrong has wrong derivatives
+                derivative(*x, *seeds, *values)  # where the variables were
                 self.run(derivative, [*x, *seeds], [*names, *added], order - 1, [*path, mode])
+                f(*everything)
 
     def _report(
         self, path: Sequence[str], what: Sequence[str], tensors: Sequence[Tensor], mismatches: Iterator[str]
@@ -158,7 +208,16 @@ class _Check:
         return tf.constant(real() + 1j * real() if x.dtype.is_complex else real(), x.dtype)
 
 
-def _flattened(f: Callable[..., Any], args: Sequence[Any]) -> tuple[_Flat, list[Tensor], list[str]]:
+def _variable(x: Any) -> tf.Variable:
+    variable = _calls.variable_of(x)
+    if variable is None or variable.dtype not in EPSILON:
+        raise TypeError(f"variables must be floating or complex variables, not {x!r}.")
+    return variable
+
+
+def _flattened(
+    f: Callable[..., Any], args: Sequence[Any], variables: Sequence[tf.Variable]
+) -> tuple[_Function, list[Tensor], list[str]]:
     """f as a function of those tensors of its arguments that can have a gradient; these, and what to call them."""
     f = _calls.callable_of(f)
     _, values, _ = _calls.with_tensors(f, list(range(len(args))), args, {})
@@ -177,12 +236,12 @@ def _flattened(f: Callable[..., Any], args: Sequence[Any]) -> tuple[_Flat, list[
         return [y for y in tf.nest.flatten(call.concrete(tensors)) if y.dtype in EPSILON]
 
     x = [t for s, t in zip(smooth, call.tensors, strict=True) if s]
-    if not x:
+    if not x and not variables:
         raise ValueError(f"{_name(f)} is called with no floating or complex tensor: there is no gradient to check.")
-    return _concrete(flat, x), x, [name for s, name in zip(smooth, names, strict=True) if s]
+    return _Function(flat, x, variables), x, [name for s, name in zip(smooth, names, strict=True) if s]
 
 
-def _check_values(f: Any, flat: _Flat, x: Sequence[Tensor]) -> None:
+def _check_values(f: Any, flat: _Function, x: Sequence[Tensor]) -> None:
     once, twice = ([_differences.wide(y) for y in flat(*x)] for _ in range(2))
     if not once:
         raise ValueError(f"{_name(f)} returns no floating or complex tensor: there is no gradient to check.")
@@ -194,11 +253,6 @@ def _check_values(f: Any, flat: _Flat, x: Sequence[Tensor]) -> None:
             )
         if not np.isfinite(a).all():
             raise ValueError(f"Result {j} of {_name(f)} is not finite at this point: {a}. Choose another one.")
-
-
-def _concrete(f: _Flat, x: Sequence[Tensor]) -> _Flat:
-    specs = [tf.TensorSpec(t.shape, t.dtype) for t in x]
-    return tf.function(f, autograph=False).get_concrete_function(*specs)  # type: ignore[no-any-return]
 
 
 def _name(f: Any) -> str:

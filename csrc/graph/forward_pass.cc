@@ -3,13 +3,16 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "csrc/engine/body/calls.h"
 #include "csrc/engine/body/node_check.h"
 #include "csrc/engine/body/topological_order.h"
+#include "csrc/engine/differentiate/node_gradients.h"
 #include "csrc/engine/facts/facts.h"
 #include "csrc/engine/library/gradient_op.h"
+#include "csrc/engine/read/function_facts.h"
 #include "csrc/engine/vjp/cotangent.h"
 #include "csrc/engine/vjp/registry.h"
 #include "csrc/engine/vjp/sweep.h"
@@ -34,6 +37,22 @@ bool IsSmallConst(const tf::NodeDef& node) {
   return elements <= kMaxConstant;
 }
 
+// Gives zeros where Python does, and of the nodes of a graph what they become.
+class GraphDifferentiator final : public Differentiator {
+ public:
+  GraphDifferentiator(const tf::FunctionLibraryDefinition& library, const Body* graph)
+      : Differentiator(library), graph_(graph) {}
+  absl::StatusOr<Grads> StructureGradient(Builder* builder, const VjpQuery& query) override {
+    return StructureGradientAsPython(this, builder, query,
+                                     builder->body() == graph_ ? &in_place_[query.node] : nullptr);
+  }
+  const std::map<int, InPlace>& in_place() const { return in_place_; }
+
+ private:
+  const Body* const graph_;
+  std::map<int, InPlace> in_place_;
+};
+
 }  // namespace
 
 struct ForwardPass::Region {
@@ -44,8 +63,8 @@ struct ForwardPass::Region {
   std::vector<std::pair<int, int>> severed;       // inputs of nodes that no gradient flows to: arguments of their own
 };
 
-absl::StatusOr<std::unique_ptr<ForwardPass>> ForwardPass::Read(tf::GraphDef graph) {
-  std::unique_ptr<ForwardPass> pass(new ForwardPass(std::move(graph)));
+absl::StatusOr<std::unique_ptr<ForwardPass>> ForwardPass::Read(tf::GraphDef graph, bool compiled) {
+  std::unique_ptr<ForwardPass> pass(new ForwardPass(std::move(graph), compiled));
   TF_RETURN_IF_ERROR(pass->Index());
   return pass;
 }
@@ -241,7 +260,11 @@ absl::Status ForwardPass::AddInput(Port p, int depth, Region* region) {
   const bool computed = !item.edge && item.types.size() == 1 && IsIntegral(item.types[0]) &&
                         !item.op->op_def.is_stateful() && !IsStructure(*item.def, *item.op) &&
                         item.def->op() != "Placeholder" && item.def->op() != "Const" && depth < kMaxDepth;
-  if (!IsX(p) && (IsSmallConst(*item.def) || computed)) {
+  // Of a loop that was extended before, with what its count begins.
+  const bool start = !item.edge && IsCall(*item.def, *item.op) && depth < kMaxDepth &&
+                     absl::StartsWith(Callee(*item.def).name(), "__symgrad_loop_start_") &&
+                     library_.Contains(Callee(*item.def).name());
+  if (!IsX(p) && (IsSmallConst(*item.def) || computed || start)) {
     region->in[p.node] = true;
     for (const Port& q : item.inputs) TF_RETURN_IF_ERROR(AddInput(q, depth + 1, region));
   } else if (region->seen.insert({p.node, p.index}).second) {
@@ -266,8 +289,6 @@ absl::StatusOr<std::vector<std::string>> ForwardPass::Begin(int stage, const std
   for (const Port& p : region.y) {
     pass(p);
     if (!region.in[p.node]) return absl::InvalidArgumentError(absl::StrCat("gradients do not pass '", Name(p), "'"));
-    if (items_[p.node].types[p.index] == tf::DT_RESOURCE)
-      return absl::UnimplementedError(absl::StrCat("'", Name(p), "' is the handle of a variable"));
   }
   while (!pending.empty()) {
     const Item& item = items_[pending.back()];
@@ -293,8 +314,8 @@ absl::StatusOr<std::vector<std::string>> ForwardPass::Begin(int stage, const std
   return names;
 }
 
-absl::Status ForwardPass::Build(const Region& region, const std::vector<Facts>& facts, Body* body, Ports* ports,
-                                Tensors* tensors) const {
+absl::Status ForwardPass::Build(const Region& region, const std::vector<Facts>& facts, Functions* functions, Body* body,
+                                Ports* ports, Tensors* tensors) const {
   absl::flat_hash_map<std::pair<int, int>, Port> severed;
   for (size_t i = 0; i < facts.size(); ++i) {
     const bool own = i >= region.args.size();
@@ -319,7 +340,12 @@ absl::Status ForwardPass::Build(const Region& region, const std::vector<Facts>& 
     }
     const int node = body->AddNode(item.op, item.def, inputs, item.types, -1);
     TF_RETURN_IF_ERROR(InferFacts(body, node));
+    if (IsStructure(*item.def, *item.op)) InferFromFunctions(functions, body, node);
     for (int i = 0; i < static_cast<int>(item.types.size()); ++i) {
+      // A loop of Python's returns a variable as it came.
+      if (IsLoop(*item.def) && item.types[i] == tf::DT_RESOURCE)
+        if (const auto handle = body->handles.find(body->output_index(inputs[i])); handle != body->handles.end())
+          body->handles[body->output_index({node, i})] = std::vector(handle->second);
       (*ports)[{id, i}] = {node, i};
       (*tensors)[body->output_index({node, i})] = {id, i};
     }
@@ -329,7 +355,12 @@ absl::Status ForwardPass::Build(const Region& region, const std::vector<Facts>& 
       std::vector<Port>& taken = body->custom_inputs[ports->at({id, 0}).node];
       for (const Port& p : items_[id].custom_inputs) taken.push_back(ports->at({p.node, p.index}));
     }
-  for (const Port& p : region.y) body->results.push_back(ports->at({p.node, p.index}));
+  for (const Port& p : region.y) {
+    body->results.push_back(ports->at({p.node, p.index}));
+    if (items_[p.node].types[p.index] == tf::DT_RESOURCE &&
+        !body->handles.contains(body->output_index(body->results.back())))
+      return absl::UnimplementedError(absl::StrCat("'", Name(p), "' is the handle of a variable of unknown dtype"));
+  }
   body->num_forward = body->num_nodes();
   return absl::OkStatus();
 }
@@ -339,11 +370,12 @@ absl::StatusOr<ForwardPass::Pullback> ForwardPass::Finish(const std::vector<Fact
   if (region_ == nullptr || facts.size() != region_->args.size() + region_->severed.size())
     return absl::InvalidArgumentError("Finish comes after Begin, with what is known of each tensor that it returned");
   const std::shared_ptr<Region> region = std::exchange(region_, nullptr);
-  Differentiator differentiator(library_);
   Body body;
+  body.compiled = compiled_;
+  GraphDifferentiator differentiator(library_, &body);
   Ports ports;
   Tensors tensors;
-  TF_RETURN_IF_ERROR(Build(*region, facts, &body, &ports, &tensors));
+  TF_RETURN_IF_ERROR(Build(*region, facts, &differentiator, &body, &ports, &tensors));
 
   // The wanted tensors: arguments first, then inner ones, each as the graph has them.
   std::vector<Port> wanted, inner, inner_ports;
@@ -384,7 +416,12 @@ absl::StatusOr<ForwardPass::Pullback> ForwardPass::Finish(const std::vector<Fact
   TF_RETURN_IF_ERROR(builder.TakeStatus());
   TF_RETURN_IF_ERROR(CheckUnconnected(*region, connected));
   if (gradients.empty()) return Pullback();
+  for (const auto& [tensor, port] : ports)  // nodes that have new outputs have others in place of the old ones, too
+    if (differentiator.in_place().count(port.node) > 0)
+      for (int i = 0; i < body.node(port.node).num_outputs; ++i)
+        tensors[body.output_index({port.node, i})] = {tensor.first, i};
   TF_ASSIGN_OR_RETURN(Pullback pullback, Write(body, tensors, num_args, results, &differentiator));
+  Extend(differentiator.in_place(), ports, differentiator, &pullback);
   pullback.gradients = std::move(gradients);
   return pullback;
 }
@@ -419,8 +456,25 @@ absl::StatusOr<ForwardPass::Pullback> ForwardPass::Write(const Body& body, const
                       WriteFunction(differentiator, body, "pullback", signature, tf::FunctionDef()));
   pullback.name = function.name;
   pullback.stateful = function.stateful;
-  pullback.functions = differentiator->Generated({pullback.name});
   return pullback;
+}
+
+void ForwardPass::Extend(const std::map<int, InPlace>& in_place, const Ports& ports,
+                         const Differentiator& differentiator, Pullback* pullback) const {
+  absl::flat_hash_map<int, std::string> names;  // by node of the body
+  for (const auto& [tensor, port] : ports)
+    if (in_place.count(port.node) > 0) names[port.node] = items_[tensor.first].def->name();
+  std::vector<std::string> called = {pullback->name};
+  for (const auto& [node, as] : in_place) {
+    if (as.outputs.empty()) continue;
+    called.push_back(as.start.name);
+    for (const auto& [name, value] : as.def.attr()) {
+      if (value.has_func()) called.push_back(value.func().name());
+      for (const tf::NameAttrList& f : value.list().func()) called.push_back(f.name());
+    }
+    pullback->extended.push_back({names.at(node), as});
+  }
+  pullback->functions = differentiator.Generated(std::move(called));
 }
 
 absl::Status ForwardPass::CheckUnconnected(const Region& region,
@@ -432,7 +486,9 @@ absl::Status ForwardPass::CheckUnconnected(const Region& region,
     if (!region.passed[id]) continue;
     const Item& item = items_[id];
     for (int i = 0; i < static_cast<int>(item.types.size()); ++i)
-      if (IsDifferentiable(item.types[i]) && !used.contains({id, i}) && item.inputs.size() > 1) partial[id] = true;
+      if (IsDifferentiable(item.types[i]) && !used.contains({id, i}) && item.inputs.size() > 1 &&
+          !IsStructure(*item.def, *item.op))
+        partial[id] = true;
     for (size_t i = 0; i < item.inputs.size(); ++i) {
       const Port p = item.inputs[i];
       if (!Carries(item, i)) continue;

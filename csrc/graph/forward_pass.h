@@ -2,7 +2,8 @@
 // tf.gradients ask for (tf_symgrad/_enable.py).
 //
 // A pullback is one function, to be called by one node. What it needs of the forward pass it takes as arguments, and
-// these are tensors of the graph: nothing is computed twice, no random number drawn again, no variable read again.
+// these are tensors of the graph: nothing is computed twice, no random number drawn again, no variable read again. A
+// node that stands for functions (a call, a branch, a loop) gets new outputs for it, where it stands.
 #pragma once
 
 #include <map>
@@ -31,13 +32,20 @@ class ForwardPass {
     tf::PartialTensorShape shape;
   };
 
+  // A node that stands for functions, with what it becomes.
+  struct Extended {
+    std::string node;
+    InPlace as;
+  };
+
   // A pullback: tensors of the graph, cotangents of y -> gradients.
   struct Pullback {
     std::string name;
     bool stateful = false;
-    std::shared_ptr<const tf::FunctionDefLibrary> functions =
-        std::make_shared<tf::FunctionDefLibrary>();  // it, and what it calls that the library lacks
-    std::vector<std::string> taken;                  // the tensors
+    // It, what the extended nodes call, and what these call, that the library lacks.
+    std::shared_ptr<const tf::FunctionDefLibrary> functions = std::make_shared<tf::FunctionDefLibrary>();
+    std::vector<Extended> extended;  // before it can be called
+    std::vector<std::string> taken;  // the tensors
     struct Gradient {
       std::string tensor;        // of which
       int values, indices = -1;  // the results that it is; with indices it is rows
@@ -46,7 +54,8 @@ class ForwardPass {
   };
 
   // The graph, or a part of it: gradients do not pass a node some of whose inputs are missing, which is its edge.
-  static absl::StatusOr<std::unique_ptr<ForwardPass>> Read(tf::GraphDef graph);
+  // `compiled`: XLA is to compile it.
+  static absl::StatusOr<std::unique_ptr<ForwardPass>> Read(tf::GraphDef graph, bool compiled);
 
   // Which gradients are asked for. Tensors are named "node:output", as in a GraphDef.
   struct Asked {
@@ -64,6 +73,8 @@ class ForwardPass {
   // Those nodes, in topological order.
   absl::StatusOr<std::vector<Passed>> Between(const Asked& asked);
 
+  // The functions that nodes which are not opaque stand for, and what these call.
+  absl::Status AddFunctions(const tf::FunctionDefLibrary& functions) { return library_.AddLibrary(functions); }
   // Of one of those nodes: who asks differentiates it himself.
   absl::Status SetOpaque(absl::string_view node);
   // Of one of those nodes: its gradient is a function, see kCustomGradient; `functions` are it and what it calls.
@@ -92,8 +103,8 @@ class ForwardPass {
     int stage = 0;
   };
 
-  explicit ForwardPass(tf::GraphDef graph)
-      : graph_(std::move(graph)), library_(tf::OpRegistry::Global(), tf::FunctionDefLibrary()) {}
+  ForwardPass(tf::GraphDef graph, bool compiled)
+      : graph_(std::move(graph)), compiled_(compiled), library_(tf::OpRegistry::Global(), tf::FunctionDefLibrary()) {}
   absl::Status Index();
   absl::Status ReadTypes(int node);
   absl::StatusOr<Item*> Find(absl::string_view node);
@@ -112,14 +123,17 @@ class ForwardPass {
   absl::Status AddInput(Port p, int depth, Region* region);
   using Ports = absl::flat_hash_map<std::pair<int, int>, Port>;  // of the body, by tensor of the graph
   using Tensors = absl::flat_hash_map<int, Port>;                // of the graph, by output of the body
-  absl::Status Build(const Region& region, const std::vector<Facts>& facts, Body* body, Ports* ports,
-                     Tensors* tensors) const;
+  absl::Status Build(const Region& region, const std::vector<Facts>& facts, Functions* functions, Body* body,
+                     Ports* ports, Tensors* tensors) const;
   absl::StatusOr<Pullback> Write(const Body& body, const Tensors& tensors, int num_args,
                                  const std::vector<Port>& results, Differentiator* differentiator) const;
+  void Extend(const std::map<int, InPlace>& in_place, const Ports& ports, const Differentiator& differentiator,
+              Pullback* pullback) const;
   // Whether Python would find zeros where the sweep finds nothing: it gives a node the cotangents of all its outputs.
   absl::Status CheckUnconnected(const Region& region, const absl::flat_hash_set<std::pair<int, int>>& connected) const;
 
   tf::GraphDef graph_;
+  const bool compiled_;
   tf::FunctionLibraryDefinition library_;
   std::vector<Item> items_;  // in topological order
   absl::flat_hash_map<std::string, int> by_name_;

@@ -22,6 +22,20 @@ using Names = std::vector<std::string>;
 using Dims = std::optional<std::vector<int64_t>>;  // -1: not known; none: not even how many
 
 py::tuple ToPython(const ForwardPass::Pullback& pullback) {
+  py::list extended;
+  for (const auto& [node, as] : pullback.extended) {
+    const py::bytes def = as.def.SerializeAsString();
+    py::list outputs;
+    for (const TensorSpec& output : as.outputs) {
+      py::object dims = py::none();
+      if (!output.shape.unknown_rank()) {
+        const auto sizes = output.shape.dim_sizes();
+        dims = py::cast(std::vector<int64_t>(sizes.begin(), sizes.end()));
+      }
+      outputs.append(py::make_tuple(static_cast<int>(output.dtype), dims));
+    }
+    extended.append(py::make_tuple(node, def, as.start.name, as.start_args, outputs));
+  }
   py::list gradients;
   for (const auto& gradient : pullback.gradients)
     gradients.append(py::make_tuple(gradient.tensor, gradient.values, gradient.indices));
@@ -29,19 +43,19 @@ py::tuple ToPython(const ForwardPass::Pullback& pullback) {
   for (const auto& f : pullback.functions->function()) functions.push_back(f.SerializeAsString());
   py::list serialized;
   for (const std::string& f : functions) serialized.append(py::bytes(f));
-  return py::make_tuple(pullback.name, pullback.stateful, serialized, pullback.taken, gradients);
+  return py::make_tuple(pullback.name, pullback.stateful, serialized, pullback.taken, gradients, extended);
 }
 
 }  // namespace
 
 void AddForwardPass(py::module_& m) {
   py::class_<ForwardPass>(m, "ForwardPass", "A graph, of which pullbacks are built: csrc/graph/forward_pass.h.")
-      .def(py::init([](const py::bytes& graph_def) {
+      .def(py::init([](const py::bytes& graph_def, bool compiled) {
              const std::string_view view = graph_def;
              const py::gil_scoped_release release;
-             return ValueOrThrow(ForwardPass::Read(Parse<tensorflow::GraphDef>(view, "a graph")));
+             return ValueOrThrow(ForwardPass::Read(Parse<tensorflow::GraphDef>(view, "a graph"), compiled));
            }),
-           py::arg("graph_def"))
+           py::arg("graph_def"), py::arg("compiled") = false)
       .def(
           "between",
           [](ForwardPass& pass, Names y, Names x, Names off, Names blocked, Names inert,
@@ -61,6 +75,12 @@ void AddForwardPass(py::module_& m) {
           "`blocked`\n"
           "and ops of `inert`, nor to the inputs of ops that `deaf` names. Of each its name, its op, and whether its "
           "gradient is another than its op's.")
+      .def(
+          "add_functions",
+          [](ForwardPass& pass, const py::bytes& functions) {
+            ThrowIfError(pass.AddFunctions(Parse<tensorflow::FunctionDefLibrary>(functions, "the functions")));
+          },
+          py::arg("functions"), "The functions that nodes which are not opaque stand for, and what these call.")
       .def(
           "set_opaque", [](ForwardPass& pass, const std::string& node) { ThrowIfError(pass.SetOpaque(node)); },
           py::arg("node"), "The caller differentiates that node himself.")
@@ -109,13 +129,17 @@ void AddForwardPass(py::module_& m) {
           "Builds the pullback. For each tensor that `begin` has returned: its shape, and of a variable the dtype and "
           "the\n"
           "shape of its value, dtype 0 where it is not known.\n\n"
-          "Returns the name of the function, whether it is stateful, it and what it calls, serialized, the tensors "
-          "that "
-          "it\n"
-          "takes before the cotangents of y, and a triple for each tensor that a gradient flows to: its name, the "
-          "output "
-          "that\n"
-          "is its gradient, and the one that is the indices of its rows, -1 where it is dense.");
+          "Returns the name of the function; whether it is stateful; it and what it and the extended nodes call, "
+          "serialized;\n"
+          "the tensors that it takes before the cotangents of y; a triple for each tensor that a gradient flows to: "
+          "its "
+          "name,\n"
+          "the output that is its gradient, and the one that is the indices of its rows, -1 where it is dense; and the "
+          "nodes\n"
+          "that are to be extended before: of each its name, a NodeDef with its new attrs, the function that computes "
+          "its "
+          "new\n"
+          "inputs or \"\", which of its inputs that takes, and the dtypes and shapes of its new outputs.");
 }
 
 }  // namespace symgrad

@@ -24,7 +24,7 @@ namespace symgrad {
 // Memoised by function and masks: a function that is called a thousand times is differentiated once. Knows what the
 // rooms below ask for: the reader gradient functions, the sweep the cotangents of calls, branches and loops the halves
 // of their functions.
-class Differentiator final : public Splitter, public NodeGradients {
+class Differentiator : public Splitter, public NodeGradients {
  public:
   using Splitter::Splitter;
 

@@ -112,20 +112,18 @@ absl::StatusOr<SplitVjp> SplitGiven(Functions* functions, const tf::NameAttrList
   }
   // The gradient function takes a cotangent for each output: zeros like the output, where none comes.
   for (size_t j = 0; j < seeds.size(); ++j)
-    if (!seeds[j]) split.residual_results.push_back(static_cast<int>(j));
+    if (!seeds[j]) split.residuals.push_back(static_cast<int>(j));
   const auto shape_of = [&](int j) { return StaticShape(body.output(body.results[j]).shape); };
   {
     FunctionAuthor author(functions);
-    Values results = Call(&author, callee, Args(&author, body));
-    for (const int j : split.residual_results) results.push_back(results[j]);
+    const Values results = Call(&author, callee, Args(&author, body));
     TF_ASSIGN_OR_RETURN(split.forward, author.Finish(absl::StrCat("forward_", f.name()), results));
   }
-  for (size_t r = 0; r < split.residual_results.size(); ++r)
-    split.forward.results[split.num_results + r].shape = shape_of(split.residual_results[r]);
+  for (const int j : split.residuals) split.forward.results[j].shape = shape_of(j);
   split.whole = split.forward;
   FunctionAuthor author(functions);
   Values inputs = Args(&author, body), dys(seeds.size()), dxs;
-  for (const int j : split.residual_results) dys[j] = zeros_like(author.Arg(callee.results[j], shape_of(j)));
+  for (const int j : split.residuals) dys[j] = zeros_like(author.Arg(callee.results[j], shape_of(j)));
   for (size_t j = 0; j < seeds.size(); ++j)
     if (seeds[j]) dys[j] = author.Arg(callee.results[j]);
   inputs.insert(inputs.end(), dys.begin(), dys.end());

@@ -9,6 +9,7 @@
 #include "csrc/engine/library/effects.h"
 #include "csrc/engine/loops/loop.h"
 #include "csrc/engine/structure/structure.h"
+#include "csrc/engine/vjp/cotangent.h"
 #include "csrc/engine/write/author.h"
 
 namespace symgrad {
@@ -63,13 +64,29 @@ absl::StatusOr<SplitVjp> SplitCall(Splitter* splitter, const Body& body, const V
   return *split;
 }
 
+absl::StatusOr<SplitVjp> SplitCallInPlace(Splitter* splitter, const Body& body, const VjpQuery& query,
+                                          InPlace* in_place) {
+  TF_ASSIGN_OR_RETURN(const SplitVjp split, SplitCall(splitter, body, query));
+  in_place->def = *body.node(query.node).def;
+  in_place->outputs.assign(split.forward.results.begin() + static_cast<int>(split.num_results),
+                           split.forward.results.end());
+  if (in_place->outputs.empty()) return split;
+  auto& attrs = *in_place->def.mutable_attr();
+  attrs["f"].mutable_func()->set_name(split.whole.name);
+  SetTypes(Dtypes(split.whole.results), &attrs["Tout"]);
+  return split;
+}
+
 // The halves of the node that the query is of.
-absl::StatusOr<SplitVjp> SplitNode(Splitter* splitter, const Body& body, const VjpQuery& query) {
+absl::StatusOr<SplitVjp> SplitNode(Splitter* splitter, const Body& body, const VjpQuery& query,
+                                   InPlace* in_place = nullptr) {
   const Node& node = body.node(query.node);
   TF_RETURN_IF_ERROR(CheckFunctions(*splitter, body, query.node));
-  if (IsLoop(*node.def)) return SplitLoop(splitter, body, query);
+  if (in_place != nullptr) *in_place = InPlace();
+  if (IsLoop(*node.def)) return SplitLoop(splitter, body, query, in_place);
   if (node.type() == "RemoteCall") return SplitRemote(splitter, body, query);
-  return IsCall(*node.def, *node.op) ? SplitCall(splitter, body, query) : SplitBranch(splitter, body, query);
+  if (!IsCall(*node.def, *node.op)) return SplitBranch(splitter, body, query, in_place);
+  return in_place == nullptr ? SplitCall(splitter, body, query) : SplitCallInPlace(splitter, body, query, in_place);
 }
 
 // A call of a half, with the name and the place of the node whose function has that half.
@@ -109,7 +126,109 @@ absl::Status ReplaceByForward(const Functions& functions, Body* body, int node, 
   return absl::OkStatus();
 }
 
+// Calls the pullback of a node, which is its forward half now.
+absl::StatusOr<Grads> PullBack(Builder* builder, const VjpQuery& query, const SplitVjp& split) {
+  Body* body = builder->body();
+  const Node& call = body->node(query.node);
+  std::vector<V> inputs;
+  for (const int i : split.args) inputs.push_back(ToValue(call.inputs[i]));
+  for (const int i : split.residuals) inputs.push_back(V::Tensor(query.node, i));
+  for (const V& dy : query.cotangents)
+    if (dy) inputs.push_back(dy);
+  const V pullback = builder->Call(split.pullback, inputs, call.def);
+  TF_RETURN_IF_ERROR(builder->TakeStatus());
+  for (size_t k = 0; k < split.pullback.results.size(); ++k)
+    SetShape(body, ToPort(pullback.out(static_cast<int>(k))), split.pullback.results[k].shape);
+  Grads grads(call.inputs.size());
+  for (size_t i = 0; i < grads.size(); ++i)
+    if (split.gradients[i].exists()) grads[i] = split.Gradient(i, pullback, ToValue(call.inputs[i]));
+  return grads;
+}
+
+// Whether an input that a gradient is wanted of has none.
+bool LacksGradients(const SplitVjp& split, const VjpQuery& query) {
+  for (size_t i = 0; i < query.wants.size(); ++i)
+    if (query.wants[i] && (i >= split.gradients.size() || !split.gradients[i].exists())) return true;
+  return false;
+}
+
+// The query with zeros where an output has no cotangent.
+VjpQuery WithZeros(const Body& body, VjpQuery query) {
+  for (size_t i = 0; i < query.cotangents.size(); ++i) {
+    const Port y{query.node, static_cast<int>(i)};
+    const tf::DataType dtype = tf::BaseType(body.output(y).dtype);
+    const bool carries = IsDifferentiable(dtype) && dtype != tf::DT_RESOURCE;
+    if (!query.cotangents[i] && carries) query.cotangents[i] = ZerosOf(ToValue(y), dtype, body.flow_element(y));
+  }
+  return query;
+}
+
+// The node now returns residuals, too, unless they are results of it anyway.
+absl::Status BecomeForward(const Functions& functions, Body* body, int node, const SplitVjp& split) {
+  const bool same = split.forward.results.size() == split.num_results && split.whole.name == split.forward.name;
+  return same ? absl::OkStatus() : ReplaceByForward(functions, body, node, split);
+}
+
+void AddOutputs(Body* body, int node, InPlace* in_place) {
+  tf::DataTypeVector dtypes;
+  for (int i = 0; i < body->node(node).num_outputs; ++i) dtypes.push_back(body->output({node, i}).dtype);
+  const size_t n = dtypes.size();
+  for (const TensorSpec& output : in_place->outputs) dtypes.push_back(output.dtype);
+  body->ReplaceOutputs(node, dtypes);
+  for (size_t i = n; i < dtypes.size(); ++i)
+    SetShape(body, {node, static_cast<int>(i)}, in_place->outputs[i - n].shape);
+  const auto shapes = in_place->def.mutable_attr()->find("output_shapes");
+  if (shapes == in_place->def.mutable_attr()->end() || shapes->second.list().shape_size() != static_cast<int>(n))
+    return;
+  for (const TensorSpec& output : in_place->outputs) output.shape.AsProto(shapes->second.mutable_list()->add_shape());
+}
+
+// Zeros for an input of a loop that nothing depends on.
+absl::StatusOr<V> ZerosFor(const Body& body, Port x) {
+  tf::DataType dtype = tf::BaseType(body.output(x).dtype);
+  if (dtype == tf::DT_RESOURCE) {
+    const auto handle = body.handles.find(body.output_index(x));
+    if (handle == body.handles.end() || handle->second.empty())
+      return absl::UnimplementedError("of a variable that it takes, the dtype is not known");
+    dtype = handle->second[0].dtype;
+    if (!IsDifferentiable(dtype)) return none;
+  }
+  return ZerosOf(ToValue(x), dtype, body.flow_element(x));
+}
+
 }  // namespace
+
+absl::StatusOr<Grads> StructureGradient(Splitter* splitter, Builder* builder, const VjpQuery& query) {
+  TF_ASSIGN_OR_RETURN(const SplitVjp split, SplitNode(splitter, *builder->body(), query));
+  if (!split.has_pullback()) return Grads(query.wants.size());
+  TF_RETURN_IF_ERROR(BecomeForward(*splitter, builder->body(), query.node, split));
+  return PullBack(builder, query, split);
+}
+
+absl::StatusOr<Grads> StructureGradientAsPython(Splitter* splitter, Builder* builder, VjpQuery query,
+                                                InPlace* in_place) {
+  Body* body = builder->body();
+  const Node& node = body->node(query.node);
+  const bool loop = IsLoop(*node.def);
+  TF_ASSIGN_OR_RETURN(SplitVjp split, SplitNode(splitter, *body, query, in_place));
+  if (!loop && LacksGradients(split, query)) {
+    query = WithZeros(*body, query);
+    TF_ASSIGN_OR_RETURN(split, SplitNode(splitter, *body, query, in_place));
+  }
+  Grads grads(query.wants.size());
+  if (split.has_pullback()) {
+    if (in_place != nullptr) AddOutputs(body, query.node, in_place);
+    else TF_RETURN_IF_ERROR(BecomeForward(*splitter, body, query.node, split));
+    TF_ASSIGN_OR_RETURN(grads, PullBack(builder, query, split));
+  } else if (in_place != nullptr) {
+    *in_place = InPlace();
+  }
+  for (size_t i = 0; loop && i < grads.size(); ++i)
+    if (query.wants[i] && !grads[i]) {
+      TF_ASSIGN_OR_RETURN(grads[i], ZerosFor(*body, node.inputs[i]));
+    }
+  return grads;
+}
 
 absl::Status Lighten(Splitter* splitter, Body* body, const Signature& signature) {
   std::vector<int> changing;
@@ -132,38 +251,6 @@ absl::Status Lighten(Splitter* splitter, Body* body, const Signature& signature)
       TF_RETURN_IF_ERROR(ReplaceByForward(*splitter, body, id, *split));
   }
   return absl::OkStatus();
-}
-
-absl::StatusOr<Grads> StructureGradient(Splitter* splitter, Builder* builder, const VjpQuery& query) {
-  Body* body = builder->body();
-  Node& call = body->node(query.node);
-  TF_ASSIGN_OR_RETURN(const SplitVjp split, SplitNode(splitter, *body, query));
-  if (!split.has_pullback()) return Grads(call.inputs.size());
-
-  // The forward call now returns residuals, too, unless they are results of it anyway.
-  std::vector<int> residuals = split.residual_results;
-  const size_t num_residuals = split.residuals().size();
-  const bool has_all = residuals.size() == num_residuals && std::count(residuals.begin(), residuals.end(), -1) == 0;
-  if (!has_all) {
-    residuals.resize(num_residuals);
-    for (size_t i = 0; i < num_residuals; ++i) residuals[i] = static_cast<int>(split.num_results + i);
-  }
-  if (!has_all || split.whole.name != split.forward.name)
-    TF_RETURN_IF_ERROR(ReplaceByForward(*splitter, body, query.node, split));
-
-  std::vector<V> inputs;
-  for (const int i : split.args) inputs.push_back(ToValue(call.inputs[i]));
-  for (const int i : residuals) inputs.push_back(V::Tensor(query.node, i));
-  for (const V& dy : query.cotangents)
-    if (dy) inputs.push_back(dy);
-  const V pullback = builder->Call(split.pullback, inputs, call.def);
-  TF_RETURN_IF_ERROR(builder->TakeStatus());
-  for (size_t k = 0; k < split.pullback.results.size(); ++k)
-    SetShape(body, ToPort(pullback.out(static_cast<int>(k))), split.pullback.results[k].shape);
-  Grads grads(call.inputs.size());
-  for (size_t i = 0; i < grads.size(); ++i)
-    if (split.gradients[i].exists()) grads[i] = split.Gradient(i, pullback, ToValue(call.inputs[i]));
-  return grads;
 }
 
 absl::StatusOr<Grads> CustomGradient(const Functions& functions, Builder* builder, const VjpQuery& query) {

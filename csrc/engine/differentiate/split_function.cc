@@ -30,7 +30,7 @@ class FunctionSplit {
     TF_RETURN_IF_ERROR(Rematerialise(*splitter_, body_, policy, &pullback_.results));
     const Cut cut = CutBody(*splitter_, *body_, pullback_.results, loop_);
     Separate(cut.pullback);
-    Cross(cut);
+    Cross(cut, dense);
     TF_RETURN_IF_ERROR(WriteForward());
     TF_ASSIGN_OR_RETURN(split_.pullback, Write("pullback", pullback_));
     if (!finish_.args.empty()) {
@@ -128,8 +128,8 @@ class FunctionSplit {
   }
 
   // What the pullback takes: arguments as they are, residuals and invariants, the cotangents that the sweep has added
-  // to the arguments.
-  void Cross(const Cut& cut) {
+  // to the arguments. A caller from outside, who wants dense gradients, has all residuals after the results.
+  void Cross(const Cut& cut, bool apart) {
     for (size_t i = 0; i < args_.size(); ++i) {
       forward_.args.push_back({args_[i], 0});
       if (!cut.args[i]) continue;
@@ -139,16 +139,33 @@ class FunctionSplit {
     forward_.results = body_->results;
     split_.num_results = body_->results.size();
     absl::flat_hash_map<int, int> results;  // by output: which result it is first
-    for (size_t i = 0; i < body_->results.size(); ++i)
+    for (size_t i = 0; !apart && i < body_->results.size(); ++i)
       results.try_emplace(body_->output_index(Origin(*body_, body_->results[i])), static_cast<int>(i));
     for (const Port& p : cut.residuals) {
-      forward_.results.push_back(p);
+      const int next = static_cast<int>(forward_.results.size());
+      const auto [result, added] = results.try_emplace(body_->output_index(Origin(*body_, p)), next);
+      if (added || apart) forward_.results.push_back(p);
       pullback_.args.push_back(p);
-      const auto result = results.find(body_->output_index(Origin(*body_, p)));
-      split_.residual_results.push_back(result == results.end() ? -1 : result->second);
+      split_.residuals.push_back(apart ? next : result->second);
     }
+    if (loop_ != nullptr) FindLists();
     pullback_.args.insert(pullback_.args.end(), cut.invariants.begin(), cut.invariants.end());
     for (size_t i = args_.size(); i < body_->args.size(); ++i) pullback_.args.push_back({body_->args[i], 0});
+  }
+
+  // On which lists of its own a loop's body pushes what crosses.
+  void FindLists() {
+    absl::flat_hash_map<int, int> pushed;  // by output
+    for (size_t j = 0; j < args_.size() && j < body_->results.size(); ++j) {
+      const Node& push = body_->node(Origin(*body_, body_->results[j]).node);
+      if (push.is_arg() || push.type() != "TensorListPushBack") continue;
+      if (Origin(*body_, push.inputs[0]) == Port{args_[j], 0})
+        pushed.try_emplace(body_->output_index(Origin(*body_, push.inputs[1])), static_cast<int>(j));
+    }
+    for (size_t k = 0; k < split_.args.size() + split_.residuals.size(); ++k) {
+      const auto list = pushed.find(body_->output_index(Origin(*body_, pullback_.args[k])));
+      split_.lists.push_back(list == pushed.end() ? -1 : list->second);
+    }
   }
 
   // The forward half, and the one that has all effects, where that is another.

@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <limits>
-#include <utility>
 
-#include "csrc/engine/emit/literal.h"
 #include "csrc/engine/library/effects.h"
+#include "csrc/engine/loops/backward.h"
 #include "csrc/engine/loops/loop_plan.h"
+#include "csrc/engine/loops/stack.h"
 #include "csrc/engine/vjp/cotangent.h"
 #include "csrc/engine/write/author.h"
 #include "csrc/rules/traits/arrays.h"
@@ -14,72 +14,35 @@
 namespace symgrad {
 namespace {
 
-// A shape as list ops take it: a vector, or -1 where not even the rank is known.
-V ElementShape(const TensorSpec& stack) {
-  if (stack.shape.unknown_rank()) return -1;
-  std::vector<int64_t> dims;
-  for (const int64_t d : stack.shape.dim_sizes()) dims.push_back(d);
-  return ints(dims);
-}
-Attr ElementType(const TensorSpec& stack) { return Attr("element_dtype", static_cast<DType>(stack.dtype)); }
-
-tf::DataTypeVector DtypesOf(const Values& values) {
-  tf::DataTypeVector dtypes;
-  for (const V& v : values) dtypes.push_back(ToTf(v.dtype()));
-  return dtypes;
-}
-
-// The backward loop's variables.
-struct Backward {
-  V done, total;  // iterations that it has gone back, and has to; the latter `none` where that is the same each time
-  // By loop variable (stacks, computed, operands: in order); `none` where there is none.
-  Values carried, summed;   // cotangents that go from iteration to iteration, that add up
-  Values stacks;            // what is left of them
-  Values direct, computed;  // variables that the pullback takes as they are, of a counter the first value; and what is
-                            // computed of invariants
-  Values ahead;             // next values
-  Values operands;          // lists of those of gradients that are computed after the loop
-
-  Values All() const {
-    Values all = {done};
-    if (total) all.push_back(total);
-    for (const Values* part : {&carried, &summed, &stacks, &direct, &computed, &ahead, &operands})
-      for (const V& v : *part)
-        if (v) all.push_back(v);
-    return all;
-  }
-  // The same structure over other values.
-  Backward With(const Values& all) const {
-    Backward other = *this;
-    size_t next = 0;
-    other.done = all[next++];
-    if (total) other.total = all[next++];
-    for (Values* part :
-         {&other.carried, &other.summed, &other.stacks, &other.direct, &other.computed, &other.ahead, &other.operands})
-      for (V& v : *part)
-        if (v) v = all[next++];
-    return other;
-  }
-};
-
 // Writes, by a plan, the forward loop with its stacks and the backward loop that pops them: a function for each, which
 // holds the While node and what comes before and behind it.
 class LoopSplit {
  public:
-  LoopSplit(Splitter* splitter, const LoopPlan& plan, const std::vector<bool>& wants)
-      : splitter_(splitter), plan_(plan), split_(plan.split), loop_(plan.variables), wants_(wants), n_(loop_.size()) {}
+  LoopSplit(Splitter* splitter, const LoopPlan& plan, const std::vector<bool>& wants, InPlace* in_place)
+      : splitter_(splitter),
+        plan_(plan),
+        split_(plan.split),
+        loop_(plan.variables),
+        wants_(wants),
+        in_place_(in_place),
+        n_(loop_.size()) {}
 
   absl::StatusOr<SplitVjp> Build() {
     SplitVjp result;
     result.num_results = n_;
     result.gradients.resize(n_);
-    // Where iterations see what those before them have changed, the least that a body does is all.
-    const bool sees = Sees();
-    TF_ASSIGN_OR_RETURN(result.forward, Forward(sees ? split_.whole : split_.forward));
-    result.whole = result.forward;
-    if (split_.whole.name != split_.forward.name && !sees) {
-      TF_ASSIGN_OR_RETURN(result.whole, Forward(split_.whole));
+    if (in_place_ != nullptr) {
+      TF_RETURN_IF_ERROR(ForwardInPlace());
+    } else {
+      // Where iterations see what those before them have changed, the least that a body does is all.
+      const bool sees = Sees();
+      TF_ASSIGN_OR_RETURN(result.forward, Forward(sees ? split_.whole : split_.forward));
+      result.whole = result.forward;
+      if (split_.whole.name != split_.forward.name && !sees) {
+        TF_ASSIGN_OR_RETURN(result.whole, Forward(split_.whole));
+      }
     }
+    result.residuals = residuals_;
     if (std::find(wants_.begin(), wants_.end(), true) != wants_.end()) TF_RETURN_IF_ERROR(Pullback(&result));
     return result;
   }
@@ -87,6 +50,7 @@ class LoopSplit {
  private:
   // A list of fixed length, where the length is known, is what XLA can compile. Where it compiles a loop that may end
   // early, elements are set, not pushed: then the list is as long as the tensor that it leaves the loop as.
+  bool leaves_as_tensor() const { return plan_.compiled && in_place_ == nullptr; }
   bool is_set() const { return plan_.compiled && !plan_.trips.exact && (plan_.trips.most >= 0 || plan_.trips.formula); }
   V EmptyStack(const TensorSpec& stack, const V& length) const {
     return op(is_set() ? "TensorListReserve" : "EmptyTensorList", ElementShape(stack), length, ElementType(stack),
@@ -96,24 +60,10 @@ class LoopSplit {
     return is_set() ? op("TensorListSetItem", list, iteration, item) : op("TensorListPushBack", list, item);
   }
 
-  // The length of the stacks, of the variables before the loop; -1 if it is not known.
-  V Length(const Values& variables) const {
-    if (plan_.trips.most >= 0 || !plan_.trips.formula) return constant(plan_.trips.most, DType::kInt32);
-    const Trips::Formula& trips = *plan_.trips.formula;
-    const V &counter = variables[trips.counter], &limit = variables[trips.limit];
-    V distance = trips.down ? counter - limit : limit - counter;
-    if (trips.step > 1) distance = (distance + (trips.equal ? 0 : trips.step - 1)) / trips.step;
-    if (trips.equal) distance = distance + 1;
-    return cast(minimum(maximum(distance, 0), std::numeric_limits<int32_t>::max()), DType::kInt32);
-  }
-
   // A stack that crosses from one loop to the other as one tensor, and back.
   V ToTensor(const TensorSpec& stack, const V& list) const {
     return op("TensorListStack", list, ElementShape(stack), ElementType(stack),
               Attr("num_elements", static_cast<int>(plan_.trips.most)));
-  }
-  static V FromTensor(const TensorSpec& stack, const V& tensor) {
-    return op("TensorListFromTensor", tensor, ElementShape(stack));
   }
   V Concatenation(const TensorSpec& stack, const V& list) const {
     if (!plan_.compiled || !stack.shape.IsFullyDefined())
@@ -177,37 +127,87 @@ class LoopSplit {
     return sees && splitter_->EffectsOf(split_.whole.name) & kWrites;
   }
 
-  // -- Forward: the loop's variables, a count of the iterations, the stacks.
+  // -- Forward: the loop's variables, a count of the iterations, the stacks; but for what is a variable anyway.
+
+  Values FirstValues(const V& length) const {
+    Values values;
+    if (plan_.count < 0) values.push_back(constant(0, DType::kInt32));
+    for (size_t k = 0; k < plan_.stacks.size(); ++k)
+      if (plan_.lists[k] < 0) values.push_back(EmptyStack(plan_.stacks[k], length));
+    return values;
+  }
 
   absl::StatusOr<Callable> Forward(const Callable& half) {
     FunctionAuthor author(splitter_);
     Values variables;
     for (const LoopVariable& x : loop_) variables.push_back(author.Arg(x.dtype, x.shape));
-    variables.push_back(constant(0, DType::kInt32));
-    const V length = Length(variables);
-    for (const TensorSpec& stack : plan_.stacks) variables.push_back(EmptyStack(stack, length));
+    for (const V& first : FirstValues(StackLength(plan_.trips, variables))) variables.push_back(first);
     const tf::DataTypeVector types = DtypesOf(variables);
     TF_ASSIGN_OR_RETURN(const Callable cond, ForwardCond(types));
     TF_ASSIGN_OR_RETURN(const Callable body, ForwardBody(half, types));
     const V loop = EmitLoop(&author, cond, body, variables);
-    Values results = OutputsOf(loop, types.size());
-    for (size_t k = 0; plan_.compiled && k < plan_.stacks.size(); ++k) {
-      V& stack = results[n_ + 1 + k];
-      stack = ToTensor(plan_.stacks[k], stack);
+    Values results = OutputsOf(loop, n_);
+    residuals_.clear();
+    const auto cross = [&](const V& value) {
+      residuals_.push_back(static_cast<int>(results.size()));
+      results.push_back(value);
+    };
+    if (!plan_.trips.exact) cross(loop.out(plan_.Count()));
+    const std::vector<int> stacks = plan_.Stacks();
+    for (size_t k = 0; k < stacks.size(); ++k) {
+      const V stack = loop.out(stacks[k]);
+      if (plan_.lists[k] >= 0) residuals_.push_back(stacks[k]);
+      else cross(leaves_as_tensor() ? ToTensor(plan_.stacks[k], stack) : stack);
     }
-    if (plan_.trips.exact) results.erase(results.begin() + static_cast<int>(n_));  // the count
     if (const Callable& f = split_.invariants; !f.name.empty()) {
       Values invariants;
       for (size_t i = 0; i < n_; ++i)
         if (loop_[i].invariant) invariants.push_back(variables[i]);
-      const Values computed = OutputsOf(author->Call(f, invariants), f.results.size());
-      results.insert(results.end(), computed.begin(), computed.end());
+      for (const V& computed : OutputsOf(author->Call(f, invariants), f.results.size())) cross(computed);
     }
-    for (const int i : plan_.Ahead()) results.push_back(loop.out(i));
+    for (const int i : Last()) residuals_.push_back(i);
+    return author.Finish("while", results);
+  }
+
+  // The variables whose last values the pullback takes.
+  std::vector<int> Last() const {
+    std::vector<int> last = plan_.Ahead();
     // A carried variable that nobody has a cotangent for starts from zeros like its last value.
     for (size_t i = 0; i < n_; ++i)
-      if (loop_[i].carried && !loop_[i].seeded() && !Zeros(i)) results.push_back(loop.out(static_cast<int>(i)));
-    return author.Finish("while", results);
+      if (loop_[i].carried && !loop_[i].seeded() && !Zeros(i)) last.push_back(static_cast<int>(i));
+    return last;
+  }
+
+  absl::Status ForwardInPlace() {
+    if (!plan_.trips.exact) residuals_.push_back(plan_.Count());
+    for (const int k : plan_.Stacks()) residuals_.push_back(k);
+    for (const int i : Last()) residuals_.push_back(i);
+    in_place_->def = *plan_.node;
+    const bool has_stacks = std::count(plan_.lists.begin(), plan_.lists.end(), -1) == 0;
+    if (has_stacks && (plan_.trips.exact || plan_.count >= 0)) return absl::OkStatus();
+
+    FunctionAuthor author(splitter_);
+    Values variables(n_);
+    if (plan_.trips.most < 0 && plan_.trips.formula)
+      for (const int i : {plan_.trips.formula->counter, plan_.trips.formula->limit}) {
+        if (variables[i]) continue;
+        variables[i] = author.Arg(loop_[i].dtype, loop_[i].shape);
+        in_place_->start_args.push_back(i);
+      }
+    TF_ASSIGN_OR_RETURN(in_place_->start,
+                        author.Finish("loop_start", FirstValues(StackLength(plan_.trips, variables))));
+    in_place_->outputs = in_place_->start.results;
+
+    tf::DataTypeVector types;
+    for (const LoopVariable& x : loop_) types.push_back(x.dtype);
+    for (const TensorSpec& more : in_place_->outputs) types.push_back(more.dtype);
+    TF_ASSIGN_OR_RETURN(const Callable cond, ForwardCond(types));
+    TF_ASSIGN_OR_RETURN(const Callable body, ForwardBody(split_.whole, types));
+    auto& attrs = *in_place_->def.mutable_attr();
+    attrs["cond"].mutable_func()->set_name(cond.name);
+    attrs["body"].mutable_func()->set_name(body.name);
+    SetTypes(types, &attrs["T"]);
+    return absl::OkStatus();
   }
 
   // That a loop runs no longer than its bound is true anyway; where it says so, the next derivative can read it. It
@@ -216,7 +216,7 @@ class LoopSplit {
     FunctionAuthor author(splitter_);
     const Values all = author.Args(types), variables(all.begin(), all.begin() + static_cast<int>(n_));
     const Callable condition = Condition();
-    const V within = plan_.trips.most < 0 ? none : all[n_] < plan_.trips.most;
+    const V within = plan_.trips.most < 0 ? none : all[plan_.Count()] < plan_.trips.most;
     if (plan_.trips.exact && !condition.stateful) return author.Finish("cond", {within});
     const V goes_on = author->Call(condition, variables);
     return author.Finish("cond", {within ? logical_and(goes_on, within) : goes_on});
@@ -231,12 +231,20 @@ class LoopSplit {
       results.push_back(loop_[i].invariant ? variables[i]
                         : loop_[i].counter ? variables[i] + CounterStep(*plan_.body, static_cast<int>(i)).value_or(0)
                                            : call.out(static_cast<int>(i)));
-    results.push_back(all[n_] + 1);
+    // A push stays where the next derivative sees it.
+    for (size_t k = 0; plan_.has_lists && k < split_.lists.size(); ++k)
+      if (const int list = split_.lists[k]; list >= 0)
+        results[list] =
+            op("TensorListPushBack", variables[list],
+               k < split_.args.size() ? variables[split_.args[k]] : call.out(split_.residuals[k - split_.args.size()]));
+    if (plan_.count < 0) results.push_back(all[n_] + 1);
     for (const int a : split_.args)
       if (loop_[a].stacked()) kept.push_back(variables[a]);
     for (size_t r = 0; r < plan_.next.size(); ++r)
-      if (plan_.next[r] < 0) kept.push_back(call.out(static_cast<int>(n_ + r)));
-    for (size_t k = 0; k < kept.size(); ++k) results.push_back(Push(all[n_ + 1 + k], all[n_], kept[k]));
+      if (plan_.next[r] < 0) kept.push_back(call.out(split_.residuals[r]));
+    const std::vector<int> stacks = plan_.Stacks();
+    for (size_t k = 0; k < kept.size(); ++k)
+      if (plan_.lists[k] < 0) results.push_back(Push(all[stacks[k]], all[plan_.Count()], kept[k]));
     return author.Finish("body", results);
   }
 
@@ -297,7 +305,7 @@ class LoopSplit {
       if (plan_.trips.most >= 0) start.total = minimum(start.total, plan_.trips.most);  // the next derivative reads it
     }
     for (const TensorSpec& stack : plan_.stacks) {
-      if (plan_.compiled) start.stacks.push_back(FromTensor(stack, author->Arg(stack.dtype, TensorShape(stack))));
+      if (leaves_as_tensor()) start.stacks.push_back(FromTensor(stack, author->Arg(stack.dtype, TensorShape(stack))));
       else start.stacks.push_back(author->Arg(tf::DT_VARIANT, tf::PartialTensorShape({})));
     }
     for (const TensorSpec& invariant : split_.invariants.results)
@@ -375,14 +383,16 @@ class LoopSplit {
   const SplitVjp& split_;  // of the body
   const std::vector<LoopVariable>& loop_;
   const std::vector<bool>& wants_;
+  InPlace* const in_place_;
+  std::vector<int> residuals_;  // of the split
   const size_t n_;
 };
 
 }  // namespace
 
-absl::StatusOr<SplitVjp> SplitLoop(Splitter* splitter, const Body& body, const VjpQuery& query) {
-  TF_ASSIGN_OR_RETURN(const LoopPlan plan, LoopPlan::Make(splitter, body, query));
-  return LoopSplit(splitter, plan, query.wants).Build();
+absl::StatusOr<SplitVjp> SplitLoop(Splitter* splitter, const Body& body, const VjpQuery& query, InPlace* in_place) {
+  TF_ASSIGN_OR_RETURN(const LoopPlan plan, LoopPlan::Make(splitter, body, query, in_place != nullptr));
+  return LoopSplit(splitter, plan, query.wants, in_place).Build();
 }
 
 }  // namespace symgrad

@@ -14,6 +14,10 @@ namespace symgrad {
 // variables are not stacked: the pullback takes them as they are, and their cotangents add up over the iterations. Nor
 // is what is computed of them alone, nor a counter, nor a variable's next value: the backward loop has popped it
 // already, as the value that the iteration after this one began with.
-absl::StatusOr<SplitVjp> SplitLoop(Splitter* splitter, const Body& body, const VjpQuery& query);
+//
+// With `in_place`, that is what the forward half is: a loop alone. All that crosses are its results, stacks as lists,
+// and what is computed of invariants is stacked, too.
+absl::StatusOr<SplitVjp> SplitLoop(Splitter* splitter, const Body& body, const VjpQuery& query,
+                                   InPlace* in_place = nullptr);
 
 }  // namespace symgrad

@@ -36,8 +36,8 @@ tf::DataType ValueType(tf::DataType dtype) { return dtype == tf::DT_VARIANT ? tf
 // often as it takes to know which cotangents go from one to the next.
 class Planner {
  public:
-  Planner(Splitter* splitter, const Body& outer, const VjpQuery& query)
-      : splitter_(splitter), outer_(outer), query_(query), inputs_(outer.node(query.node).inputs) {
+  Planner(Splitter* splitter, const Body& outer, const VjpQuery& query, bool in_place)
+      : splitter_(splitter), outer_(outer), query_(query), in_place_(in_place), inputs_(outer.node(query.node).inputs) {
     plan_.node = outer.node(query.node).def;
     plan_.compiled = outer.compiled;
     for (size_t i = 0; i < inputs_.size(); ++i) {
@@ -58,6 +58,7 @@ class Planner {
     ReadTrips(*condition);
     TF_RETURN_IF_ERROR(Split(*condition));
     for (size_t i = 0; i < variables_.size(); ++i) variables_[i].last = Last(i);
+    if (in_place_) plan_.count = Count();
     TF_RETURN_IF_ERROR(PlanStacks());
     return std::move(plan_);
   }
@@ -106,7 +107,7 @@ class Planner {
     LoopArguments arguments;
     for (size_t i = 0; i < variables_.size(); ++i) {
       LoopVariable& x = variables_[i];
-      arguments.push_back({x.invariant, x.counter, written[i]});
+      arguments.push_back({x.invariant, x.counter, written[i], in_place_});
       x.carried = wants[i] && !x.invariant && x.seeded();
     }
     const tf::NameAttrList body = Specialize(Function("body"));
@@ -184,6 +185,17 @@ class Planner {
     return any;
   }
 
+  int Count() const {
+    for (size_t i = 0; i < variables_.size(); ++i) {
+      const IntsPtr before = outer_.output(inputs_[i]).ints;
+      if (!variables_[i].counter || variables_[i].dtype != tf::DT_INT32 || before == nullptr || !before->known())
+        continue;
+      if (before->elements[0].value == 0 && CounterStep(*plan_.body, static_cast<int>(i)) == 1)
+        return static_cast<int>(i);
+    }
+    return -1;
+  }
+
   // What becomes of a list, where that can be told.
   std::optional<LastList> Last(size_t i) const {
     const IntsPtr before = outer_.output(inputs_[i]).ints;
@@ -202,16 +214,23 @@ class Planner {
   absl::Status PlanStacks() {
     const SplitVjp& split = plan_.split;
     std::vector<bool> stacked(variables_.size(), false);
-    for (const int a : split.args) {
+    // Of what XLA compiles, a list has the length that it is to have only where each iteration pushes, and stays a list
+    // only where it need not leave the function.
+    plan_.has_lists = !plan_.compiled || (in_place_ && plan_.trips.exact);
+    const auto stack = [&](TensorSpec tensor, size_t k) {
+      plan_.stacks.push_back(std::move(tensor));
+      plan_.lists.push_back(plan_.has_lists ? split.lists[k] : -1);
+    };
+    for (size_t k = 0; k < split.args.size(); ++k) {
+      const int a = split.args[k];
       if (!variables_[a].stacked()) continue;
       stacked[a] = true;
-      plan_.stacks.push_back({variables_[a].dtype, variables_[a].shape});
+      stack({variables_[a].dtype, variables_[a].shape}, k);
     }
-    const absl::Span<const TensorSpec> residuals = split.residuals();
-    for (size_t r = 0; r < residuals.size(); ++r) {
-      const int next = split.residual_results[r];
-      plan_.next.push_back(next >= 0 && stacked[next] ? next : -1);
-      if (plan_.next.back() < 0) plan_.stacks.push_back(residuals[r]);
+    for (size_t r = 0; r < split.residuals.size(); ++r) {
+      const auto next = static_cast<size_t>(split.residuals[r]);
+      plan_.next.push_back(next < stacked.size() && stacked[next] ? static_cast<int>(next) : -1);
+      if (plan_.next.back() < 0) stack(split.residual(r), split.args.size() + r);
     }
     for (const TensorSpec& stack : plan_.stacks)
       if (plan_.compiled && stack.dtype == tf::DT_VARIANT)
@@ -298,6 +317,7 @@ class Planner {
   Splitter* const splitter_;
   const Body& outer_;
   const VjpQuery& query_;
+  const bool in_place_;
   const absl::InlinedVector<Port, 3>& inputs_;
   LoopPlan plan_;
   std::vector<LoopVariable>& variables_ = plan_.variables;
@@ -307,8 +327,15 @@ class Planner {
 
 }  // namespace
 
-absl::StatusOr<LoopPlan> LoopPlan::Make(Splitter* splitter, const Body& body, const VjpQuery& query) {
-  return Planner(splitter, body, query).Plan();
+absl::StatusOr<LoopPlan> LoopPlan::Make(Splitter* splitter, const Body& body, const VjpQuery& query, bool in_place) {
+  return Planner(splitter, body, query, in_place).Plan();
+}
+
+std::vector<int> LoopPlan::Stacks() const {
+  std::vector<int> which;
+  int next_variable = static_cast<int>(variables.size()) + (count < 0 ? 1 : 0);
+  for (const int list : lists) which.push_back(list < 0 ? next_variable++ : list);
+  return which;
 }
 
 std::vector<int> LoopPlan::Ahead() const {

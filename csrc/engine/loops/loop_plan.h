@@ -44,8 +44,8 @@ struct LoopVariable {
 
 // All that is decided of a loop.
 struct LoopPlan {
-  // Of the While node that the query is of.
-  static absl::StatusOr<LoopPlan> Make(Splitter* splitter, const Body& body, const VjpQuery& query);
+  // Of the While node that the query is of. With `in_place`, nothing is computed beside the loop.
+  static absl::StatusOr<LoopPlan> Make(Splitter* splitter, const Body& body, const VjpQuery& query, bool in_place);
 
   const tf::NodeDef* node;
   std::vector<LoopVariable> variables;
@@ -53,11 +53,18 @@ struct LoopPlan {
   SplitVjp split;              // of the body
 
   // A stack is a TensorList that keeps a tensor of each iteration.
-  TensorSpecs stacks;     // of the body's arguments, then of its residuals
-  std::vector<int> next;  // for each residual: the stacked variable whose next value it is, or -1
-  bool compiled;          // by XLA: stacks leave the loop as one tensor each, which may go wherever tensors go
-  Trips trips;            // how often it runs; no number where that is so high that a list should grow as needed
+  TensorSpecs stacks;      // of the body's arguments, then of its residuals
+  std::vector<int> lists;  // for each stack: the variable that is it, as the body pushes the same; or -1
+  std::vector<int> next;   // for each residual: the stacked variable whose next value it is, or -1
+  bool has_lists = false;  // whether what the body pushes on its own lists is taken from there
+  int count = -1;          // a variable that counts the iterations from 0, if there is one
+  bool compiled;           // by XLA: stacks leave the loop as one tensor each, which may go wherever tensors go
+  Trips trips;             // how often it runs; no number where that is so high that a list should grow as needed
 
+  // The variables of the forward loop: those that the loop has, a count, stacks; but for what is a variable anyway.
+  // Which one counts, and which is each stack.
+  int Count() const { return count < 0 ? static_cast<int>(variables.size()) : count; }
+  std::vector<int> Stacks() const;
   // The variables whose next value the pullback takes, and has from the iteration that was before it.
   std::vector<int> Ahead() const;
 };

@@ -17,21 +17,31 @@ void SetBranches(const std::vector<Callable>& functions, tf::NodeDef* node) {
     attrs["then_branch"].mutable_func()->set_name(functions[0].name);
     attrs["else_branch"].mutable_func()->set_name(functions[1].name);
   } else {
+    attrs["branches"].Clear();
     for (const Callable& f : functions) attrs["branches"].mutable_list()->add_func()->set_name(f.name);
   }
 }
 
-// What crosses from forward to pullback, the same for all branches: a slot serves each branch that has a residual of
-// its dtype and static shape. XLA wants all branches to return tensors of the same shapes.
+// What crosses from forward to pullback, the same for all branches: results, and after them slots. A slot serves each
+// branch that has a residual of its dtype and static shape. XLA wants all branches to return tensors of the same
+// shapes.
 struct Slots {
   TensorSpecs tensors;
-  std::vector<std::vector<int>> of;  // branch, residual -> slot
+  std::vector<std::vector<int>> of;  // branch, residual -> slot; below 0: ~result
+  std::vector<bool> crosses;         // by result
 
   Slots(const std::vector<SplitVjp>& splits, bool compiled) {
     for (const SplitVjp& split : splits) {
       std::vector<bool> taken(tensors.size(), false);
       std::vector<int>& mine = of.emplace_back();
-      for (const TensorSpec& residual : split.residuals()) {
+      crosses.resize(split.num_results, false);
+      for (size_t r = 0; r < split.residuals.size(); ++r) {
+        if (const auto result = static_cast<size_t>(split.residuals[r]); result < split.num_results) {
+          crosses[result] = true;
+          mine.push_back(~split.residuals[r]);
+          continue;
+        }
+        const TensorSpec& residual = split.residual(r);
         const TensorSpec wanted{residual.dtype, compiled ? residual.shape : Known(residual.shape)};
         size_t slot = 0;
         while (slot < tensors.size() && (taken[slot] || !Fits(wanted, tensors[slot]))) ++slot;
@@ -94,7 +104,7 @@ class BranchSplit {
       if (dy) cotangent_dtypes_.push_back(ToTf(dy.dtype()));
   }
 
-  absl::StatusOr<SplitVjp> Build() {
+  absl::StatusOr<SplitVjp> Build(InPlace* in_place) {
     const std::vector<bool> wants(query_.wants.begin() + 1, query_.wants.end());
     std::vector<bool> seeds;
     for (const V& dy : query_.cotangents) seeds.push_back(static_cast<bool>(dy));
@@ -106,10 +116,18 @@ class BranchSplit {
     if (body_.compiled) TF_RETURN_IF_ERROR(slots.CheckFillers());
     SplitVjp result;
     result.num_results = result_dtypes_.size();
-    TF_ASSIGN_OR_RETURN(result.forward, Forward(slots, &SplitVjp::forward));
-    result.whole = result.forward;
-    if (std::any_of(splits_.begin(), splits_.end(), [](const auto& s) { return s.whole.name != s.forward.name; })) {
-      TF_ASSIGN_OR_RETURN(result.whole, Forward(slots, &SplitVjp::whole));
+    for (size_t s = 0; s < slots.tensors.size(); ++s)
+      result.residuals.push_back(static_cast<int>(result_dtypes_.size() + s));
+    for (size_t i = 0; i < slots.crosses.size(); ++i)
+      if (slots.crosses[i]) result.residuals.push_back(static_cast<int>(i));
+    if (in_place != nullptr) {
+      TF_RETURN_IF_ERROR(ForwardInPlace(slots, in_place));
+    } else {
+      TF_ASSIGN_OR_RETURN(result.forward, Forward(slots, &SplitVjp::forward));
+      result.whole = result.forward;
+      if (std::any_of(splits_.begin(), splits_.end(), [](const auto& s) { return s.whole.name != s.forward.name; })) {
+        TF_ASSIGN_OR_RETURN(result.whole, Forward(slots, &SplitVjp::whole));
+      }
     }
     TF_RETURN_IF_ERROR(Pullback(slots, &result));
     return result;
@@ -136,28 +154,48 @@ class BranchSplit {
   // -- Forward: the results, then the slots.
 
   absl::StatusOr<Callable> Forward(const Slots& slots, Callable SplitVjp::* half) {
-    tf::DataTypeVector outputs = result_dtypes_;
-    for (const TensorSpec& slot : slots.tensors) outputs.push_back(slot.dtype);
-    std::vector<Callable> branches;
-    for (size_t k = 0; k < splits_.size(); ++k) {
-      TF_ASSIGN_OR_RETURN(Callable branch, ForwardBranch(splits_[k].*half, slots, slots.of[k]));
-      branches.push_back(std::move(branch));
-    }
+    TF_ASSIGN_OR_RETURN(const std::vector<Callable> branches, ForwardBranches(slots, half));
     FunctionAuthor author(splitter_);
     const V selector = author.Arg(selector_);
-    TF_ASSIGN_OR_RETURN(Callable forward,
-                        author.Finish("if", Emit(&author, branches, selector, author.Args(input_dtypes_), outputs)));
+    TF_ASSIGN_OR_RETURN(Callable forward, author.Finish("if", Emit(&author, branches, selector,
+                                                                   author.Args(input_dtypes_), Outputs(slots))));
     for (size_t s = 0; s < slots.tensors.size(); ++s) forward.results[result_dtypes_.size() + s] = slots.tensors[s];
     return forward;
   }
 
-  absl::StatusOr<Callable> ForwardBranch(const Callable& half, const Slots& slots, const std::vector<int>& mine) {
+  absl::Status ForwardInPlace(const Slots& slots, InPlace* in_place) {
+    TF_ASSIGN_OR_RETURN(const std::vector<Callable> branches, ForwardBranches(slots, &SplitVjp::whole));
+    in_place->def = node_;
+    SetBranches(branches, &in_place->def);
+    SetTypes(Outputs(slots), &(*in_place->def.mutable_attr())["Tout"]);
+    in_place->outputs = slots.tensors;
+    return absl::OkStatus();
+  }
+
+  tf::DataTypeVector Outputs(const Slots& slots) const {
+    tf::DataTypeVector outputs = result_dtypes_;
+    for (const TensorSpec& slot : slots.tensors) outputs.push_back(slot.dtype);
+    return outputs;
+  }
+
+  absl::StatusOr<std::vector<Callable>> ForwardBranches(const Slots& slots, Callable SplitVjp::* half) {
+    std::vector<Callable> branches;
+    for (size_t k = 0; k < splits_.size(); ++k) {
+      TF_ASSIGN_OR_RETURN(Callable branch, ForwardBranch(splits_[k], splits_[k].*half, slots, slots.of[k]));
+      branches.push_back(std::move(branch));
+    }
+    return branches;
+  }
+
+  absl::StatusOr<Callable> ForwardBranch(const SplitVjp& split, const Callable& half, const Slots& slots,
+                                         const std::vector<int>& mine) {
     const size_t n = result_dtypes_.size();
     FunctionAuthor branch(splitter_);
-    const Values outputs = OutputsOf(branch->Call(half, branch.Args(input_dtypes_)), n + mine.size());
+    const Values outputs = OutputsOf(branch->Call(half, branch.Args(input_dtypes_)), half.results.size());
     Values results(outputs.begin(), outputs.begin() + static_cast<int>(n));
     results.resize(n + slots.tensors.size());
-    for (size_t r = 0; r < mine.size(); ++r) results[n + mine[r]] = outputs[n + r];
+    for (size_t r = 0; r < mine.size(); ++r)
+      if (mine[r] >= 0) results[n + mine[r]] = outputs[split.residuals[r]];
     for (size_t s = 0; s < slots.tensors.size(); ++s)
       if (V& v = results[n + s]; !v) v = Filler(&branch, slots.tensors[s]);
     return branch.Finish("branch", results);
@@ -202,6 +240,8 @@ class BranchSplit {
       args.push_back(input_dtypes_[i]);
     }
     for (const TensorSpec& slot : slots.tensors) args.push_back(slot.dtype);
+    for (size_t i = 0; i < slots.crosses.size(); ++i)
+      if (slots.crosses[i]) args.push_back(result_dtypes_[i]);
     args.insert(args.end(), cotangent_dtypes_.begin(), cotangent_dtypes_.end());
 
     std::vector<Callable> branches;
@@ -260,10 +300,14 @@ class BranchSplit {
     Values args(used.size());
     for (size_t i = 0; i < used.size(); ++i)
       if (used[i]) args[i] = branch.Arg(input_dtypes_[i]);
-    const Values slot = branch.Args(slots.tensors), dys = branch.Args(cotangent_dtypes_);
+    const Values slot = branch.Args(slots.tensors);
+    Values crossing(slots.crosses.size());
+    for (size_t i = 0; i < crossing.size(); ++i)
+      if (slots.crosses[i]) crossing[i] = branch.Arg(result_dtypes_[i]);
+    const Values dys = branch.Args(cotangent_dtypes_);
     Values inputs;
     for (const int a : split.args) inputs.push_back(args[a]);
-    for (const int s : mine) inputs.push_back(slot[s]);
+    for (const int s : mine) inputs.push_back(s < 0 ? crossing[~s] : slot[s]);
     inputs.insert(inputs.end(), dys.begin(), dys.end());
     const V pullback = split.has_pullback() ? branch->Call(split.pullback, inputs) : none;
     Values results;
@@ -305,8 +349,8 @@ class BranchSplit {
 
 }  // namespace
 
-absl::StatusOr<SplitVjp> SplitBranch(Splitter* splitter, const Body& body, const VjpQuery& query) {
-  return BranchSplit(splitter, body, query).Build();
+absl::StatusOr<SplitVjp> SplitBranch(Splitter* splitter, const Body& body, const VjpQuery& query, InPlace* in_place) {
+  return BranchSplit(splitter, body, query).Build(in_place);
 }
 
 }  // namespace symgrad

@@ -39,6 +39,7 @@ absl::StatusOr<SplitVjp> SplitRemote(Splitter* splitter, const Body& body, const
                                                               {query.wants.begin() + 1, query.wants.end()}, seeds));
   SplitVjp split;
   split.num_results = callee->num_results;
+  split.residuals = callee->residuals;
   tf::DataTypeVector forward_in, pullback_in;
   for (const Port& p : inputs) forward_in.push_back(tf::BaseType(body.output(p).dtype));
   TF_ASSIGN_OR_RETURN(split.forward, WriteCall(splitter, *node.def, callee->forward, forward_in));
@@ -52,7 +53,7 @@ absl::StatusOr<SplitVjp> SplitRemote(Splitter* splitter, const Body& body, const
     split.args.push_back(a + 1);
     pullback_in.push_back(forward_in[a]);
   }
-  for (const TensorSpec& residual : callee->residuals()) pullback_in.push_back(residual.dtype);
+  for (size_t r = 0; r < split.residuals.size(); ++r) pullback_in.push_back(callee->residual(r).dtype);
   for (const V& dy : query.cotangents)
     if (dy) pullback_in.push_back(ToTf(dy.dtype()));
   TF_ASSIGN_OR_RETURN(split.pullback, WriteCall(splitter, *node.def, callee->pullback, pullback_in));

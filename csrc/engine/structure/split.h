@@ -36,8 +36,8 @@ struct GradientPlace {
 // A gradient may be sparse rows: two results, values and indices; the dense shape is the input's.
 struct SplitVjp {
   Callable forward, whole, pullback;
-  size_t num_results = 0;                // of f: the first results of the forward half; the others are the residuals
-  std::vector<int> residual_results;     // for each residual: which result of f it is as well, or -1; may be empty
+  size_t num_results = 0;                // of f: the first results of the forward half
+  std::vector<int> residuals;            // which results of the forward half the pullback takes; some are f's own
   std::vector<int> args;                 // the inputs of f that the pullback takes, in order
   std::vector<GradientPlace> gradients;  // for each input of f
 
@@ -54,14 +54,27 @@ struct SplitVjp {
   // Sparse rows of an invariant are operands, too, so that `finish` returns the rows of all iterations.
   Callable invariants, finish;
   size_t num_operands = 0;  // the last results of the pullback
+  // What the body pushes on a list of its own is no residual of the loop, either: the variable that is the list, or -1,
+  // for each of the args and residuals.
+  std::vector<int> lists;
 
   absl::Span<const TensorSpec> results() const { return absl::MakeSpan(forward.results).first(num_results); }
-  absl::Span<const TensorSpec> residuals() const { return absl::MakeSpan(forward.results).subspan(num_results); }
+  const TensorSpec& residual(size_t r) const { return forward.results[residuals[r]]; }
   absl::Span<const TensorSpec> operands() const { return absl::MakeSpan(pullback.results).last(num_operands); }
   bool has_pullback() const { return !pullback.results.empty(); }
 
   // The gradient of input i, which is x, of the results of the half that it comes out of.
   V Gradient(size_t i, const V& results, const V& x) const;
+};
+
+// The forward half of a node that stands for functions, as the node itself: of the same op, and with all that it does,
+// with more outputs, and of a loop more inputs. For who builds the gradient of a graph of which others hold the
+// tensors.
+struct InPlace {
+  tf::NodeDef def;              // its op and attrs
+  Callable start;               // of a loop, what computes the new inputs; else there are none
+  std::vector<int> start_args;  // of its inputs, those that `start` takes
+  TensorSpecs outputs;          // those that are new
 };
 
 // Splits functions: what a node that stands for functions asks for, to be split itself.

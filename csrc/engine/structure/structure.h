@@ -8,7 +8,9 @@
 namespace symgrad {
 
 // Splits the node that the query is of. Its inputs are the x, its outputs the y. (Loops have a room of their own.)
-absl::StatusOr<SplitVjp> SplitBranch(Splitter* splitter, const Body& body, const VjpQuery& query);  // If, Case
+// With `in_place`, that is what the forward half is.
+absl::StatusOr<SplitVjp> SplitBranch(Splitter* splitter, const Body& body, const VjpQuery& query,
+                                     InPlace* in_place = nullptr);                                  // If, Case
 absl::StatusOr<SplitVjp> SplitRemote(Splitter* splitter, const Body& body, const VjpQuery& query);  // RemoteCall
 
 }  // namespace symgrad

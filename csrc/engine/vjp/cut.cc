@@ -61,8 +61,8 @@ class Cutter {
     std::vector<bool> constant(body_.num_nodes(), false);  // a variable that is only read
     for (size_t i = 0; i < loop_->size(); ++i) {
       const LoopArgument& arg = (*loop_)[i];
-      invariant_[body_.args[i]] = arg.invariant;
-      constant[body_.args[i]] = arg.invariant && !written[i] && !arg.written;
+      invariant_[body_.args[i]] = arg.invariant && !arg.apart;
+      constant[body_.args[i]] = arg.invariant && !arg.apart && !written[i] && !arg.written;
     }
     for (int id = 0; id < body_.num_nodes(); ++id) {
       const Node& n = body_.node(id);

@@ -87,10 +87,15 @@ class Sweep {
       if (!seeds_[i]) continue;
       const bool flow = body_->flow_element(results[i]) != tf::DT_INVALID;
       const bool list = flow && flow_seeds_ == FlowSeeds::kLists;
-      const int dy =
-          body_->AddArg(absl::StrCat("dy_", i), list ? tf::DT_VARIANT : tf::BaseType(body_->output(results[i]).dtype));
-      body_->output({dy, 0}).shape = body_->output(results[i]).shape;
       const auto handle = body_->handles.find(body_->output_index(results[i]));
+      tf::DataType dtype = list ? tf::DT_VARIANT : tf::BaseType(body_->output(results[i]).dtype);
+      Shape shape = body_->output(results[i]).shape;
+      if (dtype == tf::DT_RESOURCE && handle != body_->handles.end() && handle->second.size() == 1) {
+        dtype = handle->second[0].dtype;  // the cotangent of a handle is that of its variable
+        shape = handle->second[0].shape;
+      }
+      const int dy = body_->AddArg(absl::StrCat("dy_", i), dtype);
+      body_->output({dy, 0}).shape = shape;
       if (handle != body_->handles.end() && body_->output({dy, 0}).dtype == tf::DT_VARIANT)
         body_->handles[body_->output_index({dy, 0})] = std::vector(handle->second);  // of a sparse matrix, say
       if (Wanted(results[i]) && flow == list) cotangents_[body_->output_index(results[i])].push_back(V::Tensor(dy, 0));

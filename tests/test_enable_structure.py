@@ -1,0 +1,296 @@
+"""Under tf_symgrad.enable(): calls, branches and loops of a graph are differentiated where they stand."""
+
+import collections
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.python.ops import gradients_util
+
+import tf_symgrad
+
+_backward, _enable = (importlib.import_module(f"tf_symgrad.{name}") for name in ("_backward", "_enable"))
+RANDOM = np.random.default_rng(0)
+X = tf.constant(RANDOM.normal(size=(3, 4)), tf.float32)
+
+
+def variable(*shape: int) -> tf.Variable:
+    return tf.Variable(RANDOM.normal(size=shape), dtype=tf.float32)
+
+
+W, U, V, COUNT = variable(4, 4), variable(4, 4), variable(4, 4), tf.Variable(0.0)
+VARIABLES = [W, U, V]
+
+
+class Said:
+    """What was left to Python: reasons, and the kinds of ops between pullbacks."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+        self.ops: collections.Counter[str] = collections.Counter()
+
+
+@pytest.fixture(autouse=True)
+def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[Said]:
+    left, add = Said(), _backward.Backward._add_opaque
+
+    def counting(self: Any, op: Any, *args: Any) -> Any:
+        left.ops[op.type] += 1
+        return add(self, op, *args)
+
+    monkeypatch.setattr(_enable, "_say", left.reasons.append)
+    monkeypatch.setattr(_backward.Backward, "_add_opaque", counting)
+    COUNT.assign(0.0)
+    yield left
+    tf_symgrad.disable()
+
+
+CASES: dict[str, Callable[[Any], Any]] = {}
+
+
+def case(f: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    CASES[f.__name__.replace("_", " ")] = f
+    return f
+
+
+def times(n: int, f: Callable[[Any, Any], Any], x: Any) -> Any:
+    """n iterations of f."""
+    return tf.while_loop(lambda i, _: i < n, lambda i, y: (i + 1, f(i, y)), (0, x), maximum_iterations=n)[1]
+
+
+def function(f: Callable[..., Any]) -> Callable[..., Any]:
+    return tf.function(f, autograph=False)  # type: ignore[no-any-return]
+
+
+CASES["a branch"] = lambda x: tf.exp(tf.cond(x[0, 0] > 0, lambda: x @ W * U[0], lambda: tf.tanh(x)))
+CASES["branches"] = lambda x: tf.switch_case(
+    tf.cast(tf.abs(x[0, 0]) * 10, tf.int32) % 3, [lambda: x @ W, lambda: tf.sin(x @ U) * x, lambda: x**3]
+)
+CASES["a loop"] = lambda x: x * times(3, lambda _, y: tf.tanh(y @ W) + x * U[0], tf.sin(x))
+CASES["a loop that ends early"] = lambda x: tf.while_loop(
+    lambda _, y: tf.reduce_sum(y**2) < 50.0, lambda i, y: (i + 1, y * 1.5 + tf.sin(y @ W)), (0, x), maximum_iterations=9
+)[1]
+CASES["a loop in a loop"] = lambda x: times(
+    3, lambda _, y: tf.tanh(times(2, lambda _, z: tf.sin(z @ W) + y, y)) * U[0], x
+)
+CASES["a branch in a loop"] = lambda x: times(
+    3, lambda i, y: tf.cond(i > 0, lambda: tf.tanh(y @ W), lambda: tf.sin(y) * U[0]), x
+)
+CASES["a loop in a branch"] = lambda x: tf.cond(
+    x[0, 0] > -9, lambda: times(3, lambda _, y: tf.tanh(y @ W), x), lambda: x * V[0]
+)
+CASES["a scan"] = lambda x: tf.scan(lambda a, b: tf.tanh(a * b + W[0]), x, tf.zeros([4]))
+CASES["a map"] = lambda x: tf.map_fn(lambda row: tf.tanh(tf.linalg.matvec(W, row)) * row, x)
+CASES["what nothing depends on"] = lambda x: tf.while_loop(
+    lambda i, *_: i < 3, lambda i, y, z: (i + 1, tf.tanh(y @ W), z @ V), (0, x, x), maximum_iterations=3
+)[1]
+CASES["masks"] = lambda x: times(3, lambda i, y: tf.nn.experimental.stateless_dropout(tf.tanh(y @ W), 0.5, [1, i]), x)
+
+
+@case
+def calls(x: Any) -> Any:
+    layer = function(lambda x, y: (tf.tanh(x @ W), y**2 * U[0]))
+    y, _ = layer(2 * x, x)
+    z, _ = layer(y + x, x)
+    return y * z
+
+
+@case
+def calls_in_calls(x: Any) -> Any:
+    f = function(lambda x: tf.sin(x @ W))
+    g = function(lambda x: f(x) * f(x + 1))
+    return g(x) + f(x)
+
+
+@case
+def calls_of_loops(x: Any) -> Any:
+    f = function(CASES["a loop"])
+    return f(x) * f(x + 1)
+
+
+@case
+def a_variable_that_a_loop_writes(x: Any) -> Any:
+    def step(_: Any, y: Any) -> Any:
+        COUNT.assign_add(1.0)
+        return y * tf.tanh(y + COUNT)
+
+    return times(3, step, x) * COUNT
+
+
+def by_tape(f: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def gradients(x: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = f(x)
+        return tape.gradient(y, [x, *VARIABLES])
+
+    return gradients
+
+
+def total(gradients: Sequence[Any]) -> Any:
+    return tf.add_n([tf.reduce_sum(tf.convert_to_tensor(dx) ** 2) for dx in gradients if dx is not None])
+
+
+def twice(f: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """By tf.gradients, to second order; and the gradients of something else."""
+
+    def gradients(x: Any) -> Any:
+        y = f(x)
+        dxs = tf.gradients(y, [x, *VARIABLES])
+        return dxs, tf.gradients(total(dxs), [x, *VARIABLES]), tf.gradients(y**2, [x, W])
+
+    return gradients
+
+
+def nested(f: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def gradients(x: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            dxs = by_tape(f)(x)
+            y = total(dxs)
+        return dxs, tape.gradient(y, [x, *VARIABLES])
+
+    return gradients
+
+
+def persistent(f: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def gradients(x: Any) -> Any:
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(x)
+            y = f(x)
+            z = y**2
+        return tape.gradient(z, [x, W]), tape.gradient(y, [x, *VARIABLES]), tape.gradient(y, x)
+
+    return gradients
+
+
+def kind(gradient: Any) -> str:
+    return "none" if gradient is None else "rows" if isinstance(gradient, tf.IndexedSlices) else "dense"
+
+
+def compare(gradients: Callable[[], Callable[[Any], Any]]) -> None:
+    COUNT.assign(0.0)
+    expected = tf.nest.flatten(gradients()(X))
+    COUNT.assign(0.0)
+    with tf_symgrad.native():
+        got = tf.nest.flatten(gradients()(X))
+    assert [*map(kind, got)] == [*map(kind, expected)]
+    for e, g in zip(expected, got, strict=True):
+        if e is not None:
+            np.testing.assert_allclose(tf.convert_to_tensor(g), tf.convert_to_tensor(e), rtol=2e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("by", [by_tape, twice])
+def test_gradients(name: str, by: Any, said: Said) -> None:
+    compare(lambda: function(by(CASES[name])))
+    assert not said.reasons
+    assert not said.ops
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_eager_tapes(name: str, said: Said) -> None:
+    compare(lambda: by_tape(function(CASES[name])))
+    assert not said.reasons
+    assert not said.ops
+
+
+# A loop in a branch of an unknown length is no more than TensorFlow itself can compile.
+@pytest.mark.parametrize("name", sorted(CASES.keys() - {"a loop in a branch"}))
+def test_compiled(name: str, said: Said) -> None:
+    compare(lambda: tf.function(by_tape(CASES[name]), autograph=False, jit_compile=True))
+    assert not said.reasons
+    assert not said.ops
+
+
+@pytest.mark.parametrize("name", ["a branch", "branches", "a loop", "a scan", "calls of loops"])
+@pytest.mark.parametrize("by", [nested, persistent])
+def test_tapes_that_ask_again(name: str, by: Any, said: Said) -> None:
+    compare(lambda: function(by(CASES[name])))
+    assert not said.reasons
+
+
+def kinds(f: Callable[[Any], Any]) -> collections.Counter[str]:
+    graph = function(f).get_concrete_function(tf.TensorSpec([3, 4])).graph
+    return collections.Counter(op.type for op in graph.get_operations())
+
+
+@pytest.mark.parametrize(("name", "more"), [("a loop", 2), ("a branch", 1), ("calls", 1)])
+def test_a_node_stays_what_it_is(name: str, more: int) -> None:
+    """Beside it there is the pullback, and of a loop what it starts from."""
+    with tf_symgrad.native():
+        both = kinds(by_tape(CASES[name]))
+    both -= kinds(CASES[name])
+    assert both["PartitionedCall"] + both["StatefulPartitionedCall"] == more
+    assert both.keys() <= {"PartitionedCall", "StatefulPartitionedCall", "Const", "Identity"}
+
+
+def test_python_goes_on_where_a_node_has_outputs(said: Said) -> None:
+    """What the engine has extended, TensorFlow's own gradient functions differentiate, too."""
+
+    def gradients(x: Any) -> Any:
+        layer = function(lambda x: tf.tanh(x @ W))
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = CASES["a loop"](layer(x))
+        z = CASES["branches"](y)
+        with tf_symgrad.native():
+            first = [tf.gradients(t, [x, *VARIABLES]) for t in (y, z)]
+        return first, [tf.gradients(t, [x, *VARIABLES]) for t in (y, z)], tape.gradient(y, [x, *VARIABLES])
+
+    first, second, third = function(gradients)(X)
+    for gradient, other in zip([*first, first[0]], [*second, third], strict=True):
+        assert [*map(kind, other)] == [*map(kind, gradient)]
+        for a, b in zip(gradient, other, strict=True):
+            if a is not None:
+                np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert not said.ops
+
+
+@tf.custom_gradient  # type: ignore[untyped-decorator]
+def times_42(x: Any) -> Any:
+    return x * 2, lambda dy: dy * 42 * x
+
+
+@pytest.mark.parametrize(
+    ("f", "left"),
+    [
+        (lambda x: times(2, lambda _, y: times_42(y), x), "StatelessWhile"),  # users' gradients are users' to run
+        (lambda x: tf.cond(x[0, 0] > 9, lambda: tf.gather(W, [0, 1, 1]), lambda: x), "If"),  # rows, and none
+        (lambda x: function(lambda x: tf.nn.max_pool2d(x[None, :, :, None], 2, 1, "VALID"))(x), None),
+    ],
+)
+def test_what_is_left_to_python(f: Any, left: str | None, said: Said) -> None:
+    compare(lambda: function(by_tape(f)))
+    assert [kind for kind in said.ops if kind in _backward._STRUCTURE] == ([left] if left else [])
+
+
+def test_what_the_engine_can_not_do_is_done_in_functions_by_python(said: Said, monkeypatch: Any) -> None:
+    """Where a pullback of a body can't be built, the node is Python's, and all the rest stays the engine's."""
+    rules = tf_symgrad._loader.native().rules()
+    assert "Betainc" in rules
+
+    def f(x: Any) -> Any:
+        y = function(lambda x: tf.math.betainc(2.0, 3.0, tf.sigmoid(x)))(x)
+        return times(2, lambda _, y: tf.tanh(y @ W), y)
+
+    compare(lambda: function(by_tape(f)))
+    assert said.ops == {"PartitionedCall": 1}
+
+
+def test_gradients_are_as_pythons_of_unused_outputs() -> None:
+    """Python differentiates all outputs of a call, so that there are zeros where nothing flows."""
+
+    def f(x: Any) -> Any:
+        return function(lambda x: (x @ W, x @ U))(x)[0]
+
+    stock = gradients_util._GradientsHelper
+    with tf_symgrad.native():
+        got = function(lambda x: tf.gradients(f(x), [x, *VARIABLES]))
+        graph = got.get_concrete_function(tf.TensorSpec([3, 4]))
+    assert stock is gradients_util._GradientsHelper
+    assert [*map(kind, graph.structured_outputs)] == ["dense", "dense", "dense", "none"]
+    compare(lambda: function(lambda x: tf.gradients(f(x), [x, *VARIABLES])))

@@ -1,0 +1,213 @@
+"""Calls, branches and loops of a graph, as the engine differentiates them: nodes that get outputs where they stand.
+
+TensorFlow's Python does the same to nodes that it differentiates. Others hold their tensors, so that no other node can
+take their place.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.core.framework import node_def_pb2
+from tensorflow.python import pywrap_tfe
+from tensorflow.python.eager import record
+from tensorflow.python.eager.polymorphic_function import concrete_function
+from tensorflow.python.framework import ops
+
+from tf_symgrad import _function, _likeness, _pullback
+
+_CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
+_LOOPS = {"While", "StatelessWhile"}
+_BRANCHES_AND_LOOPS = {"If", "StatelessIf", "Case", "StatelessCase", *_LOOPS}
+KINDS = _CALLS | _BRANCHES_AND_LOOPS
+# The attrs that change: functions, and the dtypes and shapes of outputs.
+_CHANGING = ["f", "then_branch", "else_branch", "branches", "cond", "body", "T", "Tout", "output_shapes"]
+# Branches and loops of whose functions TensorFlow's Python has graphs that are no longer theirs.
+_stale: weakref.WeakSet[Any] = weakref.WeakSet()
+
+Library = dict[str, _function.LibraryFunction]
+
+
+def library_of(op: Any, ys: Collection[str], compiled: bool) -> Library | None:
+    """The functions that a node stands for, with all that these call; None if Python is to differentiate it.
+
+    Args:
+      op: the node.
+      ys: names of the tensors that are differentiated.
+      compiled: whether XLA is to compile the graph.
+    """
+    if op.type in _CALLS and not _is_stock(op._gradient_function):
+        return None
+    if compiled and op.type in _LOOPS and _is_counted(op):
+        return None
+    # A function that returns what a loop's gradient takes is differentiated by that, too: Python goes on from there.
+    first_new = getattr(op, "_symgrad_first_new", len(op.outputs))
+    if op.type in _LOOPS and any(f"{op.name}:{i}" in ys for i in range(first_new, len(op.outputs))):
+        return None
+    # Another tape may have recorded the outputs that there are, and would miss what flows through others. A function
+    # whose backward function is built it knows as a whole.
+    if op.graph is ops.get_default_graph() and pywrap_tfe.TFE_Py_TapeSetShouldRecordBackprop(list(op.outputs)):
+        return None
+    find = _function.finder(op.graph)
+    library: Library = {}
+    starts = [x.op.node_def for x in op.inputs if x.op.type == "PartitionedCall"]  # see extend
+    for name in dict.fromkeys(name for node in [op.node_def, *starts] for name in _functions_of(node)):
+        root = find(name)
+        if root is None:
+            return None
+        library.update(_function.reachable(root, find))
+    in_branches = set(library) if op.type in _BRANCHES_AND_LOOPS else _in_branches(library)
+    for name, function in library.items():
+        if getattr(function, "_grad_func", None) is not None:
+            return None
+        likeness = _likeness_of(function)
+        if likeness is None or (likeness.takes_rows and name in in_branches):
+            return None
+    return library
+
+
+def _is_counted(loop: Any) -> bool:
+    """Whether a loop takes an integer that a function computes, which XLA does not know: it may be the limit."""
+    todo, seen = [loop], {loop}
+    while todo:
+        before = {x.op for x in todo.pop().inputs if x.dtype.is_integer} - seen
+        if any(op.type in KINDS for op in before):
+            return True
+        seen |= before
+        todo += before
+    return False
+
+
+def _is_stock(gradient: Any) -> bool:
+    """Whether the gradient of a call is that of the function that it calls."""
+    return (
+        _is_ours(gradient) or hasattr(gradient, "_symgrad_delayed") or getattr(gradient, "__func__", None) is _DELAYED
+    )
+
+
+def _is_ours(gradient: Any) -> bool:
+    return isinstance(gradient, functools.partial) and gradient.func is _pullback.gradient_of_call
+
+
+_DELAYED: Any = concrete_function._DelayedRewriteGradientFunctions._rewrite_forward_and_call_backward
+
+
+def _functions_of(node: node_def_pb2.NodeDef) -> Iterator[str]:
+    for name in _CHANGING:
+        if name in node.attr:
+            value = node.attr[name]
+            yield from (f.name for f in ([value.func] if value.HasField("func") else value.list.func))
+
+
+def _in_branches(library: Library) -> set[str]:
+    """Those functions that branches and loops lead to."""
+    todo = [
+        name
+        for function in library.values()
+        for node in function.cached_definition.node_def
+        if node.op in _BRANCHES_AND_LOOPS
+        for name in _functions_of(node)
+    ]
+    found: set[str] = set()
+    while todo:
+        name = todo.pop()
+        if name not in found and name in library:
+            found.add(name)
+            todo += _function.callees(library[name].cached_definition)
+    return found
+
+
+def called(own: Library, library: Library) -> list[_function.LibraryFunction]:
+    """What of a library the functions of another call."""
+    found: Library = {}
+    todo = list(own.values())
+    while todo:
+        names = set(_function.callees(todo.pop().cached_definition)) & library.keys() - found.keys()
+        found.update((name, library[name]) for name in names)
+        todo += [library[name] for name in names]
+    return [found[name] for name in sorted(found)]
+
+
+def _likeness_of(function: _function.LibraryFunction) -> _likeness.Body | None:
+    known = function.__dict__
+    if "_symgrad_likeness" not in known:
+        known["_symgrad_likeness"] = _likeness.of_function(function.cached_definition)
+    return known["_symgrad_likeness"]  # type: ignore[no-any-return]
+
+
+def extend(
+    op: Any,
+    definition: bytes,
+    start: str,
+    start_args: Iterable[int],
+    outputs: Iterable[tuple[int, list[int] | None]],
+    own: Library,
+) -> None:
+    """Gives a node new outputs.
+
+    Args:
+      op: the node.
+      definition: a NodeDef with its new attrs.
+      start: the function that computes its new inputs, or "".
+      start_args: which of its inputs that takes.
+      outputs: dtypes and shapes of the new outputs.
+      own: the functions that it is to call, and what these call, in the order in which they were built.
+    """
+    node = node_def_pb2.NodeDef.FromString(definition)
+    graph = op.graph
+    for function in own.values():
+        if not graph._is_function(function.name):
+            graph._add_function(function)
+    inputs: list[Any] = []
+    if start:
+        types = [tf.as_dtype(arg.type) for arg in own[start].cached_definition.signature.output_arg]
+        named = _pullback.Named(start)
+        with graph.as_default(), record.stop_recording(), tf.control_dependencies(None), tf.device(op.device or None):
+            inputs = list(
+                tf.raw_ops.PartitionedCall(
+                    args=[op.inputs[i] for i in start_args], Tout=types, f=named, name=f"{op.name}_start"
+                )
+            )
+    if not hasattr(op, "_symgrad_first_new"):
+        op._symgrad_first_new = len(op.outputs)
+    for name in _CHANGING:
+        if name in node.attr:
+            op._set_attr(name, node.attr[name])
+    if inputs:
+        op._add_while_inputs(inputs)
+    new = list(outputs)
+    shapes = [tf.TensorShape(None if s is None else [None if d < 0 else d for d in s]) for _, s in new]
+    op._add_outputs([dtype for dtype, _ in new], shapes)
+    if "_num_original_outputs" in node.attr:
+        op._set_attr("_num_original_outputs", type(node.attr["_num_original_outputs"])(i=len(op.outputs)))
+    if op.type in _CALLS:
+        _take_over(op, own[node.attr["f"].func.name])
+    else:
+        _stale.add(op)
+
+
+def restore() -> None:
+    """Gives TensorFlow's Python the graphs of the functions that branches and loops have now, to go on with."""
+    while _stale:
+        _pullback.set_graphs(_stale.pop())
+
+
+def _take_over(op: Any, root: Any) -> None:
+    """Makes the gradient of a call that of the function which it calls now, for Python, too."""
+    before = op._gradient_function
+    op._gradient_function = functools.partial(_pullback.gradient_of_call, [root])
+    if getattr(before, "__func__", None) != _DELAYED:
+        return
+    # A tape has recorded the gradient of the function that was called when it looked.
+    instance = before.__self__
+
+    def rewrite(op: Any, *dys: Any) -> Any:
+        gradient = op._gradient_function
+        return gradient(op, *dys) if _is_ours(gradient) else _DELAYED(instance, op, *dys)
+
+    rewrite._symgrad_delayed = True  # type: ignore[attr-defined]
+    instance.__dict__["_rewrite_forward_and_call_backward"] = rewrite
