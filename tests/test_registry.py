@@ -109,15 +109,27 @@ FOLDS = "folds it: any op whose integers it can compute"
 EMITS = "emits it"
 ENGINE = {
     "differentiate/resources.cc": ("tells by parts of names what uses no variable", None),
-    "emit/builder.cc": (EMITS, {"AddN", "UnsortedSegmentSum"}),
+    "emit/builder.cc": (
+        "emits it, or leaves broadcasts to it",
+        {"AddN", "AddV2", "BroadcastTo", "Mul", "RealDiv", "Sub", "UnsortedSegmentSum"},
+    ),
     "emit/vocabulary.cc": (EMITS, None),
     "facts/facts.cc": (
         "corrects its shape function, or needs not to run it",
         {
             *("EnsureShape", "ExtractVolumePatches", "GatherV2", "MatrixDiagV2", "MatrixDiagV3", "Mul", "ReluGrad"),
             *("PlaceholderWithDefault", "Reshape", "Shape", "Tanh"),
-            *("CollectiveGather", "SoftmaxCrossEntropyWithLogits", "SplitV"),
+            *(
+                "CollectiveGather",
+                "FakeQuantWithMinMaxVarsPerChannelGradient",
+                "SoftmaxCrossEntropyWithLogits",
+                "SplitV",
+            ),
         },
+    ),
+    "facts/plain_shapes.cc": (
+        "knows its shape without its shape function",
+        {"AddN", "MatMul", "Mul", "ReadVariableOp", "ReluGrad", "Reshape", "Sum", "Tanh"},
     ),
     "facts/fold.cc": (FOLDS, None),
     "facts/fold_math.cc": (FOLDS, None),

@@ -17,7 +17,7 @@ thread_local Builder* current = nullptr;
 
 // Elementwise ops of two operands of any shapes that go together.
 bool Broadcasts(absl::string_view type) {
-  for (const char* op : {"AddV2", "DivNoNan", "Mul", "MulNoNan", "RealDiv", "Sub"})
+  for (const char* op : {"AddV2", "Mul", "RealDiv", "Sub"})
     if (type == op) return true;
   return false;
 }
