@@ -10,6 +10,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from random import Random
 from typing import Any
 
 from benchmarks.__main__ import missing, selected
@@ -39,8 +40,11 @@ def rounds(workload: Workload, methods: Sequence[str], count: int) -> tuple[dict
         except Exception as error:  # of whatever library
             failed[name] = str(error).partition("\n")[0][:300]
     steps: dict[str, list[float]] = {name: [] for name in calls}
+    turns = list(calls.items())
+    random = Random(0)
     for _ in range(WARM_UP + count):
-        for name, call in calls.items():
+        random.shuffle(turns)  # threads of one method spin on for a while in the next one's turn
+        for name, call in turns:
             repeat = max(1, int(SLICE / steps[name][-1])) if steps[name] else 1
             start = time.perf_counter()
             for _ in range(repeat):
