@@ -54,7 +54,7 @@ V Builder::Emit(const char* type, absl::Span<const Arg> args, const Node* like) 
   if (!Broadcasts(type)) return AddNode(op, def, *inputs, emission.TakeKey());
   // What has the mean of a batch as cotangent is as small as that for as long as it can be.
   const std::optional<Broadcast> broadcast = TakeBroadcast(&*inputs);
-  const V result = AddNode(op, def, *inputs, absl::StrCat(emission.TakeKey(), broadcast ? ":small" : ""));
+  V result = AddNode(op, def, *inputs, absl::StrCat(emission.TakeKey(), broadcast ? ":small" : ""));
   if (!result || !broadcast) return result;
   if (broadcast->to) return Emit("BroadcastTo", {result, broadcast->to});
   body_->output(ToPort(result)).shape = broadcast->shape;
@@ -234,11 +234,12 @@ V Builder::SumHere(const std::vector<V>& values) {
   if (dense.size() == 1) return dense[0];
   if (dense[0].dtype() == DType::kVariant) return op("AddN", list(dense));
   // Those that are broadcast come last: an addition does that, AddN does not.
-  const auto small =
-      std::stable_partition(dense.begin(), dense.end(), [this](const V& v) { return !IsBroadcast(v.node()); });
-  const Values large(dense.begin(), small);
-  V sum = large.size() > 2 ? op("AddN", list(large)) : dense[0];
-  for (auto v = large.size() > 2 ? small : dense.begin() + 1; v != dense.end(); ++v) sum = sum + *v;
+  std::vector<V> large, small;
+  for (const V& v : dense) (IsBroadcast(v.node()) ? small : large).push_back(v);
+  if (large.size() > 2) large = {op("AddN", list(large))};
+  large.insert(large.end(), small.begin(), small.end());
+  V sum = large[0];
+  for (size_t i = 1; i < large.size(); ++i) sum = sum + large[i];
   return sum;
 }
 

@@ -18,7 +18,7 @@ bool IsConst(const Node& n) { return n.type() == "Const"; }
 class PartFinder {
  public:
   PartFinder(const Functions& functions, const Body& body, const Signature& signature)
-      : functions_(functions), body_(body), signature_(signature), num_nodes_(body.num_nodes()) {
+      : body_(body), signature_(signature), num_nodes_(body.num_nodes()) {
     for (const Port& p : signature.args) cut_.insert(body.output_index(p));
     part_.kept.assign(num_nodes_, false);
     part_.awaited.assign(num_nodes_, false);
@@ -254,7 +254,6 @@ class PartFinder {
     if (!checks.empty()) part_.gate = Hub(checks, num_nodes_);
   }
 
-  const Functions& functions_;
   const Body& body_;
   const Signature& signature_;
   const int num_nodes_;
