@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2, function_pb2, types_pb2
 
 from tests.test_engine import build, chain
@@ -226,3 +227,24 @@ def test_out_of_memory() -> None:
     done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert set(done.stdout.split()) == {"parsed", "refused", "built"}
+
+
+def test_more_elements_than_there_are_numbers() -> None:
+    """A product of sizes that overflows is no number of elements, of 0 for one."""
+    large = 2**40
+    f = function_pb2.FunctionDef()
+    f.signature.name = "f"
+    for i, (name, shape) in enumerate([("x", [large, 1]), ("y", [1, large])]):
+        f.signature.input_arg.add(name=name, type=FLOAT)
+        f.arg_attr[i].attr["_output_shapes"].list.shape.add().CopyFrom(tf.TensorShape(shape).as_proto())
+    f.signature.output_arg.add(name="z", type=FLOAT)
+    f.node_def.add(name="product", op="Mul", input=["x", "y"]).attr["T"].type = FLOAT
+    to = f.node_def.add(name="to", op="Const")
+    to.attr["dtype"].type = types_pb2.DT_INT64
+    to.attr["value"].tensor.CopyFrom(tf.make_tensor_proto([0], tf.int64))
+    none = f.node_def.add(name="none", op="Reshape", input=["product:z:0", "to:output:0"])
+    none.attr["T"].type, none.attr["Tshape"].type = FLOAT, types_pb2.DT_INT64
+    f.ret["z"] = "none:output:0"
+    library = function_pb2.FunctionDefLibrary(function=[f]).SerializeToString()
+    with pytest.raises(StatusError, match="node 'product'"):
+        native.build_gradient(library, attr_value_pb2.NameAttrList(name="f").SerializeToString(), None)

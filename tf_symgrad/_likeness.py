@@ -97,7 +97,9 @@ def of_function(definition: function_pb2.FunctionDef) -> Body | None:
 
     def is_argument(tensor: str) -> bool:
         name = tensor.partition(":")[0]
-        while name in nodes and nodes[name].op in ("Identity", "ReadVariableOp"):
+        for _ in nodes:  # no longer than that, should they lead in a circle
+            if name not in nodes or nodes[name].op not in ("Identity", "ReadVariableOp"):
+                break
             name = nodes[name].input[0].partition(":")[0]
         return name in arguments
 

@@ -33,7 +33,7 @@ bool IsSmallConst(const tf::NodeDef& node) {
   if (value == node.attr().end()) return false;
   int64_t elements = 1;
   for (const auto& dim : value->second.tensor().tensor_shape().dim())
-    elements = std::min(elements * std::max<int64_t>(dim.size(), 0), kMaxConstant + 1);
+    elements = std::min(elements * std::clamp<int64_t>(dim.size(), 0, kMaxConstant + 1), kMaxConstant + 1);
   return elements <= kMaxConstant;
 }
 

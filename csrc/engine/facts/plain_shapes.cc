@@ -9,7 +9,7 @@ namespace symgrad {
 namespace {
 
 constexpr int kMaxRank = 16;
-constexpr int64_t kMaxSize = int64_t{1} << 40;
+constexpr int64_t kMaxSize = int64_t{1} << 31;  // of a dimension, and of all until the last: a product is no overflow
 using Dims = absl::InlinedVector<Dim, 8>;
 
 // A node, of which each function below infers the shape; null where it is not plain.
@@ -35,7 +35,7 @@ struct Plain {
     if (rank(i) < 0 || rank(i) > kMaxRank) return -1;
     int64_t elements = 1;
     for (int axis = 0; axis < rank(i); ++axis) {
-      if (size(i, axis) < 0 || elements > kMaxSize) return -1;
+      if (size(i, axis) < 0 || size(i, axis) > kMaxSize || elements > kMaxSize) return -1;
       elements *= size(i, axis);
     }
     return elements;

@@ -48,9 +48,10 @@ class LoopSplit {
   }
 
  private:
+  // A stack of what XLA compiles leaves the loop as one tensor, but for a loop that stays where it stands.
+  bool leaves_as_tensor() const { return plan_.compiled && in_place_ == nullptr; }
   // A list of fixed length, where the length is known, is what XLA can compile. Where it compiles a loop that may end
   // early, elements are set, not pushed: then the list is as long as the tensor that it leaves the loop as.
-  bool leaves_as_tensor() const { return plan_.compiled && in_place_ == nullptr; }
   bool is_set() const { return plan_.compiled && !plan_.trips.exact && (plan_.trips.most >= 0 || plan_.trips.formula); }
   V EmptyStack(const TensorSpec& stack, const V& length) const {
     return op(is_set() ? "TensorListReserve" : "EmptyTensorList", ElementShape(stack), length, ElementType(stack),
