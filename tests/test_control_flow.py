@@ -152,6 +152,73 @@ def test_the_gradient_of_a_weight_is_one_product_after_the_loop() -> None:
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
+def layer(count: int | None = None) -> Fn:
+    """Over the first `count` of xs, or all, with weights that are larger than what an iteration multiplies."""
+
+    def f(xs: Any, w: Any, b: Any) -> Any:
+        n = tf.shape(xs)[0] if count is None else count
+        return tf.reduce_sum(
+            loop(n, lambda i, h: (tf.tanh(tf.concat([xs[i], h], 1) @ w + b),), tf.zeros([16, 60], b.dtype)) ** 2
+        )
+
+    return f
+
+
+LAYER = ((16, 4), (64, 60), (60,))  # an element of xs, w, b
+
+
+def loops_in(library: Any, name: str) -> list[Any]:
+    """The loops of the functions so named."""
+    found = [f.node_def for f in library.function if name in f.signature.name]
+    return [node for nodes in found for node in nodes if node.op.endswith("While")]
+
+
+@pytest.mark.parametrize(("count", "blocks"), [(16, 0), (17, 1), (40, 1), (None, 1)])
+def test_products_over_rows_are_done_beside_the_next_block(count: int | None, blocks: int) -> None:
+    x, w, b = (tf.TensorSpec(shape) for shape in LAYER)
+    concrete = tf.function(layer(count)).get_concrete_function(tf.TensorSpec([count, *x.shape]), w, b)
+    _, library = tf_symgrad.gradient_function(concrete, [False, True, True])
+    taken = {node.attr["body"].func.name for node in structure.nodes(library) if node.op.endswith("While")}
+    assert len(loops_in(library, "while_pullback")) == 1
+    assert len([f for f in taken if "block_pullback" in f]) == blocks
+    if blocks:
+        [outer] = loops_in(library, "while_pullback")
+        [body] = [f for f in library.function if f.signature.name == outer.attr["body"].func.name]
+        assert {"StatelessWhile", "TensorListConcatV2"} <= {node.op for node in body.node_def}
+
+
+@pytest.mark.parametrize("static", [True, False], ids=["static", "dynamic"])
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 17, 24, 35])
+def test_blocks_of_all_lengths(count: int, static: bool) -> None:
+    """With a last block that is full, that is not, and none; and their derivative, which is no loop of loops."""
+    rng = np.random.default_rng(0)
+    x, w, b = (tf.constant(0.3 * rng.normal(size=shape)) for shape in ((count, *LAYER[0]), *LAYER[1:]))
+    f = layer(count if static else None)
+    specs = [tf.TensorSpec([count if static else None, *LAYER[0]], tf.float64), w, b]
+    concrete = tf.function(f).get_concrete_function(*specs)
+    one = tf.constant(1.0, tf.float64)
+
+    def native(x: Any, w: Any, b: Any) -> Any:
+        return tf.add_n([tf.reduce_sum(g**2) for g in tf_symgrad.symbolic_gradient([x, w, b, one], f=concrete)])
+
+    for got, want in zip(
+        tf_symgrad.symbolic_gradient([x, w, b, one], f=concrete),
+        tf.function(lambda *xs: tape(f, list(xs), None))(x, w, b),
+        strict=True,
+    ):
+        np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-13)
+
+    penalty = tf.function(native).get_concrete_function(*specs)
+    _, library = tf_symgrad.gradient_function(penalty)
+    bodies = {node.attr["body"].func.name for node in structure.nodes(library) if node.op.endswith("While")}
+    assert not any("While" in node.op for f in library.function if f.signature.name in bodies for node in f.node_def)
+    expected = tf.function(
+        lambda *xs: tape(lambda *xs: tf.add_n([tf.reduce_sum(g**2) for g in tape(f, list(xs), None)]), list(xs), None)
+    )(x, w, b)
+    for got, want in zip(tf_symgrad.symbolic_gradient([x, w, b, one], f=penalty), expected, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-11)
+
+
 def test_a_variable_in_a_loop_and_in_a_branch() -> None:
     w = tf.Variable(OTHER)
 

@@ -21,6 +21,7 @@ ROOMS = [
     "vjp",
     "remat",
     "structure",
+    "plan",
     "loops",
     "differentiate",
     "",

@@ -26,6 +26,9 @@ bool IsBranch(const tf::NodeDef& node);  // If, Case
 std::vector<tf::NameAttrList> Branches(const tf::NodeDef& node);
 bool IsLoop(const tf::NodeDef& node);  // While
 
+// An attr of a node: the function that is to be differentiated in its place, which computes the same.
+inline constexpr char kSameAs[] = "_symgrad_same_as";
+
 // Attrs of a node whose gradient is a function that the caller hands over (tf.custom_gradient, a gradient registered
 // in Python): the function, the tensors of the body that it takes before the cotangents of the node's outputs,
 // written as inputs of a node are, and for each input of the node which of the function's outputs is its cotangent,

@@ -23,8 +23,6 @@ bool IsTrue(const google::protobuf::Map<std::string, tf::AttrValue>& attrs, cons
   return it != attrs.end() && it->second.b();
 }
 
-bool IsGenerated(absl::string_view function) { return absl::StartsWith(function, kGenerated); }
-
 bool IsList(const tf::OpDef::ArgDef& arg) { return !arg.number_attr().empty() || !arg.type_list_attr().empty(); }
 
 // A function in its place: the outermost, or what a call stands for.
@@ -135,6 +133,8 @@ class Flattener {
   // which depends on what XLA knows of its inputs where XLA compiles it.
   const tf::FunctionDef* Called(const tf::NodeDef& node, const tf::OpRegistrationData& op) {
     if (HasOwnGradient(node)) return nullptr;
+    if (const auto same = node.attr().find(kSameAs); same != node.attr().end())
+      return functions_->Find(same->second.func().name());
     if (AsksForGradient(node.op()) && !compiled_ && node.attr().contains("f")) {
       tf::DataTypeVector tin, tout;
       if (!tf::InOutTypesForNode(node, op.op_def, &tin, &tout).ok()) return nullptr;
@@ -148,7 +148,7 @@ class Flattener {
     }
     if (!IsCall(node, op) || IsTrue(node.attr(), "_XlaMustCompile")) return nullptr;
     const std::string callee = Callee(node).name();
-    if (inlines_ == Inlines::kGradients && !IsGenerated(callee)) return nullptr;
+    if (inlines_ == Inlines::kGradients && !HasGeneratedName(callee)) return nullptr;
     return functions_->GradientDef(callee).empty() ? functions_->Find(callee) : nullptr;
   }
 
@@ -303,15 +303,15 @@ absl::StatusOr<tf::NameAttrList> Flatten(Functions* functions, const tf::NameAtt
 
 std::optional<tf::FunctionDef> InlineGradients(Functions* functions, const tf::NameAttrList& f,
                                                const tf::FunctionDef& fdef) {
-  const auto calls_gradient = [](const tf::NodeDef& node) {
-    if (AsksForGradient(node.op())) return true;
+  const auto stands_for_another = [](const tf::NodeDef& node) {
+    if (AsksForGradient(node.op()) || node.attr().contains(kSameAs)) return true;
     const absl::string_view op = node.op();
     if (op != "PartitionedCall" && op != "StatefulPartitionedCall") return false;
     const auto callee = node.attr().find("f");
-    return callee != node.attr().end() && IsGenerated(callee->second.func().name());
+    return callee != node.attr().end() && HasGeneratedName(callee->second.func().name());
   };
   if (fdef.signature().attr_size() > 0 || IsTrue(f.attr(), kCompiled) ||
-      std::none_of(fdef.node_def().begin(), fdef.node_def().end(), calls_gradient))
+      std::none_of(fdef.node_def().begin(), fdef.node_def().end(), stands_for_another))
     return std::nullopt;
   Flattener flattener(functions, f, Inlines::kGradients);
   if (!flattener.Any()) return std::nullopt;

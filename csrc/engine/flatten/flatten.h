@@ -15,7 +15,8 @@ absl::StatusOr<tf::NameAttrList> Flatten(Functions* functions, const tf::NameAtt
 
 // f, whose function `fdef` is, with gradient functions in place of the gradient ops, and halves in place of their
 // calls, where they are called once: then nothing is shared that way, and to the next derivative a call would only hand
-// on residuals, of which each order has more, and hide which shapes are the same. Nothing if there is nothing to do.
+// on residuals, of which each order has more, and hide which shapes are the same. And with what is the same as a node
+// in the node's place (kSameAs). Nothing if there is nothing to do.
 std::optional<tf::FunctionDef> InlineGradients(Functions* functions, const tf::NameAttrList& f,
                                                const tf::FunctionDef& fdef);
 

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/string_view.h"
 #include "tensorflow/core/framework/attr_value.pb.h"
 #include "tensorflow/core/framework/node_def.pb.h"
@@ -19,6 +20,7 @@ inline bool AsksForGradient(absl::string_view op) { return op == kGradientOp || 
 
 // What the names of generated functions begin with.
 inline constexpr char kGenerated[] = "__symgrad_";
+inline bool HasGeneratedName(absl::string_view function) { return absl::StartsWith(function, kGenerated); }
 
 // f as a gradient op differentiates it (attrs Tin, Tout and wrt): Tout tells the dtypes of variables (kInputDtypes),
 // which f does not where it does not read them.

@@ -7,17 +7,19 @@ namespace symgrad {
 
 struct Backward {
   V done, total;  // iterations that it has gone back, and has to; the latter `none` where that is the same each time
+  V end;          // of a block: what it has gone back then
   // By loop variable (stacks, computed, operands: in order); `none` where there is none.
   Values carried, summed;   // cotangents that go from iteration to iteration, that add up
   Values stacks;            // what is left of them
   Values direct, computed;  // variables that the pullback takes as they are, of a counter the first value; and what is
                             // computed of invariants
   Values ahead;             // next values
-  Values operands;          // lists of those of gradients that are computed after the loop
+  Values operands;          // lists of those of gradients that are computed of many iterations
 
   Values All() const {
     Values all = {done};
-    if (total) all.push_back(total);
+    for (const V& v : {total, end})
+      if (v) all.push_back(v);
     for (const Values* part : {&carried, &summed, &stacks, &direct, &computed, &ahead, &operands})
       for (const V& v : *part)
         if (v) all.push_back(v);
@@ -28,7 +30,8 @@ struct Backward {
     Backward other = *this;
     size_t next = 0;
     other.done = all[next++];
-    if (total) other.total = all[next++];
+    for (V* v : {&other.total, &other.end})
+      if (*v) *v = all[next++];
     for (Values* part :
          {&other.carried, &other.summed, &other.stacks, &other.direct, &other.computed, &other.ahead, &other.operands})
       for (V& v : *part)

@@ -6,7 +6,7 @@
 
 #include "csrc/engine/emit/literal.h"
 #include "csrc/engine/library/functions.h"
-#include "csrc/engine/loops/trip_count.h"
+#include "csrc/engine/plan/trip_count.h"
 
 namespace symgrad {
 

@@ -1,4 +1,4 @@
-#include "csrc/engine/loops/trip_count.h"
+#include "csrc/engine/plan/trip_count.h"
 
 #include <algorithm>
 #include <optional>

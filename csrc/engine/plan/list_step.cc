@@ -1,4 +1,4 @@
-#include "csrc/engine/loops/list_step.h"
+#include "csrc/engine/plan/list_step.h"
 
 #include <algorithm>
 #include <string>

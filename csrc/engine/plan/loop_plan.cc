@@ -1,4 +1,4 @@
-#include "csrc/engine/loops/loop_plan.h"
+#include "csrc/engine/plan/loop_plan.h"
 
 #include <algorithm>
 #include <utility>
@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "csrc/engine/facts/facts.h"
 #include "csrc/engine/facts/known_inputs.h"
-#include "csrc/engine/loops/list_step.h"
+#include "csrc/engine/plan/list_step.h"
 #include "csrc/engine/read/import.h"
 #include "csrc/engine/vjp/cotangent.h"
 

@@ -9,7 +9,7 @@
 #include "absl/status/statusor.h"
 #include "csrc/engine/body/body.h"
 #include "csrc/engine/emit/builder.h"
-#include "csrc/engine/loops/trip_count.h"
+#include "csrc/engine/plan/trip_count.h"
 #include "csrc/engine/structure/split.h"
 #include "tensorflow/core/framework/partial_tensor_shape.h"
 
