@@ -42,8 +42,8 @@ def measure(workload: Workload, method: Method) -> Iterator[dict[str, Any]]:
     wall, cpu = _median_step(built.call)
     yield {"step": wall, "step_cpu": cpu, "memory": peak_memory() - before}
     yield {"accelerator_memory": built.accelerator_memory()}
-    if built.optimized_nodes is not None:
-        yield {"optimized_nodes": built.optimized_nodes()}
+    if built.optimized_ops is not None:
+        yield {"optimized_nodes": built.optimized_ops().total()}
 
 
 def peak_memory() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -28,9 +29,14 @@ class Recorder:
 
 def nodes_of_graph(graph: Any, without: str = "") -> int:
     """Nodes of a GraphDef and, each function once, of all functions that it can call, but for ops of one type."""
+    return ops_of_graph(graph, without).total()
+
+
+def ops_of_graph(graph: Any, without: str = "") -> Counter[str]:
+    """The same by op."""
     functions = {f.signature.name: f for f in graph.library.function}
     nodes = [node for node in graph.node if node.op != without]
-    return _count(nodes) + sum(_count(functions[name].node_def) for name in _reachable(nodes, functions))
+    return sum((_ops(functions[name].node_def) for name in _reachable(nodes, functions)), _ops(nodes))
 
 
 def nodes_of_library(serialized: bytes) -> int:
@@ -51,8 +57,8 @@ def nodes_of_jaxpr(jaxpr: Any) -> Iterator[int]:
                     yield from nodes_of_jaxpr(inner)
 
 
-def optimized_nodes(call: Callable[[], Any]) -> int:
-    """Nodes of all graphs that TensorFlow optimises for a call, as its optimiser leaves them."""
+def optimized_ops(call: Callable[[], Any]) -> Counter[str]:
+    """Nodes, by op, of all graphs that TensorFlow optimises for a call, as its optimiser leaves them."""
     from tensorflow.python.eager import context
 
     runtime = context.context()
@@ -63,11 +69,15 @@ def optimized_nodes(call: Callable[[], Any]) -> int:
         metadata = runtime.export_run_metadata()
     finally:
         runtime.disable_graph_collection()
-    return sum(nodes_of_graph(graphs.post_optimization_graph) for graphs in metadata.function_graphs)
+    return sum((ops_of_graph(graphs.post_optimization_graph) for graphs in metadata.function_graphs), Counter())
+
+
+def _ops(nodes: Iterable[Any]) -> Counter[str]:
+    return Counter(node.op for node in nodes if node.op not in _EDGES)
 
 
 def _count(nodes: Iterable[Any]) -> int:
-    return sum(node.op not in _EDGES for node in nodes)
+    return _ops(nodes).total()
 
 
 def _reachable(nodes: Iterable[Any], functions: dict[str, Any]) -> set[str]:

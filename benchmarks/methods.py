@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,9 +31,10 @@ class Built:
       nodes: of the function and all that it calls; None where it can't be known.
       native_seconds: how much of `seconds` the engine took.
       native_nodes: of the functions that the engine made.
-      optimized_nodes: counts its nodes as the runtime optimises it; may run it again.
+      optimized_ops: counts its nodes, by op, as the runtime optimises it; may run it again.
       accelerator_memory: the peak of it in bytes; None without an accelerator.
       to_numpy: of a gradient.
+      function: the ConcreteFunction, where there is one.
     """
 
     call: Callable[[], Any]
@@ -39,9 +42,10 @@ class Built:
     nodes: int | None = None
     native_seconds: float | None = None
     native_nodes: int | None = None
-    optimized_nodes: Callable[[], int] | None = None
+    optimized_ops: Callable[[], Counter[str]] | None = None
     accelerator_memory: Callable[[], int | None] = lambda: None
     to_numpy: Callable[[Any], Any] = np.asarray
+    function: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +111,13 @@ def _forward(problem: Problem) -> _Forward:
 
     made = tuple(tf.Variable(value) for value in problem.parameters)
     return _Forward(lambda *args: problem.loss(*args, *made), problem.args, (*made, *problem.variables))
+
+
+def forward(problem: Problem) -> Built:
+    """The loss alone."""
+    made = _forward(problem)
+    start = time.process_time()
+    return _built(_trace(lambda *args: [made.loss(*args)], made), made, time.process_time() - start)
 
 
 def _tf_symgrad(problem: Problem, compiled: bool = False) -> Built:
@@ -217,7 +228,7 @@ def _stock(problem: Problem) -> Built:
     traced = _trace(gradient, forward)
     built = _built(traced, forward, time.process_time() - start)
     # It makes its nodes when it runs, out of sight.
-    built.nodes = built.optimized_nodes = None
+    built.nodes = built.optimized_ops = None
     return built
 
 
@@ -255,8 +266,9 @@ def _built(
     return Built(
         call=call,
         seconds=seconds,
+        function=function,
         nodes=counting.nodes_of_graph(function.graph.as_graph_def()),
-        optimized_nodes=None if compiled else lambda: counting.optimized_nodes(call),
+        optimized_ops=None if compiled else lambda: counting.optimized_ops(call),
         accelerator_memory=lambda: tf.config.experimental.get_memory_info("GPU:0")["peak"] if accelerated else None,
     )
 
@@ -293,7 +305,7 @@ def _jax(problem: Problem) -> Built:
         call=call,
         seconds=seconds,
         nodes=sum(counting.nodes_of_jaxpr(traced.jaxpr)),
-        optimized_nodes=lambda: compiled[0].as_text().count(" = "),
+        optimized_ops=lambda: Counter(re.findall(r" = \S+ ([\w-]+)\(", compiled[0].as_text())),
         accelerator_memory=lambda: (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use"),
     )
 

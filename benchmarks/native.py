@@ -18,7 +18,7 @@ def measure(length: int) -> Iterator[dict[str, Any]]:
     from tf_symgrad import _loader
 
     engine = _loader.native()
-    library = _chain(length)
+    library = chain(length)
     before = cell.peak_memory()
     start = time.process_time()
     _, gradient = engine.build_gradient(library, attr_value_pb2.NameAttrList(name="chain").SerializeToString())
@@ -28,7 +28,7 @@ def measure(length: int) -> Iterator[dict[str, Any]]:
     yield {"native_build": seconds, "native_nodes": nodes, "nodes": nodes, "memory": memory}
 
 
-def _chain(length: int) -> bytes:
+def chain(length: int) -> bytes:
     from tensorflow.core.framework import function_pb2, types_pb2
 
     library = function_pb2.FunctionDefLibrary()

@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 
+import tf_symgrad
 from benchmarks import __main__ as benchmarks_main
-from benchmarks import cell, compare, native, performance, report, steps
+from benchmarks import cell, compare, limit, native, nodes, performance, report, steps, threads
 from benchmarks.methods import METHODS
 from benchmarks.workloads import Workload, workloads
 
@@ -130,3 +133,35 @@ def test_steps(capsys):
     out = capsys.readouterr().out
     assert "| mlp |" in out
     assert " ms |" in out
+
+
+def test_nodes_are_compared_op_by_op(capsys: pytest.CaptureFixture[str]) -> None:
+    assert nodes.main(["--quick", "--only", "mlp"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("| mlp | tf_symgrad | GradientTape |\n|---|---:|---:|\n| all nodes | ")
+    assert nodes.table("w", {"a": Counter(MatMul=2, Sum=1), "b": Counter(MatMul=2)}).splitlines()[2:] == [
+        "| all nodes | 3 | 2 |",
+        "| Sum | 1 | 0 |",
+    ]
+
+
+def test_flops_are_those_of_products() -> None:
+    """A dense layer and a convolution, whose gradients take what they take, once for each of their inputs."""
+
+    def f(x, kernel, w):
+        return tf.reduce_sum(tf.reshape(tf.nn.conv2d(x, kernel, 2, "SAME"), [3, -1]) @ w)
+
+    shapes = [3, 8, 8, 2], [3, 3, 2, 5], [80, 7]
+    concrete = tf.function(f).get_concrete_function(*map(tf.TensorSpec, shapes))
+    convolution, product = 2 * (3 * 4 * 4 * 5) * (3 * 3 * 2), 2 * 3 * 80 * 7
+    assert limit.flops_of(concrete) == convolution + product
+    assert limit.flops_of(tf_symgrad.function_gradient(concrete)) == 3 * convolution + 2 * product
+
+
+def test_limit_and_threads(capsys: pytest.CaptureFixture[str]) -> None:
+    assert limit.main(["--quick", "--only", "mlp"]) == 0
+    name, *numbers = capsys.readouterr().out.splitlines()[-1].strip("| ").split(" | ")
+    assert name == "mlp"
+    assert all(float(x) >= 0 for x in numbers)
+    assert threads.main(["--quick", "--seconds", "0.05"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 7
