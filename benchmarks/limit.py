@@ -27,10 +27,14 @@ _ROUNDS = 10
 
 def flops(node: Any) -> int:
     """Of an operation of a graph, whose shapes are known; 0 if it is no product."""
-    shapes = [x.shape.as_list() for x in node.inputs]
     if node.type in ("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"):
         adjoint = node.get_attr("transpose_a" if node.type == "MatMul" else "adj_x")
-        return 2 * math.prod(node.outputs[0].shape.as_list()) * shapes[0][-2 if adjoint else -1]
+        return 2 * math.prod(_shape(node, -1)) * _shape(node, 0)[-2 if adjoint else -1]
+    if node.type == "Einsum" and len(node.inputs) == 2:
+        sizes: dict[str, int] = {}
+        for i, labels in enumerate(node.get_attr("equation").decode().partition("->")[0].split(",")):
+            sizes |= zip(labels, _shape(node, i), strict=True)
+        return 2 * math.prod(sizes.values())
     if node.type in _CONVOLUTIONS:
         image, kernel = _CONVOLUTIONS[node.type]
         pixels, kernel_shape = _shape(node, image), _shape(node, kernel)
@@ -57,19 +61,53 @@ def _shape(node: Any, tensor: int) -> list[int]:
 
 def flops_of(function: Any) -> int:
     """Of a ConcreteFunction without loops, and of all that it calls."""
-    from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
+    from tensorflow.core.framework import function_pb2
 
-    graphs = [function.graph]
-    library = {f.signature.name: f for f in function.graph.as_graph_def().library.function}
-    total = 0
+    from tf_symgrad import _loader, _op
+
+    library = function.graph.as_graph_def().library
+    graphs, total = [function.graph], 0
     while graphs:
-        graph = graphs.pop()
-        for node in graph.get_operations():
+        for node in graphs.pop().get_operations():
             total += flops(node)
-            if node.type in ("PartitionedCall", "StatefulPartitionedCall"):
-                callee = library[node.get_attr("f").name]
-                graphs.append(function_def_to_graph(callee, [x.shape for x in node.inputs]))
+            if node.type == _op.OP:
+                f, wrt = node.get_attr("f"), list(node.get_attr("wrt"))
+                callee, more = _loader.native().build_gradient(library.SerializeToString(), f.SerializeToString(), wrt)[
+                    :2
+                ]
+                library.MergeFrom(function_pb2.FunctionDefLibrary.FromString(more))
+            elif node.type in ("PartitionedCall", "StatefulPartitionedCall"):
+                callee = node.get_attr("f").name
+            else:
+                continue
+            [body] = [f for f in library.function if f.signature.name == callee]
+            graphs.append(_graph(body, library, node.inputs))
     return total
+
+
+def _graph(f: Any, library: Any, inputs: Sequence[Any]) -> Any:
+    """A function as a graph, with the shapes of what it is called with: of variables, those of their values."""
+    import tensorflow as tf
+    from tensorflow.python.framework.function_def_to_graph import function_def_to_graph_def
+    from tensorflow.python.ops import handle_data_util
+
+    shapes = [x.shape for x in inputs]
+    definition, _ = function_def_to_graph_def(f, shapes)
+    for i, (node, x) in enumerate(zip(definition.node, inputs, strict=False)):
+        if x.dtype != tf.resource:
+            continue
+        node.op = "_Arg"
+        node.attr.clear()
+        node.attr["T"].type = tf.resource.as_datatype_enum
+        node.attr["index"].i = i
+        for data in handle_data_util.get_resource_handle_data(x).shape_and_type:
+            node.attr["_handle_shapes"].list.shape.add().CopyFrom(data.shape)
+            node.attr["_handle_dtypes"].list.type.append(data.dtype)
+    definition.library.CopyFrom(library)
+    graph = tf.Graph()
+    with graph.as_default():
+        tf.graph_util.import_graph_def(definition, name="")
+    return graph
 
 
 def seconds(call: Callable[[], Any]) -> float:

@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 call = METHODS[method].build(workload.make(METHODS[method].operations())).call
                 call()
                 calls[f"{workload.name}, {method}"] = call
-    print(f"| | {' | '.join(f'{n} threads' for n in _THREADS)} |\n|---|{'---:|' * len(_THREADS)}")
+    print(f"| threads | {' | '.join(map(str, _THREADS))} |\n|---|{'---:|' * len(_THREADS)}")
     for what, call in calls.items():
         rates = [rate(call, n, options.seconds) for n in _THREADS]
         print(f"| {what} | {rates[0]:.3g}/s | {' | '.join(f'{r / rates[0]:.2f}' for r in rates[1:])} |", flush=True)

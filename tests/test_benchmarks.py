@@ -149,13 +149,15 @@ def test_flops_are_those_of_products() -> None:
     """A dense layer and a convolution, whose gradients take what they take, once for each of their inputs."""
 
     def f(x, kernel, w):
-        return tf.reduce_sum(tf.reshape(tf.nn.conv2d(x, kernel, 2, "SAME"), [3, -1]) @ w)
+        return tf.reduce_sum(tf.einsum("ab,bc->ac", tf.reshape(tf.nn.conv2d(x, kernel, 2, "SAME"), [3, -1]), w))
 
     shapes = [3, 8, 8, 2], [3, 3, 2, 5], [80, 7]
     concrete = tf.function(f).get_concrete_function(*map(tf.TensorSpec, shapes))
     convolution, product = 2 * (3 * 4 * 4 * 5) * (3 * 3 * 2), 2 * 3 * 80 * 7
     assert limit.flops_of(concrete) == convolution + product
     assert limit.flops_of(tf_symgrad.function_gradient(concrete)) == 3 * convolution + 2 * product
+    by_op = tf.function(lambda *xs: tf_symgrad.symbolic_gradient(xs, f=concrete, wrt=[False, True, True]))
+    assert limit.flops_of(by_op.get_concrete_function(*map(tf.TensorSpec, shapes))) == 2 * convolution + 2 * product
 
 
 def test_limit_and_threads(capsys: pytest.CaptureFixture[str]) -> None:
