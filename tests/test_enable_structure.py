@@ -12,7 +12,9 @@ from tensorflow.python.ops import gradients_util
 
 import tf_symgrad
 
-_backward, _enable = (importlib.import_module(f"tf_symgrad.{name}") for name in ("_backward", "_enable"))
+_backward, _enable, _structure = (
+    importlib.import_module(f"tf_symgrad.{name}") for name in ("_backward", "_enable", "_structure")
+)
 RANDOM = np.random.default_rng(0)
 X = tf.constant(RANDOM.normal(size=(3, 4)), tf.float32)
 
@@ -268,8 +270,7 @@ def test_what_is_left_to_python(f: Any, left: str | None, said: Said) -> None:
     assert [kind for kind in said.ops if kind in _backward._STRUCTURE] == ([left] if left else [])
 
 
-def test_what_the_engine_can_not_do_is_done_in_functions_by_python(said: Said) -> None:
-    """Where a pullback of a body can't be built, calls, branches and loops are Python's; their bodies stay native."""
+def test_one_call_that_is_pythons_leaves_the_rest_to_the_engine(said: Said) -> None:
     assert "Betainc" in tf_symgrad._loader.native().rules()
 
     def f(x: Any) -> Any:
@@ -277,7 +278,29 @@ def test_what_the_engine_can_not_do_is_done_in_functions_by_python(said: Said) -
         return times(2, lambda _, y: tf.tanh(y @ W), y)
 
     compare(lambda: function(by_tape(f)))
-    assert said.ops == {"PartitionedCall": 1, "While": 1}
+    assert said.ops == {"PartitionedCall": 1}
+    assert not said.reasons
+
+
+@pytest.mark.parametrize("fail", [["call"], ["loop"], ["call", "loop"]])
+def test_what_the_engine_can_not_do_is_left_to_python_node_by_node(
+    fail: list[str], said: Said, monkeypatch: Any
+) -> None:
+    """Here because the engine is not told some of the functions."""
+    library_of, kinds = _structure.library_of, {"call": "StatefulPartitionedCall", "loop": "While"}
+
+    def partial(op: Any, *args: Any) -> Any:
+        return {} if op.type in [kinds[name] for name in fail] else library_of(op, *args)
+
+    def f(x: Any) -> Any:
+        return times(2, lambda _, y: tf.tanh(y @ W), function(lambda x: tf.sin(x @ U))(x)) * CASES["a branch"](x)
+
+    monkeypatch.setattr(_structure, "library_of", partial)
+    compare(lambda: function(by_tape(f)))
+    assert said.ops == {kinds[name]: 1 for name in fail}
+    assert len(said.reasons) == len(fail)
+    for reason, kind in zip(sorted(said.reasons), sorted(kinds[name] for name in fail), strict=True):
+        assert f"(op {kind}) alone" in reason
 
 
 def test_gradients_are_as_pythons_of_unused_outputs() -> None:

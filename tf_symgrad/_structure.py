@@ -54,7 +54,7 @@ def library_of(op: Any, ys: Collection[str], compiled: bool) -> Library | None:
         return None
     find = _function.finder(op.graph)
     library: Library = {}
-    starts = [x.op.node_def for x in op.inputs if x.op.type == "PartitionedCall"]  # see extend
+    starts = [x.op.node_def for x in op.inputs if _is_start(x.op)]
     for name in dict.fromkeys(name for node in [op.node_def, *starts] for name in _functions_of(node)):
         root = find(name)
         if root is None:
@@ -68,6 +68,11 @@ def library_of(op: Any, ys: Collection[str], compiled: bool) -> Library | None:
         if likeness is None or (likeness.takes_rows and name in in_branches):
             return None
     return library
+
+
+def _is_start(op: Any) -> bool:
+    """Whether a node was made by `extend`."""
+    return op.type == "PartitionedCall" and str(op.get_attr("f").name).startswith("__symgrad_loop_start_")
 
 
 def _is_counted(loop: Any) -> bool:
