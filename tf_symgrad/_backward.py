@@ -133,13 +133,16 @@ class Backward:
 
     def _is_known_structure(self, op: Any, ys: Sequence[str]) -> bool:
         """Hands over the functions of a call, a branch or a loop, if the engine is to differentiate that."""
-        library = _structure.library_of(op, ys, self._compiled)
-        if library is None:
+        found = _structure.library_of(op, ys, self._compiled)
+        if found is None:
             return False
+        library, told = found
         self._extensible[op.name] = op
         new = {name: function for name, function in library.items() if name not in self._structure}
         self._structure.update(new)
-        functions = function_pb2.FunctionDefLibrary(function=[f.cached_definition for f in new.values()])
+        functions = function_pb2.FunctionDefLibrary(
+            function=[told.get(name) or f.cached_definition for name, f in new.items()]
+        )
         self._pass.add_functions(functions.SerializeToString())
         return True
 

@@ -495,6 +495,12 @@ def reference(node: str, tensor: Any) -> str:
     raise AssertionError(f"{tensor} is no output of its op")
 
 
+def renamed(definition: function_pb2.FunctionDef, graph: Any) -> dict[str, str]:
+    """What the ops of a graph that makes a function's results are called in the function: results have names, too."""
+    pairs = zip(definition.signature.output_arg, graph.outputs, strict=False)
+    return {y.op.name: definition.ret[result.name].partition(":")[0] for result, y in pairs}
+
+
 def argument_specs(function: str, args: Iterable[Any], attrs: Any) -> list[tf.TensorSpec]:
     """The tensors that arguments in a function's signature stand for."""
     specs = []

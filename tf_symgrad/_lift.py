@@ -34,6 +34,11 @@ class Lift:
         self._lacks: dict[str, set[int]] = {}  # by function
         self._definitions: dict[str, function_pb2.FunctionDef] = {}
 
+    @property
+    def is_needed(self) -> bool:
+        """Whether a function lacks anything."""
+        return bool(self._lacks)
+
     def reference(self, function: str, definition: function_pb2.FunctionDef, tensor: Any) -> bytes:
         """How a node of the function names a tensor: as 'argument' or 'node:output:index'."""
         graph = self._root.library[function]._cached_graph
@@ -158,4 +163,5 @@ def _reference(tensor: Any, graph: Any, definition: function_pb2.FunctionDef) ->
     for argument, x in zip(definition.signature.input_arg, graph.inputs, strict=False):
         if x is tensor:
             return str(argument.name)
-    return _function.reference(tensor.op.name, tensor)
+    name = tensor.op.name
+    return _function.reference(_function.renamed(definition, graph).get(name, name), tensor)

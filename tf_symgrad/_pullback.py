@@ -15,7 +15,7 @@ from tensorflow.python.eager.polymorphic_function import concrete_function
 from tensorflow.python.framework import function_def_to_graph, ops
 from tensorflow.python.ops import control_flow_util_v2, handle_data_util
 
-from tf_symgrad import _function
+from tf_symgrad import _custom, _function
 
 _HIGHER_ORDER = 2  # of TFE_Py_TapeSetPossibleGradientTypes
 
@@ -80,6 +80,34 @@ def _prepare(graph: Any) -> None:
             op._gradient_function = functools.partial(gradient_of_call, [find(op.get_attr("f").name)])
         elif op.type.removeprefix("Stateless") in _GRAPHS:
             set_graphs(op)
+        elif (gradient := _handed_over(op)) is not None:
+            op._gradient_function = gradient
+
+
+def _handed_over(op: Any) -> Any:
+    """The gradient that a node names (`_custom.py`): it was Python's, of tensors of another graph."""
+    try:
+        name, taken, outputs = (op.get_attr(key) for key in (_custom.GRADIENT, _custom.INPUTS, _custom.OUTPUTS))
+    except ValueError:
+        return None
+
+    def gradient(op: Any, *dys: Any) -> list[Any]:
+        function: Any = find(name.name)
+        seeds = [tf.zeros_like(y) if dy is None else dy for y, dy in zip(op.outputs, dys, strict=True)]
+        tensors = [_tensor(op.graph, reference.decode()) for reference in taken]
+        stateful = function.cached_definition.signature.is_stateful
+        results = call(name.name, stateful, list(_function.reachable(function, find).values()), [*tensors, *seeds])
+        return [None if i < 0 else results[i] for i in outputs]
+
+    find = _function.finder(op.graph)
+    return gradient
+
+
+def _tensor(graph: Any, reference: str) -> Any:
+    """The tensor that a node of a function, which the graph was made of, calls so."""
+    name = reference.partition(":")[0]
+    op = graph.get_operation_by_name(name)
+    return next(t for t in op.outputs if reference in (name, _function.reference(name, t)))
 
 
 # Where TensorFlow's Python has the graphs of a node's functions, by attr.

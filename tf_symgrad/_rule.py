@@ -35,6 +35,7 @@ def as_function(op_type: str, call: Callable[[], tuple[list[Any], list[Any], Any
         dense = [None if g is None else tf.convert_to_tensor(g) for g in gradients]
         # An output that is an input as it came is no node: a function needs one.
         dense = [None if g is None else controls.mark_as_return(tf.identity(g)) for g in dense]
+    body.symgrad_has_rows = any(isinstance(g, tf.IndexedSlices) for g in gradients)
     body.control_outputs.extend(controls.ops_which_must_run)
     body.variables = list(body._watched_variables)
     body.inputs = [*[x for x in inputs if x.consumers()], *body.internal_captures, *seeds]

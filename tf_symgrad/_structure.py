@@ -12,13 +12,13 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.core.framework import node_def_pb2
+from tensorflow.core.framework import function_pb2, node_def_pb2
 from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import record
 from tensorflow.python.eager.polymorphic_function import concrete_function
 from tensorflow.python.framework import ops
 
-from tf_symgrad import _function, _likeness, _pullback
+from tf_symgrad import _custom, _function, _likeness, _pullback
 
 _CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
 _LOOPS = {"While", "StatelessWhile"}
@@ -30,10 +30,13 @@ _CHANGING = ["f", "then_branch", "else_branch", "branches", "cond", "body", "T",
 _stale: weakref.WeakSet[Any] = weakref.WeakSet()
 
 Library = dict[str, _function.LibraryFunction]
+Definitions = dict[str, function_pb2.FunctionDef]
 
 
-def library_of(op: Any, ys: Collection[str], compiled: bool) -> Library | None:
-    """The functions that a node stands for, with all that these call; None if Python is to differentiate it.
+def library_of(op: Any, ys: Collection[str], compiled: bool) -> tuple[Library, Definitions] | None:
+    """The functions that a node stands for, with all that these call; and what the engine is told of some instead.
+
+    None if Python is to differentiate it.
 
     Args:
       op: the node.
@@ -61,13 +64,19 @@ def library_of(op: Any, ys: Collection[str], compiled: bool) -> Library | None:
             return None
         library.update(_function.reachable(root, find))
     in_branches = set(library) if op.type in _BRANCHES_AND_LOOPS else _in_branches(library)
+    needy = []
     for name, function in library.items():
         if getattr(function, "_grad_func", None) is not None:
             return None
         likeness = _likeness_of(function)
         if likeness is None or (likeness.takes_rows and name in in_branches):
             return None
-    return library
+        if likeness.needy:
+            needy.append(name)
+    if not needy:
+        return library, {}
+    found = _custom.handed_over(library, needy)
+    return None if found is None else ({**library, **found[1]}, found[0])
 
 
 def _is_start(op: Any) -> bool:
