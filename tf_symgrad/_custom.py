@@ -349,6 +349,7 @@ def _renamed(function: Function, library: dict[str, Any], edited: dict[str, func
     renamed.name_attrs = attr_value_pb2.NameAttrList(name=root, attr=function.name_attrs.attr)
     renamed.library = {root: result.pop(root), **result}
     renamed._built, renamed._gradients, renamed._input_gradients, renamed.resolved = {}, {}, None, []
+    renamed._halves, renamed._specialized = {}, {}
     return renamed
 
 

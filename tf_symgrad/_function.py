@@ -27,6 +27,9 @@ from tf_symgrad import _compiled, _loader
 LibraryFunction = Any
 
 
+_MAX_SPECIALIZED = 64  # shapes of which a function remembers its gradients
+
+
 class Function:
     """A function, all that it calls, and what it captures.
 
@@ -64,6 +67,8 @@ class Function:
         self._gradients: dict[tuple[Any, ...], Function] = {}
         self._sparse_gradients: dict[tuple[Any, ...], tuple[Function, list[int]]] = {}
         self._input_gradients: list[tuple[tf.DType, bool]] | None = None
+        self._halves: dict[tuple[Any, ...], Any] = {}
+        self._specialized: dict[bytes, Function] = {}  # in eager mode, where each call asks again: by attrs
         # This function with gradients of Python's handed over, once it has turned out to need them.
         self.resolved: list[Function] = []
         # Gradient functions that somebody else may call by name, which the context is to have as long as this lives.
@@ -125,6 +130,20 @@ class Function:
             function.name_attrs.attr["_input_shapes"].list.shape.append(x.shape.as_proto())
             dtype = tf.dtypes.as_dtype(x.dtype).as_datatype_enum if x.dtype != tf.resource else 0
             function.name_attrs.attr["_input_dtypes"].list.type.append(dtype)
+        if not context.executing_eagerly():
+            return function
+        key = function.name_attrs.SerializeToString(deterministic=True)
+        if len(self._specialized) >= _MAX_SPECIALIZED:
+            self._specialized.clear()
+        again = copy.copy(self._specialized.setdefault(key, function._without_captures()))
+        again.captures, again.variables, again._owner = function.captures, function.variables, function._owner
+        again.checkpoint = function.checkpoint
+        return again
+
+    def _without_captures(self) -> Function:
+        """What of a function may be remembered: it keeps nothing alive that captures it."""
+        function = copy.copy(self)
+        function.captures, function.variables, function._owner = [], [], None
         return function
 
     def here(self) -> Function:
@@ -142,6 +161,7 @@ class Function:
         """A copy that is to have other attrs."""
         function = copy.copy(self)
         function._built, function._gradients, function._sparse_gradients = {}, {}, {}
+        function._halves, function._specialized = {}, {}
         function._input_gradients, function.resolved = None, []
         function.name_attrs = attr_value_pb2.NameAttrList()
         function.name_attrs.CopyFrom(self.name_attrs)
@@ -247,11 +267,15 @@ class Function:
           inputs: which inputs the pullback takes.
           gradients: for each input, which output of the pullback is its gradient; -1: none flows there.
         """
-        forward, pullback, inputs, gradients, serialized = self._native(
-            _loader.native().build_vjp, list(wrt), self.checkpoint
-        )
-        library = function_pb2.FunctionDefLibrary.FromString(serialized)
-        return self._import_gradient(forward, library), self._import_gradient(pullback, library), inputs, gradients
+        key = (self.checkpoint, *wrt)
+        if key not in self._halves:
+            forward, pullback, inputs, gradients, serialized = self._native(
+                _loader.native().build_vjp, list(wrt), self.checkpoint
+            )
+            library = function_pb2.FunctionDefLibrary.FromString(serialized)
+            halves = [self._import_gradient(name, library) for name in (forward, pullback)]
+            self._halves[key] = (*halves, inputs, gradients)
+        return self._halves[key]  # type: ignore[no-any-return]
 
     def _import_gradient(self, name: str, library: function_pb2.FunctionDefLibrary) -> Function:
         built = {f.signature.name: atomic(f) for f in library.function}

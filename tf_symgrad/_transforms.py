@@ -155,7 +155,7 @@ class _Halves:
 
     def __init__(self, f: Callable[..., Any], xs: Sequence[Any], checkpoint: str | int | None = None) -> None:
         _, self._xs, _ = _calls.with_tensors(f, list(range(len(xs))), xs, {})
-        self._call = Call(_calls.callable_of(f), self._xs, {}, {})
+        self._call = Call(_calls.callable_of(f), self._xs, {}, _compiled.traces_of(f))
         function = _function.from_concrete_function(self._call.concrete)
         function = function.checkpointed(_inputs.checkpoint_of(checkpoint))
         operands = [*self._call.tensors, *function.captures]
