@@ -23,7 +23,7 @@ from tensorflow.python.ops import (
     handle_data_util,
 )
 
-from tf_symgrad import _custom, _function, _likeness, _loader, _part, _pullback, _structure
+from tf_symgrad import _custom, _library, _likeness, _loader, _part, _pullback, _specs, _structure
 
 # Control flow and arrays of TensorFlow 1.
 _FRAMES = {"Enter", "Exit", "NextIteration", "LoopCond", "Merge", "Switch"}
@@ -164,7 +164,7 @@ class Backward:
             raise _OutsideError
         for t in tensors:
             self._tensors[tensor_name(t)] = t
-        library, functions = function_pb2.FunctionDefLibrary(), _function.reachable(function)
+        library, functions = function_pb2.FunctionDefLibrary(), _library.reachable(function)
         self._handed_over.update(functions)
         library.function.extend(f.cached_definition for f in functions.values())
         names = [tensor_name(t) for t in tensors]
@@ -257,7 +257,7 @@ class Backward:
         if not gradients:
             return
         definitions = map(function_pb2.FunctionDef.FromString, functions)
-        own = {definition.signature.name: _function.atomic(definition) for definition in definitions}
+        own = {definition.signature.name: _library.atomic(definition) for definition in definitions}
         for node, definition, start, start_args, outputs in extended:
             op = self._graph.get_operation_by_name(node)
             _structure.extend(op, definition, start, start_args, outputs, own)
@@ -265,7 +265,7 @@ class Backward:
         results = _pullback.call(name, stateful, [*own.values(), *called], [*map(self._tensor, taken), *dys])
         for of, values, indices in gradients:
             x, dx = self._tensor(of), results[values]
-            spec = _function.variable_spec(x) if x.dtype == tf.resource else x
+            spec = _specs.variable_spec(x) if x.dtype == tf.resource else x
             shape = tf.TensorShape(None) if spec is None else spec.shape
             if indices >= 0:
                 dx.set_shape(tf.TensorShape([None]).concatenate(shape[1:]))

@@ -24,7 +24,7 @@ from tensorflow.python.eager import backprop_util
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import script_ops
 
-from tf_symgrad import _function, _lift, _loader, _rule
+from tf_symgrad import _library, _lift, _loader, _nodes, _rule
 from tf_symgrad._function import Function
 
 GRADIENT, INPUTS, OUTPUTS = "_symgrad_gradient", "_symgrad_gradient_inputs", "_symgrad_gradient_outputs"
@@ -89,7 +89,7 @@ def resolve(function: Function, wrong: list[str]) -> Function | None:
         return None
     variables: list[Any] = []
     for gradient in gradients:
-        library.update(_function.reachable(gradient))
+        library.update(_library.reachable(gradient))
         variables += gradient._cached_graph.variables
     resolved = _renamed(function, library, edited)
     resolved.captures = [*function.captures, *captures]
@@ -100,7 +100,7 @@ def resolve(function: Function, wrong: list[str]) -> Function | None:
 
 def _named(
     library: dict[str, Any], lift: _lift.Lift
-) -> tuple[dict[str, function_pb2.FunctionDef], list[_function.LibraryFunction]]:
+) -> tuple[dict[str, function_pb2.FunctionDef], list[_library.LibraryFunction]]:
     """Copies of those functions of a library that have nodes with gradients of Python's, which name these there."""
     edited: dict[str, function_pb2.FunctionDef] = {}
     gradients: list[Any] = []
@@ -125,7 +125,7 @@ def _named(
 
 
 def _op_of(node: str, definition: function_pb2.FunctionDef, graph: Any) -> Any:
-    names = {new: op for op, new in _function.renamed(definition, graph).items()}
+    names = {new: op for op, new in _nodes.renamed(definition, graph).items()}
     return graph.get_operation_by_name(names.get(node, node))
 
 
@@ -148,7 +148,7 @@ def handed_over(
         return None
     called: dict[str, Any] = {}
     for gradient in gradients:
-        called.update(_function.reachable(gradient))
+        called.update(_library.reachable(gradient))
     return edited, called
 
 
@@ -321,7 +321,7 @@ def _py_function_gradient(op: Any, *dys: Any) -> Any:
 def _renamed(function: Function, library: dict[str, Any], edited: dict[str, function_pb2.FunctionDef]) -> Function:
     """The function over a library in which each function that leads to an edited one has a name of its own."""
     definitions = {name: edited.get(name) or member.cached_definition for name, member in library.items()}
-    callees = {name: set(_function.callees(definition)) & library.keys() for name, definition in definitions.items()}
+    callees = {name: set(_library.callees(definition)) & library.keys() for name, definition in definitions.items()}
     changed = set(edited)
     todo = list(changed)
     while todo:
@@ -343,7 +343,7 @@ def _renamed(function: Function, library: dict[str, Any], edited: dict[str, func
         for node in definition.node_def:
             node.op = new_names.get(node.op, node.op)
             _rename_attrs(node.attr, new_names)
-        result[new_names[name]] = _function.atomic(definition)
+        result[new_names[name]] = _library.atomic(definition)
     root = new_names[function.name]
     renamed = copy.copy(function)
     renamed.name_attrs = attr_value_pb2.NameAttrList(name=root, attr=function.name_attrs.attr)

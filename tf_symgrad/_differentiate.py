@@ -10,7 +10,8 @@ from tensorflow.python.eager import context
 from tensorflow.python.ops import resource_variable_ops
 
 from tf_symgrad import _compiled, _custom, _inputs, _op
-from tf_symgrad._function import Function, invalid
+from tf_symgrad._function import Function
+from tf_symgrad._specs import invalid
 
 
 def differentiate(

@@ -18,7 +18,7 @@ from tensorflow.python.eager import record
 from tensorflow.python.eager.polymorphic_function import concrete_function
 from tensorflow.python.framework import ops
 
-from tf_symgrad import _custom, _function, _likeness, _pullback
+from tf_symgrad import _custom, _library, _likeness, _pullback
 
 _CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
 _LOOPS = {"While", "StatelessWhile"}
@@ -29,7 +29,7 @@ _CHANGING = ["f", "then_branch", "else_branch", "branches", "cond", "body", "T",
 # Branches and loops of whose functions TensorFlow's Python has graphs that are no longer theirs.
 _stale: weakref.WeakSet[Any] = weakref.WeakSet()
 
-Library = dict[str, _function.LibraryFunction]
+Library = dict[str, _library.LibraryFunction]
 Definitions = dict[str, function_pb2.FunctionDef]
 
 
@@ -55,14 +55,14 @@ def library_of(op: Any, ys: Collection[str], compiled: bool) -> tuple[Library, D
     # whose backward function is built it knows as a whole.
     if op.graph is ops.get_default_graph() and pywrap_tfe.TFE_Py_TapeSetShouldRecordBackprop(list(op.outputs)):
         return None
-    find = _function.finder(op.graph)
+    find = _library.finder(op.graph)
     library: Library = {}
     starts = [x.op.node_def for x in op.inputs if _is_start(x.op)]
     for name in dict.fromkeys(name for node in [op.node_def, *starts] for name in _functions_of(node)):
         root = find(name)
         if root is None:
             return None
-        library.update(_function.reachable(root, find))
+        library.update(_library.reachable(root, find))
     in_branches = set(library) if op.type in _BRANCHES_AND_LOOPS else _in_branches(library)
     needy = []
     for name, function in library.items():
@@ -131,22 +131,22 @@ def _in_branches(library: Library) -> set[str]:
         name = todo.pop()
         if name not in found and name in library:
             found.add(name)
-            todo += _function.callees(library[name].cached_definition)
+            todo += _library.callees(library[name].cached_definition)
     return found
 
 
-def called(own: Library, library: Library) -> list[_function.LibraryFunction]:
+def called(own: Library, library: Library) -> list[_library.LibraryFunction]:
     """What of a library the functions of another call."""
     found: Library = {}
     todo = list(own.values())
     while todo:
-        names = set(_function.callees(todo.pop().cached_definition)) & library.keys() - found.keys()
+        names = set(_library.callees(todo.pop().cached_definition)) & library.keys() - found.keys()
         found.update((name, library[name]) for name in names)
         todo += [library[name] for name in names]
     return [found[name] for name in sorted(found)]
 
 
-def _likeness_of(function: _function.LibraryFunction) -> _likeness.Body | None:
+def _likeness_of(function: _library.LibraryFunction) -> _likeness.Body | None:
     known = function.__dict__
     if "_symgrad_likeness" not in known:
         known["_symgrad_likeness"] = _likeness.of_function(function.cached_definition)
