@@ -58,7 +58,7 @@ $(VENV)-models/.installed: pyproject.toml | $(VENV)/.installed
 	$(VENV)-models/bin/python -m pip install --quiet $(MODELS_REQUIRE)
 	@touch $@
 
-test-models: build $(VENV)-models/.installed ## real models against GradientTape (5)
+test-models: build $(VENV)-models/.installed ## real models, and Keras 2, against GradientTape (8)
 	$(VENV)-models/bin/python -m tests.models $(MODELS)
 
 # By coverage, random programs against the tape, damaged models: SECONDS in all. SEED=1000000 for others than last time.

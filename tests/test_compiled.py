@@ -31,7 +31,15 @@ def by_op(f: Any) -> Callable[[Any], Any]:
     return lambda x: tf_symgrad.symbolic_gradient([x], f=f)[0]
 
 
-CALLS = {"value_and_grad": by_value_and_grad, "op": by_op}
+def by_vjp(f: Any) -> Callable[[Any], Any]:
+    def call(x: Any) -> Any:
+        y, pullback = tf_symgrad.vjp(f, x)
+        return pullback(tf.ones_like(y))[0]
+
+    return call
+
+
+CALLS = {"value_and_grad": by_value_and_grad, "op": by_op, "vjp": by_vjp}
 
 
 @pytest.mark.parametrize("kind", ["tf.function", "ConcreteFunction"])
@@ -48,6 +56,27 @@ def test_the_third_call_does_nothing_again(kind: str, monkeypatch: pytest.Monkey
         for calls in (1, 2, 2, 2):  # the second call traces
             np.testing.assert_allclose(call(X), 2 * X)
             assert len(made) == calls
+
+
+@pytest.mark.parametrize("variables", [False, True])
+@pytest.mark.parametrize("kind", ["tf.function", "ConcreteFunction"])
+def test_a_pullback_is_built_once(kind: str, variables: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    v = tf.Variable(1.0)
+    f = tf.function(lambda x: square(x) * v if variables else square(x))
+    f = f if kind == "tf.function" else f.get_concrete_function(X)
+    native, made = tf_symgrad._loader.native(), []
+    for name in ("build_vjp", "build_gradient"):
+        stock = getattr(native, name)
+        monkeypatch.setattr(native, name, lambda *args, stock=stock: made.append(1) or stock(*args))
+    np.testing.assert_allclose(by_vjp(f)(X), 2 * X)
+    first = len(made)
+    assert first > 0
+    for _ in range(3):
+        v.assign_add(1.0)
+        np.testing.assert_allclose(by_vjp(f)(X), 2 * X * (v if variables else 1.0))
+        tangent = tf_symgrad.jvp(f, [X], [tf.ones_like(X)])[1]
+        np.testing.assert_allclose(tangent, tf.reduce_sum(2 * X) * (v if variables else 1.0))
+    assert len(made) == first + 1  # the pushforward
 
 
 def test_variables_are_read_at_each_call() -> None:
@@ -77,18 +106,19 @@ def test_what_wrt_stands_for_may_change() -> None:
     assert len(gradients(X, X)) == 2
 
 
-def test_captures_that_are_looked_up_at_each_call_are() -> None:
+@pytest.mark.parametrize("kind", CALLS)
+def test_captures_that_are_looked_up_at_each_call_are(kind: str) -> None:
     factor = [1.0]
 
     def f(x: Any) -> Any:
         held = ops.get_default_graph().capture_call_time_value(lambda: tf.constant(factor[0]), tf.TensorSpec([]))
         return tf.reduce_sum(x) * held
 
-    concrete = tf.function(f).get_concrete_function(X)
-    for value in (1.0, 2.0, 3.0, 4.0):
-        factor[0] = value
-        (dx,) = tf_symgrad.symbolic_gradient([X], f=concrete)
-        np.testing.assert_allclose(dx, [value] * 3)
+    for g in (tf.function(f), tf.function(f).get_concrete_function(X)):
+        call = CALLS[kind](g)
+        for value in (1.0, 2.0, 3.0, 4.0):
+            factor[0] = value
+            np.testing.assert_allclose(call(X), [value] * 3)
 
 
 @pytest.mark.parametrize("kind", CALLS)

@@ -12,7 +12,9 @@ from tensorflow.python.ops import gradients_util
 
 import tf_symgrad
 
-_backward, _enable = (importlib.import_module(f"tf_symgrad.{name}") for name in ("_backward", "_enable"))
+_backward, _enable, _structure = (
+    importlib.import_module(f"tf_symgrad.{name}") for name in ("_backward", "_enable", "_structure")
+)
 RANDOM = np.random.default_rng(0)
 X = tf.constant(RANDOM.normal(size=(3, 4)), tf.float32)
 
@@ -255,10 +257,92 @@ def times_42(x: Any) -> Any:
     return x * 2, lambda dy: dy * 42 * x
 
 
+@tf.custom_gradient  # type: ignore[untyped-decorator]
+def both(x: Any, y: Any) -> Any:
+    z = tf.tanh(x) * y
+    return (z, x + y), lambda dz, ds: (dz * 5 * z, ds * 3 * x)
+
+
+@tf.custom_gradient  # type: ignore[untyped-decorator]
+def deaf(x: Any, y: Any) -> Any:
+    return x * y, lambda dz: (dz * 7, None)
+
+
+def with_variable(x: Any) -> Any:
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def f(x: Any) -> Any:
+        def gradient(dy: Any, variables: Any = None) -> Any:
+            return dy * 3 * W[:3], [tf.ones_like(v) * tf.reduce_sum(dy) for v in variables]
+
+        return x @ W, gradient
+
+    return f(x)
+
+
+def rows_by_hand(x: Any) -> Any:
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def f(w: Any) -> Any:
+        return w[:3], lambda dy: tf.IndexedSlices(dy * 2, tf.constant([0, 1, 2]), tf.constant([4, 4]))
+
+    return f(W.read_value()) * x
+
+
+def with_outsider(z: Any) -> Any:
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def f(y: Any) -> Any:
+        return y * 2, lambda dy: dy * 3 * tf.exp(z)
+
+    return f
+
+
+CUSTOM: dict[str, Callable[[Any], Any]] = {
+    "a call": lambda x: function(lambda x: times_42(tf.sin(x @ W)))(x),
+    "a loop": lambda x: times(2, lambda _, y: tf.tanh(times_42(y) @ W), x),
+    "a branch": lambda x: tf.cond(x[0, 0] > -9, lambda: times_42(x @ W), lambda: x),
+    "the other branch": lambda x: tf.cond(x[0, 0] > 9, lambda: times_42(x @ W), lambda: x),
+    "two outputs": lambda x: function(lambda x: tf.add_n(both(x @ W, tf.sin(x))))(x),
+    "an output that nobody uses": lambda x: function(lambda x: both(x @ W, tf.sin(x))[1])(x),
+    "none": lambda x: times(3, lambda i, y: deaf(y, x @ W), x),
+    "none in a call": lambda x: function(lambda x: deaf(tf.sin(x), x @ W))(x),
+    "a variable": lambda x: function(with_variable)(x),
+    "TensorFlow's": lambda x: times(2, lambda _, y: tf.nn.silu(y @ W), x),
+    "a call in a loop in a branch": lambda x: tf.cond(
+        x[0, 0] > -9, lambda: times(2, lambda _, y: function(lambda y: times_42(tf.sin(y)))(y), x), lambda: x
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CUSTOM)
+@pytest.mark.parametrize("by", [by_tape, twice, nested, persistent])
+def test_custom_gradients_in_functions(name: str, by: Any, said: Said) -> None:
+    compare(lambda: function(by(CUSTOM[name])))
+    assert not said.reasons
+    if by is by_tape:
+        assert not said.ops
+
+
+@pytest.mark.parametrize("name", ["a call", "a loop", "a branch"])
+def test_python_goes_on_where_a_gradient_was_handed_over(name: str, said: Said) -> None:
+    def gradients(x: Any) -> Any:
+        y = CUSTOM[name](x)
+        with tf_symgrad.native():
+            first = tf.gradients(y, [x, W])
+        return first, tf.gradients(y, [x, W])
+
+    first, second = function(gradients)(X)
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert not said.ops
+
+
 @pytest.mark.parametrize(
     ("f", "left"),
     [
-        (lambda x: times(2, lambda _, y: times_42(y), x), "StatelessWhile"),  # users' gradients are users' to run
+        (lambda x: times(2, lambda _, y: rows_by_hand(y), x), "While"),  # IndexedSlices
+        (
+            lambda x: times(2, lambda _, y: with_outsider(x)(y), x),
+            "StatelessWhile",
+        ),  # takes what is outside of the loop
         (lambda x: tf.cond(x[0, 0] > 9, lambda: tf.gather(W, [0, 1, 1]), lambda: x), "If"),  # rows, and none
         (lambda x: function(lambda x: tf.nn.max_pool2d(x[None, :, :, None], 2, 1, "VALID"))(x), None),
     ],
@@ -268,8 +352,7 @@ def test_what_is_left_to_python(f: Any, left: str | None, said: Said) -> None:
     assert [kind for kind in said.ops if kind in _backward._STRUCTURE] == ([left] if left else [])
 
 
-def test_what_the_engine_can_not_do_is_done_in_functions_by_python(said: Said) -> None:
-    """Where a pullback of a body can't be built, calls, branches and loops are Python's; their bodies stay native."""
+def test_one_call_that_is_pythons_leaves_the_rest_to_the_engine(said: Said) -> None:
     assert "Betainc" in tf_symgrad._loader.native().rules()
 
     def f(x: Any) -> Any:
@@ -277,7 +360,29 @@ def test_what_the_engine_can_not_do_is_done_in_functions_by_python(said: Said) -
         return times(2, lambda _, y: tf.tanh(y @ W), y)
 
     compare(lambda: function(by_tape(f)))
-    assert said.ops == {"PartitionedCall": 1, "While": 1}
+    assert said.ops == {"PartitionedCall": 1}
+    assert not said.reasons
+
+
+@pytest.mark.parametrize("fail", [["call"], ["loop"], ["call", "loop"]])
+def test_what_the_engine_can_not_do_is_left_to_python_node_by_node(
+    fail: list[str], said: Said, monkeypatch: Any
+) -> None:
+    """Here because the engine is not told some of the functions."""
+    library_of, kinds = _structure.library_of, {"call": "StatefulPartitionedCall", "loop": "While"}
+
+    def partial(op: Any, *args: Any) -> Any:
+        return ({}, {}) if op.type in [kinds[name] for name in fail] else library_of(op, *args)
+
+    def f(x: Any) -> Any:
+        return times(2, lambda _, y: tf.tanh(y @ W), function(lambda x: tf.sin(x @ U))(x)) * CASES["a branch"](x)
+
+    monkeypatch.setattr(_structure, "library_of", partial)
+    compare(lambda: function(by_tape(f)))
+    assert said.ops == {kinds[name]: 1 for name in fail}
+    assert len(said.reasons) == len(fail)
+    for reason, kind in zip(sorted(said.reasons), sorted(kinds[name] for name in fail), strict=True):
+        assert f"(op {kind}) alone" in reason
 
 
 def test_gradients_are_as_pythons_of_unused_outputs() -> None:

@@ -21,15 +21,14 @@ if TYPE_CHECKING:
     from tf_symgrad._concrete import function_gradient
     from tf_symgrad._enable import disable, enable, native
     from tf_symgrad._explain import explain
+    from tf_symgrad._jacobian import hessian, jacobian
     from tf_symgrad._registry import register_python_gradients
     from tf_symgrad._rule import rule
     from tf_symgrad._saved_model import save_with_gradients
     from tf_symgrad._stock import replace_stock_op, restore_stock_op
     from tf_symgrad._transforms import (
         grad,
-        hessian,
         hvp,
-        jacobian,
         jvp,
         linearize,
         per_example_grad,
@@ -79,9 +78,9 @@ _MODULES = {
     "function_gradient": "_concrete",
     "grad": "_transforms",
     "gradient_function": "_api",
-    "hessian": "_transforms",
+    "hessian": "_jacobian",
     "hvp": "_transforms",
-    "jacobian": "_transforms",
+    "jacobian": "_jacobian",
     "jvp": "_transforms",
     "linearize": "_transforms",
     "native": "_enable",

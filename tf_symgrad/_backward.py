@@ -23,7 +23,7 @@ from tensorflow.python.ops import (
     handle_data_util,
 )
 
-from tf_symgrad import _custom, _function, _likeness, _loader, _part, _pullback, _structure
+from tf_symgrad import _custom, _library, _likeness, _loader, _part, _pullback, _specs, _structure
 
 # Control flow and arrays of TensorFlow 1.
 _FRAMES = {"Enter", "Exit", "NextIteration", "LoopCond", "Merge", "Switch"}
@@ -46,7 +46,11 @@ def tensor_name(tensor: Any) -> str:
 
 
 class Backward:
-    """The way back from some tensors of a graph to others. Nothing is added to a graph before `add`."""
+    """The way back from some tensors of a graph to others. Nothing is added to a graph before `add`.
+
+    Attributes:
+      left: why calls, branches and loops are left to Python that were to be the engine's.
+    """
 
     def __init__(
         self,
@@ -76,7 +80,7 @@ class Backward:
         self._off = {tensor_name(t) for t in off}
         self._blocked = [op.name for op in blocked]
         ys_by_name = sorted({tensor_name(y) for y in ys})
-        self._structure: _structure.Library | None = {}
+        self.left: list[str] = []
         try:
             graph_def, self._names = _part.serialized(graph, passed, [*ys, *xs, *off])
             try:
@@ -84,11 +88,7 @@ class Backward:
             except _OutsideError:
                 self._names, graph_def = None, _part.whole(graph)
                 self._read(graph_def, ys_by_name)
-            except _loader.native().StatusError:
-                if not self._structure:
-                    raise
-                self._structure = None  # what it does not do may be in a function
-                self._read(graph_def, ys_by_name)
+            self._rehearse(ys_by_name)
         except _loader.native().StatusError as error:
             raise NotNativeError(error.args[1].replace("\n", " ")) from None
         except (tf.errors.OpError, message.EncodeError) as error:  # it is larger than a protocol buffer may be
@@ -96,14 +96,12 @@ class Backward:
 
     def _read(self, graph_def: bytes, ys: list[str]) -> None:
         native = _loader.native()
-        self._structure = None if self._structure is None else {}
+        self._structure: _structure.Library = {}
+        self._extensible: dict[str, Any] = {}  # calls, branches and loops that are the engine's
         self._pass = native.ForwardPass(graph_def, self._compiled)
         passed = self._pass.between(ys, list(self._xs), list(self._off), self._blocked, _inert(), _likeness.DEAF)
         self._passed = {name for name, *_ in passed}
         self._classify(passed, native.rules(), ys)
-        self._stages: list[list[str]] = self._pass.stages()
-        self._plan: dict[int, tuple[list[str], Any]] = {}
-        self._rehearse(ys)
 
     def _classify(self, passed: list[tuple[str, str, bool]], rules: dict[str, bool], ys: Sequence[str]) -> None:
         """Tells the engine which nodes are not its own."""
@@ -135,12 +133,16 @@ class Backward:
 
     def _is_known_structure(self, op: Any, ys: Sequence[str]) -> bool:
         """Hands over the functions of a call, a branch or a loop, if the engine is to differentiate that."""
-        library = None if self._structure is None else _structure.library_of(op, ys, self._compiled)
-        if self._structure is None or library is None:
+        found = _structure.library_of(op, ys, self._compiled)
+        if found is None:
             return False
+        library, told = found
+        self._extensible[op.name] = op
         new = {name: function for name, function in library.items() if name not in self._structure}
         self._structure.update(new)
-        functions = function_pb2.FunctionDefLibrary(function=[f.cached_definition for f in new.values()])
+        functions = function_pb2.FunctionDefLibrary(
+            function=[told.get(name) or f.cached_definition for name, f in new.items()]
+        )
         self._pass.add_functions(functions.SerializeToString())
         return True
 
@@ -162,7 +164,7 @@ class Backward:
             raise _OutsideError
         for t in tensors:
             self._tensors[tensor_name(t)] = t
-        library, functions = function_pb2.FunctionDefLibrary(), _function.reachable(function)
+        library, functions = function_pb2.FunctionDefLibrary(), _library.reachable(function)
         self._handed_over.update(functions)
         library.function.extend(f.cached_definition for f in functions.values())
         names = [tensor_name(t) for t in tensors]
@@ -184,7 +186,25 @@ class Backward:
         return known[1]
 
     def _rehearse(self, ys: Iterable[str]) -> None:
-        """Builds all pullbacks, for all cotangents that there may be: what fails, fails now."""
+        """Builds all pullbacks, for all cotangents that there may be: what fails, fails now.
+
+        A call, a branch or a loop that the engine can't differentiate is left to Python; all are, if none is named.
+        """
+        while True:
+            self._stages: list[list[str]] = self._pass.stages()
+            self._plan: dict[int, tuple[list[str], Any]] = {}
+            try:
+                return self._build_all(ys)
+            except _loader.native().StatusError as error:
+                failed = dict(self._pass.failed()) or dict.fromkeys(self._extensible, error.args[1])
+                if not failed:
+                    raise
+            for name, reason in failed.items():
+                op = self._ops[name] = self._extensible.pop(name)
+                self._pass.set_opaque(name)
+                self.left.append(f"that of node '{name}' (op {op.type}) alone: {reason}".replace("\n", " "))
+
+    def _build_all(self, ys: Iterable[str]) -> None:
         seeded = set(ys)
         for stage, opaque in enumerate(self._stages):
             native = self._seeds_of(stage, seeded)
@@ -237,15 +257,15 @@ class Backward:
         if not gradients:
             return
         definitions = map(function_pb2.FunctionDef.FromString, functions)
-        own = {definition.signature.name: _function.atomic(definition) for definition in definitions}
+        own = {definition.signature.name: _library.atomic(definition) for definition in definitions}
         for node, definition, start, start_args, outputs in extended:
             op = self._graph.get_operation_by_name(node)
             _structure.extend(op, definition, start, start_args, outputs, own)
-        called = _structure.called(own, {**(self._structure or {}), **self._handed_over})
+        called = _structure.called(own, {**self._structure, **self._handed_over})
         results = _pullback.call(name, stateful, [*own.values(), *called], [*map(self._tensor, taken), *dys])
         for of, values, indices in gradients:
             x, dx = self._tensor(of), results[values]
-            spec = _function.variable_spec(x) if x.dtype == tf.resource else x
+            spec = _specs.variable_spec(x) if x.dtype == tf.resource else x
             shape = tf.TensorShape(None) if spec is None else spec.shape
             if indices >= 0:
                 dx.set_shape(tf.TensorShape([None]).concatenate(shape[1:]))

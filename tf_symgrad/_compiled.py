@@ -31,6 +31,11 @@ def are_plain(values: Iterable[Any]) -> bool:
     for x in values:
         if type(x) is not ops.EagerTensor or x.dtype in _HANDLES:
             return False
+    return is_unrecorded()
+
+
+def is_unrecorded() -> bool:
+    """Whether eager mode is on, and nothing may see which ops an eager call is made of."""
     # A trace rounds otherwise than the op does: a program that is to be deterministic goes one way.
     return not (record.could_possibly_record() or config.is_op_determinism_enabled()) and context.executing_eagerly()
 
@@ -77,6 +82,14 @@ class Compiled:
             return self._long_way(*args, **kwargs)
         finally:
             _tracing.depth -= 1
+
+
+_traces: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
+
+
+def traces_of(f: Any) -> dict[str, Any]:
+    """Where traces of a function are kept as long as that lives; of no use, where no trace stands for f."""
+    return _traces.setdefault(f, {}) if may_be_traced(f) else {}
 
 
 # By function, as long as that lives.

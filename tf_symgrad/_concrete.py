@@ -9,8 +9,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_symgrad import _api, _function, _inputs, _op, _resolve
-from tf_symgrad._function import invalid
+from tf_symgrad import _api, _function, _inputs, _op, _resolve, _specs
+from tf_symgrad._specs import invalid
 
 
 @_op.no_autograph
@@ -60,7 +60,7 @@ def function_gradient(
         outputs = call(args=inputs, Tout=dtypes, f=gradient)
         dx = outputs[: sum(wanted)]
         for x, d in zip([x for x, w in zip(inputs, wanted, strict=False) if w], dx, strict=True):
-            known = _function.variable_spec(x) if x.dtype == tf.resource else x
+            known = _specs.variable_spec(x) if x.dtype == tf.resource else x
             d.set_shape(known.shape if known is not None else None)
         ys = outputs[len(outputs) - len(function.outputs) :] if values else []
         for y, spec in zip(ys, function.outputs, strict=False):

@@ -15,7 +15,7 @@ import copy
 import hashlib
 import inspect
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -24,7 +24,7 @@ from tensorflow.python.eager import backprop_util
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import script_ops
 
-from tf_symgrad import _function, _lift, _loader, _rule
+from tf_symgrad import _library, _lift, _loader, _nodes, _rule
 from tf_symgrad._function import Function
 
 GRADIENT, INPUTS, OUTPUTS = "_symgrad_gradient", "_symgrad_gradient_inputs", "_symgrad_gradient_outputs"
@@ -80,18 +80,38 @@ def resolve(function: Function, wrong: list[str]) -> Function | None:
 
     Why a gradient can't be handed over is added to `wrong`.
     """
-    library = dict(function.library)
-    edited: dict[str, function_pb2.FunctionDef] = {}
-    lift = _lift.Lift(function)
+    library, lift = dict(function.library), _lift.Lift(function)
+    edited, gradients = _named(function.library, lift)
+    if not edited:
+        return None
+    captures = lift.run(edited, wrong)
+    if captures is None:
+        return None
     variables: list[Any] = []
-    for name, member in function.library.items():
+    for gradient in gradients:
+        library.update(_library.reachable(gradient))
+        variables += gradient._cached_graph.variables
+    resolved = _renamed(function, library, edited)
+    resolved.captures = [*function.captures, *captures]
+    resolved.inputs = [*function.inputs, *[_lift.spec(x) for x in captures]]
+    resolved.variables = [*function.variables, *[v for v in variables if any(v.handle is x for x in captures)]]
+    return resolved
+
+
+def _named(
+    library: dict[str, Any], lift: _lift.Lift
+) -> tuple[dict[str, function_pb2.FunctionDef], list[_library.LibraryFunction]]:
+    """Copies of those functions of a library that have nodes with gradients of Python's, which name these there."""
+    edited: dict[str, function_pb2.FunctionDef] = {}
+    gradients: list[Any] = []
+    for name, member in library.items():
         graph = getattr(member, "_cached_graph", None)
         definition = function_pb2.FunctionDef()
         definition.CopyFrom(member.cached_definition)
         for node in list(_candidates(definition)):
             if (rule := _rule.find(node)) is not None:
                 gradient, references, outputs = rule.traced(node, graph)
-            elif graph is not None and (found := _trace(graph.get_operation_by_name(node.name), graph)) is not None:
+            elif graph is not None and (found := _trace(_op_of(node.name, definition, graph), graph)) is not None:
                 gradient, tensors, outputs = found
                 references = [lift.reference(name, definition, tensor) for tensor in tensors]
             else:
@@ -100,27 +120,47 @@ def resolve(function: Function, wrong: list[str]) -> Function | None:
             node.attr[INPUTS].list.s.extend(references)
             node.attr[OUTPUTS].list.i.extend(outputs)
             edited[name] = definition
-            library.update(_function.reachable(gradient))
-            variables += gradient._cached_graph.variables
-    if not edited:
+            gradients.append(gradient)
+    return edited, gradients
+
+
+def _op_of(node: str, definition: function_pb2.FunctionDef, graph: Any) -> Any:
+    names = {new: op for op, new in _nodes.renamed(definition, graph).items()}
+    return graph.get_operation_by_name(names.get(node, node))
+
+
+def handed_over(
+    library: dict[str, Any], needy: Sequence[str]
+) -> tuple[dict[str, function_pb2.FunctionDef], dict[str, Any]] | None:
+    """What is to stand for the needy functions of a library, in which nodes have gradients of Python's.
+
+    Returns:
+      Definitions in which the nodes name their gradients, by name; and the gradients with all that they call. None if
+      the gradients are not as Python's would be: of `tf.py_function`, rows, or made of what the function lacks.
+    """
+    functions = {name: library[name] for name in needy}
+    lift = _lift.Lift(Function(attr_value_pb2.NameAttrList(name=needy[0]), functions, [], []))
+    if any(node.op in _PYTHONS for f in functions.values() for node in _candidates(f.cached_definition)):
         return None
-    captures = lift.run(edited, wrong)
-    if captures is None:
+    edited, gradients = _named(functions, lift)
+    left = any(True for name in needy for _ in _candidates(edited.get(name) or functions[name].cached_definition))
+    if left or lift.is_needed or any(gradient._cached_graph.symgrad_has_rows for gradient in gradients):
         return None
-    resolved = _renamed(function, library, edited)
-    resolved.captures = [*function.captures, *captures]
-    resolved.inputs = [*function.inputs, *[_lift.spec(x) for x in captures]]
-    resolved.variables = [*function.variables, *[v for v in variables if any(v.handle is x for x in captures)]]
-    return resolved
+    called: dict[str, Any] = {}
+    for gradient in gradients:
+        called.update(_library.reachable(gradient))
+    return edited, called
 
 
 def _candidates(definition: function_pb2.FunctionDef) -> Iterator[node_def_pb2.NodeDef]:
     rules = _loader.native().rules()
-    for node in definition.node_def:
-        registered = node.op in rules or node.op.startswith("TfSymgrad>")
-        has = "_gradient_op_type" in node.attr or (not registered and is_registered(node.op))
-        if has and GRADIENT not in node.attr:
-            yield node
+    return (node for node in definition.node_def if has_pythons(node, rules) and GRADIENT not in node.attr)
+
+
+def has_pythons(node: node_def_pb2.NodeDef, rules: Container[str]) -> bool:
+    """Whether a node has a gradient that is Python's; `rules` are those of the engine."""
+    registered = node.op in rules or node.op.startswith("TfSymgrad>")
+    return "_gradient_op_type" in node.attr or (not registered and is_registered(node.op))
 
 
 def is_registered(op: str) -> bool:
@@ -281,7 +321,7 @@ def _py_function_gradient(op: Any, *dys: Any) -> Any:
 def _renamed(function: Function, library: dict[str, Any], edited: dict[str, function_pb2.FunctionDef]) -> Function:
     """The function over a library in which each function that leads to an edited one has a name of its own."""
     definitions = {name: edited.get(name) or member.cached_definition for name, member in library.items()}
-    callees = {name: set(_function.callees(definition)) & library.keys() for name, definition in definitions.items()}
+    callees = {name: set(_library.callees(definition)) & library.keys() for name, definition in definitions.items()}
     changed = set(edited)
     todo = list(changed)
     while todo:
@@ -303,12 +343,13 @@ def _renamed(function: Function, library: dict[str, Any], edited: dict[str, func
         for node in definition.node_def:
             node.op = new_names.get(node.op, node.op)
             _rename_attrs(node.attr, new_names)
-        result[new_names[name]] = _function.atomic(definition)
+        result[new_names[name]] = _library.atomic(definition)
     root = new_names[function.name]
     renamed = copy.copy(function)
     renamed.name_attrs = attr_value_pb2.NameAttrList(name=root, attr=function.name_attrs.attr)
     renamed.library = {root: result.pop(root), **result}
     renamed._built, renamed._gradients, renamed._input_gradients, renamed.resolved = {}, {}, None, []
+    renamed._halves, renamed._specialized = {}, {}
     return renamed
 
 

@@ -9,8 +9,9 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 from tensorflow.python.ops import resource_variable_ops
 
-from tf_symgrad import _custom, _inputs, _op
-from tf_symgrad._function import Function, invalid
+from tf_symgrad import _compiled, _custom, _inputs, _op
+from tf_symgrad._function import Function
+from tf_symgrad._specs import invalid
 
 
 def differentiate(
@@ -90,7 +91,9 @@ def told(f: Function, inputs: Sequence[Any]) -> Function:
 
 
 def call(function: Function, inputs: Sequence[Any], variables: Sequence[Any] = ()) -> list[Any]:
-    """Calls a function by the op, so that tapes, which are to watch these variables, differentiate it natively."""
+    """Calls a function; by the op, if tapes may record it: they are to watch these variables, and differentiate it."""
+    if _compiled.is_unrecorded() and not function.name_attrs.attr:
+        return list(context.context().call_function(function.name.encode(), inputs, len(function.outputs)) or ())
     for variable in variables:
         resource_variable_ops.variable_accessed(variable)
     nothing = [False] * len(inputs)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -152,11 +153,19 @@ def _wrapped(stock: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..
 
 
 def _say(reason: str) -> None:
+    kind = re.sub("'[^']*'", "''", reason)  # whatever it is about
     with _lock:
-        new = reason not in _said
-        _said.add(reason)
+        new = kind not in _said
+        _said.add(kind)
     if new:
-        logger.warning("gradients are built by TensorFlow's Python, as %s", reason)
+        logger.warning("gradients are built by TensorFlow's Python: %s", reason)
+
+
+def _planned(*args: Any, **kwargs: Any) -> Backward:
+    backward = Backward(*args, **kwargs)
+    for reason in backward.left:
+        _say(reason)
+    return backward
 
 
 _GRADIENTS = [
@@ -181,7 +190,7 @@ def _gradients(stock: Callable[[], Any], **given: Any) -> list[Any]:
     if len(dys) != len(ys) or any(isinstance(dy, tf.IndexedSlices) for dy in dys):
         raise NotNativeError("the cotangents are no tensors, one for each y")
     known, blocked = [x for x in xs if x is not None], {t.op for t in stops}
-    backward = Backward(graph, ys, known, _part.between(ys, known, blocked), blocked)
+    backward = _planned(graph, ys, known, _part.between(ys, known, blocked), blocked)
     with tf.name_scope(given["name"] or "gradients") as scope:
         uid = default.unique_name("uid")
         dys = gradients_util._DefaultGradYs(dys, ys, False, uid)
@@ -252,7 +261,7 @@ def _tape_gradients(stock: Callable[[], Any], **given: Any) -> list[Any]:
         raise NotNativeError(str(error)) from None
     is_x = {id(x) for x in xs}
     off = [t for t in on_tape.off if id(t) not in is_x]
-    backward = Backward(graph, ys, xs, on_tape.ops, on_tape.blocked, off, tape=True)
+    backward = _planned(graph, ys, xs, on_tape.ops, on_tape.blocked, off, tape=True)
     dys = given["output_gradients"] or [None] * len(targets)
     with tf.name_scope("gradient_tape"):
         seeds = [

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tensorflow.core.framework import function_pb2, graph_pb2, node_def_pb2
 from tensorflow.python.framework import convert_to_constants
 
-from tf_symgrad import _concrete, _custom, _function, _inputs, _loader, _nodes, _op, _resolve
+from tf_symgrad import _concrete, _custom, _inputs, _loader, _nodes, _op, _resolve, _sources, _specs
 from tf_symgrad._calls import Call
 from tf_symgrad._function import Function
 
@@ -187,7 +187,7 @@ def _flattened(function: Any, unknown: int) -> graph_pb2.GraphDef:
             x = glue[x.partition(":")[0]]
         return control + x.removeprefix(prefix)
 
-    variables = {internal.op.name: _function.variable_spec(external) for external, internal in function.graph.captures}
+    variables = {internal.op.name: _specs.variable_spec(external) for external, internal in function.graph.captures}
     graph = graph_pb2.GraphDef(library=inlined.library, versions=inlined.versions)
     for node in inlined.node:
         if node.name in glue or (node.op == "NoOp" and node.name.startswith("Func/")):
@@ -237,7 +237,7 @@ class _Paths:
         function = self._function
         found = []
         for i, (spec, value) in enumerate(zip(function.inputs, [*function.arguments, *function.captures], strict=True)):
-            variable = _function.variable_spec(value) if spec.dtype == tf.resource else None
+            variable = _specs.variable_spec(value) if spec.dtype == tf.resource else None
             name = next((v.name for v in function.variables if getattr(v, "handle", None) is value), spec.name)
             smooth, _, cuts = self._reach(function.name, frozenset([i]))
             if not ((variable or spec).dtype.is_floating or (variable or spec).dtype.is_complex):
@@ -291,7 +291,7 @@ class _Paths:
 
         def cut(why: str) -> list[Cut]:
             name = function.partition(_custom.SUFFIX)[0]
-            return [Cut(name, node.name, node.op, why, _function.source_line(name, node.name))]
+            return [Cut(name, node.name, node.op, why, _sources.source_line(name, node.name))]
 
         if _custom.GRADIENT in node.attr:
             outputs = node.attr[_custom.OUTPUTS].list.i

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
-import os
-import re
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2, function_pb2
-from tensorflow.core.function.polymorphism import function_type as function_type_lib
 from tensorflow.python.eager import context
-from tensorflow.python.eager.polymorphic_function import atomic_function
 from tensorflow.python.framework import errors_impl, ops
-from tensorflow.python.ops import control_flow_util, handle_data_util
-from tensorflow.python.util import tf_stack
+from tensorflow.python.ops import control_flow_util
 
-from tf_symgrad import _compiled, _loader
+from tf_symgrad import _compiled, _library, _loader, _sources, _specs
 
-# A function of a graph or a context: an AtomicFunction or, of a Defun, a _DefinedFunction. Both have a name, a
-# cached_definition and what Graph._add_function needs.
-LibraryFunction = Any
+_MAX_SPECIALIZED = 64  # shapes of which a function remembers its gradients
 
 
 class Function:
@@ -45,7 +37,7 @@ class Function:
     def __init__(
         self,
         name_attrs: attr_value_pb2.NameAttrList,
-        library: dict[str, LibraryFunction],
+        library: dict[str, _library.LibraryFunction],
         inputs: Sequence[tf.TensorSpec],
         outputs: Sequence[tf.TensorSpec],
         captures: Sequence[Any] = (),
@@ -64,6 +56,8 @@ class Function:
         self._gradients: dict[tuple[Any, ...], Function] = {}
         self._sparse_gradients: dict[tuple[Any, ...], tuple[Function, list[int]]] = {}
         self._input_gradients: list[tuple[tf.DType, bool]] | None = None
+        self._halves: dict[tuple[Any, ...], Any] = {}
+        self._specialized: dict[bytes, Function] = {}  # in eager mode, where each call asks again: by attrs
         # This function with gradients of Python's handed over, once it has turned out to need them.
         self.resolved: list[Function] = []
         # Gradient functions that somebody else may call by name, which the context is to have as long as this lives.
@@ -111,7 +105,7 @@ class Function:
         The engine reads attrs `_input_shapes` and `_input_dtypes` of the name; of a variable they tell the value's.
         """
         known = [
-            variable_spec(x) or spec if spec.dtype == tf.resource else x
+            _specs.variable_spec(x) or spec if spec.dtype == tf.resource else x
             for spec, x in zip(self.inputs, values, strict=False)
         ]
         told = [
@@ -125,6 +119,20 @@ class Function:
             function.name_attrs.attr["_input_shapes"].list.shape.append(x.shape.as_proto())
             dtype = tf.dtypes.as_dtype(x.dtype).as_datatype_enum if x.dtype != tf.resource else 0
             function.name_attrs.attr["_input_dtypes"].list.type.append(dtype)
+        if not context.executing_eagerly():
+            return function
+        key = function.name_attrs.SerializeToString(deterministic=True)
+        if len(self._specialized) >= _MAX_SPECIALIZED:
+            self._specialized.clear()
+        again = copy.copy(self._specialized.setdefault(key, function._without_captures()))
+        again.captures, again.variables, again._owner = function.captures, function.variables, function._owner
+        again.checkpoint = function.checkpoint
+        return again
+
+    def _without_captures(self) -> Function:
+        """What of a function may be remembered: it keeps nothing alive that captures it."""
+        function = copy.copy(self)
+        function.captures, function.variables, function._owner = [], [], None
         return function
 
     def here(self) -> Function:
@@ -142,6 +150,7 @@ class Function:
         """A copy that is to have other attrs."""
         function = copy.copy(self)
         function._built, function._gradients, function._sparse_gradients = {}, {}, {}
+        function._halves, function._specialized = {}, {}
         function._input_gradients, function.resolved = None, []
         function.name_attrs = attr_value_pb2.NameAttrList()
         function.name_attrs.CopyFrom(self.name_attrs)
@@ -162,7 +171,7 @@ class Function:
             return call(library, f, *args)
         except _loader.native().StatusError as error:
             code, message = error.args
-            raise errors_impl.exception_type_from_error_code(code)(None, None, _with_sources(message)) from None
+            raise errors_impl.exception_type_from_error_code(code)(None, None, _sources.with_sources(message)) from None
 
     def build_gradient(self, wrt: Sequence[bool], values: bool = False) -> tuple[str, bytes]:
         """Builds the gradient function for those inputs for which `wrt` is true: its name and a serialized library.
@@ -247,26 +256,26 @@ class Function:
           inputs: which inputs the pullback takes.
           gradients: for each input, which output of the pullback is its gradient; -1: none flows there.
         """
-        forward, pullback, inputs, gradients, serialized = self._native(
-            _loader.native().build_vjp, list(wrt), self.checkpoint
-        )
-        library = function_pb2.FunctionDefLibrary.FromString(serialized)
-        return self._import_gradient(forward, library), self._import_gradient(pullback, library), inputs, gradients
+        key = (self.checkpoint, *wrt)
+        if key not in self._halves:
+            forward, pullback, inputs, gradients, serialized = self._native(
+                _loader.native().build_vjp, list(wrt), self.checkpoint
+            )
+            library = function_pb2.FunctionDefLibrary.FromString(serialized)
+            halves = [self._import_gradient(name, library) for name in (forward, pullback)]
+            self._halves[key] = (*halves, inputs, gradients)
+        return self._halves[key]  # type: ignore[no-any-return]
 
     def _import_gradient(self, name: str, library: function_pb2.FunctionDefLibrary) -> Function:
-        built = {f.signature.name: atomic(f) for f in library.function}
-        functions = reachable(built[name], {**self.library, **built}.get)
+        built = {f.signature.name: _library.atomic(f) for f in library.function}
+        functions = _library.reachable(built[name], {**self.library, **built}.get)
         signature = functions[name].cached_definition.signature
         return Function(
             attr_value_pb2.NameAttrList(name=name),
             functions,
-            argument_specs(name, signature.input_arg, {}),
-            argument_specs(name, signature.output_arg, {}),
+            _specs.argument_specs(name, signature.input_arg, {}),
+            _specs.argument_specs(name, signature.output_arg, {}),
         )
-
-
-def invalid(message: str) -> tf.errors.InvalidArgumentError:
-    return tf.errors.InvalidArgumentError(None, None, message)
 
 
 # What is known of each ConcreteFunction, less what would keep it alive.
@@ -281,10 +290,10 @@ def from_concrete_function(concrete: Any) -> Function:
         signature = root.cached_definition.signature
         known = _concrete_functions[concrete] = Function(
             attr_value_pb2.NameAttrList(name=tf.compat.as_str(root.name)),
-            reachable(root, finder(ops.get_default_graph())),
+            _library.reachable(root, _library.finder(ops.get_default_graph())),
             # A tape that has been over the function added to the outputs of its graph, not to those of its definition.
-            [spec(x) for x in concrete.inputs[: len(signature.input_arg)]],
-            [spec(y) for y in concrete.outputs[: len(signature.output_arg)]],
+            [_specs.spec(x) for x in concrete.inputs[: len(signature.input_arg)]],
+            [_specs.spec(y) for y in concrete.outputs[: len(signature.output_arg)]],
         )
     function = copy.copy(known)
     function.captures = list(concrete.captured_inputs)
@@ -298,17 +307,12 @@ def from_defun(defun: Any) -> Function:
     signature = defun.definition.signature
     return Function(
         attr_value_pb2.NameAttrList(name=signature.name),
-        reachable(defun, finder(ops.get_default_graph())),
-        argument_specs(signature.name, signature.input_arg, {}),
-        argument_specs(signature.name, signature.output_arg, {}),
+        _library.reachable(defun, _library.finder(ops.get_default_graph())),
+        _specs.argument_specs(signature.name, signature.input_arg, {}),
+        _specs.argument_specs(signature.name, signature.output_arg, {}),
         defun.captured_inputs,
         owner=defun,
     )
-
-
-def is_known(name: str, graph: tf.Graph) -> bool:
-    """Whether a graph, one that it is inside, or the eager context has a function of that name."""
-    return finder(graph)(name) is not None
 
 
 def from_name(name_attrs: attr_value_pb2.NameAttrList, graph: tf.Graph) -> Function:
@@ -318,7 +322,7 @@ def from_name(name_attrs: attr_value_pb2.NameAttrList, graph: tf.Graph) -> Funct
       tf.errors.NotFoundError: none of them has it.
       tf.errors.InvalidArgumentError: its signature makes no sense with the attrs given.
     """
-    root = finder(graph)(name_attrs.name)
+    root = _library.finder(graph)(name_attrs.name)
     if root is None:
         raise tf.errors.NotFoundError(
             None,
@@ -330,7 +334,7 @@ def from_name(name_attrs: attr_value_pb2.NameAttrList, graph: tf.Graph) -> Funct
 
 
 def from_library_function(
-    root: LibraryFunction, graph: tf.Graph, name_attrs: attr_value_pb2.NameAttrList | None = None
+    root: _library.LibraryFunction, graph: tf.Graph, name_attrs: attr_value_pb2.NameAttrList | None = None
 ) -> Function:
     """Of an AtomicFunction, or of another function of a graph."""
     name_attrs = name_attrs or attr_value_pb2.NameAttrList(name=tf.compat.as_str(root.name))
@@ -338,27 +342,15 @@ def from_library_function(
     signature = root.cached_definition.signature
     return Function(
         name_attrs,
-        reachable(root, finder(graph)),
-        [spec(x) for x in traced.inputs]
+        _library.reachable(root, _library.finder(graph)),
+        [_specs.spec(x) for x in traced.inputs]
         if traced
-        else argument_specs(signature.name, signature.input_arg, name_attrs.attr),
-        [spec(y) for y in traced.outputs]
+        else _specs.argument_specs(signature.name, signature.input_arg, name_attrs.attr),
+        [_specs.spec(y) for y in traced.outputs]
         if traced
-        else argument_specs(signature.name, signature.output_arg, name_attrs.attr),
+        else _specs.argument_specs(signature.name, signature.output_arg, name_attrs.attr),
         owner=root,
     )
-
-
-def variable_spec(handle: Any) -> tf.TensorSpec | None:
-    """What is known of the variable that a resource tensor refers to."""
-    if isinstance(handle, tf.TensorSpec):
-        return None
-    eager = isinstance(handle, ops.EagerTensor)
-    data = handle._handle_data if eager else handle_data_util.get_resource_handle_data(handle)
-    if data is None or not data.is_set or len(data.shape_and_type) != 1:
-        return None
-    known = data.shape_and_type[0]
-    return tf.TensorSpec(tf.TensorShape(known.shape), tf.as_dtype(known.dtype))
 
 
 def differentiable_inputs(function: Function) -> list[bool]:
@@ -366,197 +358,9 @@ def differentiable_inputs(function: Function) -> list[bool]:
 
     def can(spec: tf.TensorSpec, value: Any) -> bool:
         if spec.dtype == tf.resource:
-            known = variable_spec(value)
+            known = _specs.variable_spec(value)
             return known is not None and (known.dtype.is_floating or known.dtype.is_complex)
         return bool(spec.dtype.is_floating or spec.dtype.is_complex)
 
     values = [*function.arguments, *function.captures]
     return [can(*item) for item in zip(function.inputs, values, strict=True)]
-
-
-class _Definition(atomic_function.AtomicFunction):  # type: ignore[misc]
-    """A function of which Python has the definition alone: its graph is made if somebody asks, to save a model, say."""
-
-    @property
-    def graph(self) -> Any:
-        if self.function_type.output is None:  # nobody has asked before
-            name, runtime = tf.compat.as_str(self.name), context.context()
-            signature = self.cached_definition.signature
-            inputs = tuple(argument_specs(name, signature.input_arg, {}))
-            outputs = tuple(argument_specs(name, signature.output_arg, {}))
-            self._function_type = function_type_lib.from_structured_signature((inputs, {}), outputs)
-            called = sorted(filter(runtime.has_function, set(callees(self.cached_definition))))
-            self._children = [atomic(runtime.get_function_def(callee)) for callee in called]
-        return super().graph
-
-
-def is_at_hand(tensor: Any) -> bool:
-    """Whether a tensor is of eager mode, of the default graph or of one that this is inside."""
-    graph = ops.get_default_graph()
-    while not isinstance(tensor, ops.EagerTensor) and graph is not tensor.graph:
-        graph = getattr(graph, "outer_graph", None)
-        if graph is None:
-            return False
-    return True
-
-
-def atomic(definition: function_pb2.FunctionDef) -> LibraryFunction:
-    """A counted reference to a function of the eager context, which is given the function if it lacks it."""
-    runtime = context.context()
-    name = tf.compat.as_bytes(definition.signature.name)
-    # AtomicFunctions count themselves and hold one reference of the context's together.
-    if (runtime.function_scope_id, name) not in atomic_function.RUNTIME_FUNCTION_REFS:
-        runtime.add_function_def(definition)
-    # Nothing calls it from Python: its type is never looked at.
-    function = _Definition(name, runtime, function_type_lib.FunctionType([]))
-    function._cached_definition = definition
-    return function
-
-
-# Functions whose graphs Python has, by name: what the context has of them is the definition alone.
-traced: weakref.WeakValueDictionary[str, LibraryFunction] = weakref.WeakValueDictionary()
-
-
-def finder(graph: tf.Graph) -> Callable[[str], LibraryFunction | None]:
-    """Finds functions by name in a graph, in those that it is inside, and in the eager context."""
-
-    def find(name: str) -> LibraryFunction | None:
-        inner: tf.Graph | None = graph
-        while inner is not None:
-            function = inner._get_function(name)
-            if function is not None:
-                return function
-            inner = getattr(inner, "outer_graph", None)
-        if name in traced:
-            return traced[name]
-        runtime = context.context()
-        return atomic(runtime.get_function_def(name)) if runtime.has_function(name) else None
-
-    return find
-
-
-def reachable(
-    root: LibraryFunction, find: Callable[[str], LibraryFunction | None] | None = None
-) -> dict[str, LibraryFunction]:
-    """A function and all that it calls, by name. What can't be found is left out, for the engine to name."""
-    find = find or finder(ops.get_default_graph())
-    library: dict[str, LibraryFunction] = {}
-    todo = [root]
-    while todo:
-        function = todo.pop()
-        name = tf.compat.as_str(function.name)
-        if name in library:
-            continue
-        library[name] = function
-        if getattr(function, "_cached_graph", None) is not None:
-            todo += function.children  # traced: complete, and far cheaper than reading the definition
-        else:
-            own = dict(getattr(function, "_sub_functions", {}))
-            names = set(callees(function.cached_definition)) - library.keys()
-            todo += filter(None, (own.get(callee) or find(callee) for callee in sorted(names)))
-        if gradient := getattr(function, "_grad_func", None):
-            todo.append(gradient)
-    return library
-
-
-def callees(definition: function_pb2.FunctionDef) -> Iterator[str]:
-    """Names of all functions that a function may call, and some that are not."""
-
-    def of_attrs(attrs: Any) -> Iterator[str]:
-        for value in attrs.values():
-            for function in [value.func] if value.HasField("func") else value.list.func:
-                yield function.name
-                yield from of_attrs(function.attr)
-
-    for node in definition.node_def:
-        yield node.op
-        yield from of_attrs(node.attr)
-
-
-_MAX_TENSORS = 1 << 16  # of one argument: what is beyond is no function, but an attempt to allocate
-
-
-def spec(tensor: Any) -> tf.TensorSpec:
-    return tf.TensorSpec(tensor.shape, tensor.dtype, name=tensor.op.name)
-
-
-def reference(node: str, tensor: Any) -> str:
-    """How a node of a function names a tensor that another node computes, as `tensor`'s op does, by that one's name."""
-    index = tensor.value_index
-    for argument in tensor.op.op_def.output_arg:
-        count = 1
-        if argument.number_attr:
-            count = tensor.op.get_attr(argument.number_attr)
-        elif argument.type_list_attr:
-            count = len(tensor.op.get_attr(argument.type_list_attr))
-        if index < count:
-            return f"{node}:{argument.name}:{index}"
-        index -= count
-    raise AssertionError(f"{tensor} is no output of its op")
-
-
-def argument_specs(function: str, args: Iterable[Any], attrs: Any) -> list[tf.TensorSpec]:
-    """The tensors that arguments in a function's signature stand for."""
-    specs = []
-    for arg in args:
-        if arg.type_list_attr:
-            dtypes = list(attrs[arg.type_list_attr].list.type) if arg.type_list_attr in attrs else [None]
-        else:
-            dtype = arg.type or (attrs[arg.type_attr].type if arg.type_attr in attrs else None)
-            count = attrs[arg.number_attr].i if arg.number_attr in attrs else 1
-            if not 0 <= count <= _MAX_TENSORS:
-                raise invalid(f"Function '{function}': argument '{arg.name}' is a list of {count} tensors.")
-            dtypes = [dtype] * count
-        for dtype in dtypes:
-            try:
-                specs.append(tf.TensorSpec(None, tf.as_dtype(dtype), name=arg.name or None))
-            except TypeError:
-                needs = arg.type_list_attr or arg.type_attr
-                raise invalid(
-                    f"Function '{function}': argument '{arg.name}' has no valid dtype"
-                    + (f". Give attr '{needs}' with the function's name, in a NameAttrList." if needs else "."),
-                ) from None
-    return specs
-
-
-# How the engine's messages name a function, and a node of the function that was named last.
-_NAMED = re.compile(r"function '(?P<function>[^'\n]+)'|node '(?P<node>[^'\n]+)' \(op [^)\n]+")
-
-
-def _with_sources(message: str) -> str:
-    """Adds to each node that a message names the source line that made it, where that is known."""
-    function = ""
-
-    def locate(found: re.Match[str]) -> str:
-        nonlocal function
-        if found["function"]:
-            function = found["function"]
-            return found[0]
-        return found[0] + source_line(function, found["node"], traces)
-
-    traces: dict[str, Any] = {}
-    return _NAMED.sub(locate, message)
-
-
-def source_line(function: str, node: str, traces: dict[str, Any] | None = None) -> str:
-    """Where the user's program made a node of a function: ", made at file:line", or nothing where that is not known.
-
-    `traces` remembers those of each function.
-    """
-    traces = {} if traces is None else traces
-    if function not in traces:
-        runtime = context.context()
-        traces[function] = {}
-        if runtime.has_function(function):
-            with contextlib.suppress(tf.errors.OpError):
-                traces[function] = tf_stack.LoadTracesFromDebugInfo(runtime.get_graph_debug_info(function))
-    known = traces[function]
-    frames = [f for f in known[node] if not _is_internal(f.filename)] if node in known else []
-    return f", made at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-
-
-_INTERNAL = tuple(os.path.dirname(os.path.abspath(module)) + os.sep for module in (tf.__file__, __file__))
-
-
-def _is_internal(filename: str) -> bool:
-    return filename.startswith(_INTERNAL) or filename.startswith("<")

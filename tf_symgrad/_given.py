@@ -16,7 +16,7 @@ from tensorflow.python.eager import context
 from tensorflow.python.framework import func_graph, ops
 from tensorflow.python.framework import function as defun_lib
 
-from tf_symgrad import _custom, _function, _rule
+from tf_symgrad import _custom, _function, _library, _rule
 from tf_symgrad._function import Function
 
 _CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
@@ -33,12 +33,12 @@ def handed_over(f: Any) -> Any:
     for name, member in function.library.items():
         if getattr(member, "python_grad_func", None) is not None:
             given[name] = _traced(member)
-            library.update(_function.reachable(given[name]))
+            library.update(_library.reachable(given[name]))
         elif not known_to_library and getattr(member, "_grad_func", None) is not None:
             given[name] = member._grad_func
     if not given:
         return f
-    library |= {name: _function.atomic(member.cached_definition) for name, member in function.library.items()}
+    library |= {name: _library.atomic(member.cached_definition) for name, member in function.library.items()}
     edited: dict[str, function_pb2.FunctionDef] = {}
     for name, member in function.library.items():
         definition = function_pb2.FunctionDef()
@@ -53,7 +53,7 @@ def handed_over(f: Any) -> Any:
         _name_gradient(root.node_def[0], given[function.name].name)
         # Nothing calls the root by its name: the function of one call takes it.
         edited[root.signature.name] = root
-        library[root.signature.name] = _function.atomic(root)
+        library[root.signature.name] = _library.atomic(root)
         function = copy.copy(function)
         function.name_attrs = attr_value_pb2.NameAttrList(name=root.signature.name)
     return _custom._renamed(function, library, edited)

@@ -12,8 +12,9 @@ from tensorflow.python.eager import context
 from tensorflow.python.framework import composite_tensor, ops
 from tensorflow.python.ops import resource_variable_ops
 
-from tf_symgrad import _function
-from tf_symgrad._function import Function, invalid
+from tf_symgrad import _specs
+from tf_symgrad._function import Function
+from tf_symgrad._specs import invalid
 
 
 def checkpoint_of(policy: str | int | None) -> str:
@@ -130,7 +131,7 @@ def _convert(value: Any, spec: tf.TensorSpec, role: str, function: Function) -> 
         raise invalid(
             f"{function}: {role} must be a {spec.dtype.name} tensor; {value!r} can't be made one: {error}"
         ) from error
-    if not _function.is_at_hand(tensor):
+    if not _specs.is_at_hand(tensor):
         raise invalid(
             f"{function}: {role} is {tensor}, a tensor of {tensor.graph}, which is no part of what is running now. "
             "Return it from its tf.function, or take the gradient there."
@@ -194,7 +195,7 @@ def tout(
 def _gradient_dtype(spec: tf.TensorSpec, value: Any) -> tf.DType | None:
     if spec.dtype != tf.resource:
         return spec.dtype
-    variable = _function.variable_spec(value)
+    variable = _specs.variable_spec(value)
     return variable and variable.dtype
 
 

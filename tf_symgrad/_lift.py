@@ -12,7 +12,7 @@ import tensorflow as tf
 from tensorflow.core.framework import function_pb2, node_def_pb2
 from tensorflow.python.framework import ops, tensor_util
 
-from tf_symgrad import _function
+from tf_symgrad import _library, _nodes, _specs
 from tf_symgrad._function import Function
 
 _PREFIX = "symgrad_capture_"
@@ -33,6 +33,11 @@ class Lift:
         self._tensors: list[Any] = []  # by the number in the argument's name
         self._lacks: dict[str, set[int]] = {}  # by function
         self._definitions: dict[str, function_pb2.FunctionDef] = {}
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether a function lacks anything."""
+        return bool(self._lacks)
 
     def reference(self, function: str, definition: function_pb2.FunctionDef, tensor: Any) -> bytes:
         """How a node of the function names a tensor: as 'argument' or 'node:output:index'."""
@@ -57,7 +62,7 @@ class Lift:
             return []
         library = self._root.library
         definitions = {name: edited.get(name) or member.cached_definition for name, member in library.items()}
-        callees = {name: set(_function.callees(d)) & library.keys() for name, d in definitions.items()}
+        callees = {name: set(_library.callees(d)) & library.keys() for name, d in definitions.items()}
         passed: dict[tuple[str, str], dict[int, bytes]] = {}  # by caller and node
         done = False
         while not done:
@@ -95,14 +100,14 @@ class Lift:
             node = next(n for n in edited[caller].node_def if n.name == node_name)
             self._pass(node, sorted(passed[caller, node_name].items()), edited)
         captures = [self._tensors[number] for number in sorted(self._lacks.get(self._root.name, ()))]
-        foreign = [x for x in captures if not _function.is_at_hand(x)]
+        foreign = [x for x in captures if not _specs.is_at_hand(x)]
         wrong += [f"  - a custom gradient takes {x}, which is a tensor of another graph" for x in foreign]
         return None if foreign else captures
 
     def _add_argument(self, definition: function_pb2.FunctionDef, number: int) -> None:
         tensor, name = self._tensors[number], f"{_PREFIX}{number}"
         definition.signature.input_arg.add(name=name, type=tensor.dtype.as_datatype_enum)
-        variable = _function.variable_spec(tensor) if tensor.dtype == tf.resource else None
+        variable = _specs.variable_spec(tensor) if tensor.dtype == tf.resource else None
         if variable is not None:  # a function tells a variable's dtype by reading it
             read = definition.node_def.add(name=f"{name}_value", op="ReadVariableOp", input=[name])
             read.attr["dtype"].type = variable.dtype.as_datatype_enum
@@ -158,4 +163,5 @@ def _reference(tensor: Any, graph: Any, definition: function_pb2.FunctionDef) ->
     for argument, x in zip(definition.signature.input_arg, graph.inputs, strict=False):
         if x is tensor:
             return str(argument.name)
-    return _function.reference(tensor.op.name, tensor)
+    name = tensor.op.name
+    return _nodes.reference(_nodes.renamed(definition, graph).get(name, name), tensor)

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tensorflow.core.framework import function_pb2, node_def_pb2
 from tensorflow.python.framework import ops
 
-from tf_symgrad import _loader
+from tf_symgrad import _custom, _loader
 
 # Inputs that Python has no gradient of, though there is one: None, which stays None.
 DEAF = {
@@ -82,9 +82,11 @@ class Body:
     Attributes:
       takes_rows: whether it looks up rows of an argument. In branches and loops it hangs on more than the op whether
         the gradient is rows.
+      needy: whether nodes have gradients of Python's, which are to be handed over.
     """
 
     takes_rows: bool
+    needy: bool
 
 
 def of_function(definition: function_pb2.FunctionDef) -> Body | None:
@@ -103,9 +105,13 @@ def of_function(definition: function_pb2.FunctionDef) -> Body | None:
             name = nodes[name].input[0].partition(":")[0]
         return name in arguments
 
-    takes_rows = False
+    takes_rows = needy = False
+    rules = _loader.native().rules()
     for node in definition.node_def:
-        if node.op in differing or "_gradient_op_type" in node.attr:
+        if _custom.has_pythons(node, rules):
+            needy = needy or _custom.GRADIENT not in node.attr
+            continue
+        if node.op in differing:
             return None
         if node.op in _FOREIGN or node.op.startswith(("Ref", "TensorArray", "Stack")):
             return None
@@ -113,7 +119,7 @@ def of_function(definition: function_pb2.FunctionDef) -> Body | None:
             return None
         if node.op.startswith(_LOOK_UP) and is_argument(node.input[0]):
             takes_rows = True
-    return Body(takes_rows)
+    return Body(takes_rows, needy)
 
 
 # Control flow, arrays and variables of TensorFlow 1; gradients within functions, calls to elsewhere.

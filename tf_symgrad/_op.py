@@ -14,7 +14,7 @@ from tensorflow.python.eager.polymorphic_function import atomic_function
 from tensorflow.python.framework import ops
 from tensorflow.python.ops.parallel_for import pfor as pfor_lib
 
-from tf_symgrad import _batch, _custom, _function, _given, _loader
+from tf_symgrad import _batch, _custom, _function, _given, _loader, _specs
 
 F = TypeVar("F", bound=Callable[..., Any])
 OP = "TfSymgrad>SymbolicGradient"
@@ -218,7 +218,7 @@ def with_rows(function: _function.Function, inputs: Sequence[Any], wanted: Seque
     results = run([*inputs, *map(unused, gradient.outputs)], tout, gradient, wrt=nothing, values=True)
     gradients = []
     for x, dx, k in zip([x for x, w in zip(inputs, mask, strict=False) if w], results, indices, strict=False):
-        of_value = _function.variable_spec(x) if x.dtype == tf.resource else x
+        of_value = _specs.variable_spec(x) if x.dtype == tf.resource else x
         shape = tf.TensorShape(None) if of_value is None else of_value.shape
         rows = k >= 0
         if not tf.executing_eagerly():
@@ -242,7 +242,7 @@ def _gradient_dtype(x: Any, dtype: Any) -> Any:
     """The dtype of the gradient of an input, of which the op may have computed one; a resource's if it has none."""
     if x.dtype != tf.resource:
         return x.dtype
-    variable = None if dtype is not None else _function.variable_spec(x)
+    variable = None if dtype is not None else _specs.variable_spec(x)
     return dtype or (tf.resource if variable is None else variable.dtype)
 
 

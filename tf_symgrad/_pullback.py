@@ -15,7 +15,7 @@ from tensorflow.python.eager.polymorphic_function import concrete_function
 from tensorflow.python.framework import function_def_to_graph, ops
 from tensorflow.python.ops import control_flow_util_v2, handle_data_util
 
-from tf_symgrad import _function
+from tf_symgrad import _custom, _library, _nodes, _specs
 
 _HIGHER_ORDER = 2  # of TFE_Py_TapeSetPossibleGradientTypes
 
@@ -74,12 +74,40 @@ def _concrete(root: Any, inputs: Sequence[Any]) -> Any:
 
 def _prepare(graph: Any) -> None:
     """Of a graph that was made of a definition: tells its calls their gradients, and what is known of handles."""
-    find = _function.finder(graph)
+    find = _library.finder(graph)
     for op in graph.get_operations():
         if op.type in ("PartitionedCall", "StatefulPartitionedCall"):
             op._gradient_function = functools.partial(gradient_of_call, [find(op.get_attr("f").name)])
         elif op.type.removeprefix("Stateless") in _GRAPHS:
             set_graphs(op)
+        elif (gradient := _handed_over(op)) is not None:
+            op._gradient_function = gradient
+
+
+def _handed_over(op: Any) -> Any:
+    """The gradient that a node names (`_custom.py`): it was Python's, of tensors of another graph."""
+    try:
+        name, taken, outputs = (op.get_attr(key) for key in (_custom.GRADIENT, _custom.INPUTS, _custom.OUTPUTS))
+    except ValueError:
+        return None
+
+    def gradient(op: Any, *dys: Any) -> list[Any]:
+        function: Any = find(name.name)
+        seeds = [tf.zeros_like(y) if dy is None else dy for y, dy in zip(op.outputs, dys, strict=True)]
+        tensors = [_tensor(op.graph, reference.decode()) for reference in taken]
+        stateful = function.cached_definition.signature.is_stateful
+        results = call(name.name, stateful, list(_library.reachable(function, find).values()), [*tensors, *seeds])
+        return [None if i < 0 else results[i] for i in outputs]
+
+    find = _library.finder(op.graph)
+    return gradient
+
+
+def _tensor(graph: Any, reference: str) -> Any:
+    """The tensor that a node of a function, which the graph was made of, calls so."""
+    name = reference.partition(":")[0]
+    op = graph.get_operation_by_name(name)
+    return next(t for t in op.outputs if reference in (name, _nodes.reference(name, t)))
 
 
 # Where TensorFlow's Python has the graphs of a node's functions, by attr.
@@ -108,7 +136,7 @@ def facts(tensor: Any) -> tuple[int, list[int] | None]:
     """What is known of a tensor: of a variable the dtype of its value, and a shape."""
     value, shape = 0, tensor.shape
     if tensor.dtype == tf.resource:
-        spec = _function.variable_spec(tensor)
+        spec = _specs.variable_spec(tensor)
         if spec is None:
             return 0, None
         value, shape = spec.dtype.as_datatype_enum, spec.shape

@@ -17,7 +17,7 @@ from tensorflow.core.framework import attr_value_pb2, function_pb2
 from tensorflow.python.eager import context, execute, record
 from tensorflow.python.framework import op_def_library, op_def_registry, ops, registry
 
-from tf_symgrad import _function, _loader
+from tf_symgrad import _function, _library, _loader, _nodes, _specs
 
 _thread = threading.local()
 
@@ -201,12 +201,12 @@ def _as_function(op: Any) -> _function.Function:
         node.input.append(f"x{i}")
     for i, y in enumerate(op.outputs):
         definition.signature.output_arg.add(name=f"y{i}", type=y.dtype.as_datatype_enum)
-        definition.ret[f"y{i}"] = _function.reference("op", y)
+        definition.ret[f"y{i}"] = _nodes.reference("op", y)
     content = hashlib.sha256(definition.SerializeToString(deterministic=True)).hexdigest()
     definition.signature.name = f"symgrad_{op.type}_{content[:16]}"
     return _function.Function(
         attr_value_pb2.NameAttrList(name=definition.signature.name),
-        _function.reachable(_function.atomic(definition)),
-        [_function.spec(x) for x in op.inputs],
-        [_function.spec(y) for y in op.outputs],
+        _library.reachable(_library.atomic(definition)),
+        [_specs.spec(x) for x in op.inputs],
+        [_specs.spec(y) for y in op.outputs],
     )

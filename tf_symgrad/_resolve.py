@@ -12,8 +12,9 @@ from tensorflow.python.eager.polymorphic_function import atomic_function
 from tensorflow.python.framework import function as defun_lib
 from tensorflow.python.framework import op_def_registry, ops
 
-from tf_symgrad import _function, _inputs
-from tf_symgrad._function import Function, invalid
+from tf_symgrad import _function, _inputs, _library, _specs
+from tf_symgrad._function import Function
+from tf_symgrad._specs import invalid
 
 
 def resolve(f: Any, values: Sequence[Any]) -> Function:
@@ -24,7 +25,7 @@ def resolve(f: Any, values: Sequence[Any]) -> Function:
         f = attr_value_pb2.NameAttrList(name=tf.compat.as_str(f))
     if isinstance(f, attr_value_pb2.NameAttrList):
         op = op_def_registry.get(f.name)
-        is_op = op is not None and not _function.is_known(f.name, graph)
+        is_op = op is not None and not _library.is_known(f.name, graph)
         return _of_op(op, f, values) if is_op else _function.from_name(f, graph)
     if isinstance(f, atomic_function.AtomicFunction):
         return _function.from_library_function(f, graph)
@@ -52,7 +53,7 @@ def resolve(f: Any, values: Sequence[Any]) -> Function:
 def _of_op(op: Any, f: attr_value_pb2.NameAttrList, values: Sequence[Any]) -> Function:
     """A primitive op with its attrs, as a function of its inputs."""
     attrs = {a.name: a.default_value for a in op.attr if a.HasField("default_value")} | dict(f.attr)
-    specs = _function.argument_specs(f.name, op.input_arg, attrs)
+    specs = _specs.argument_specs(f.name, op.input_arg, attrs)
     known = [_inputs.as_tensor(x).shape for x in _inputs.flatten(values)[: len(specs)]]
     if len(known) == len(specs):
         specs = [tf.TensorSpec(shape, spec.dtype) for shape, spec in zip(known, specs, strict=True)]

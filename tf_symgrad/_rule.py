@@ -14,7 +14,7 @@ from tensorflow.python.eager import backprop_util
 from tensorflow.python.eager.polymorphic_function import atomic_function
 from tensorflow.python.framework import auto_control_deps, func_graph, op_def_registry, ops
 
-from tf_symgrad import _function, _loader, _nodes, _registry
+from tf_symgrad import _library, _loader, _nodes, _registry
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,6 +35,7 @@ def as_function(op_type: str, call: Callable[[], tuple[list[Any], list[Any], Any
         dense = [None if g is None else tf.convert_to_tensor(g) for g in gradients]
         # An output that is an input as it came is no node: a function needs one.
         dense = [None if g is None else controls.mark_as_return(tf.identity(g)) for g in dense]
+    body.symgrad_has_rows = any(isinstance(g, tf.IndexedSlices) for g in gradients)
     body.control_outputs.extend(controls.ops_which_must_run)
     body.variables = list(body._watched_variables)
     body.inputs = [*[x for x in inputs if x.consumers()], *body.internal_captures, *seeds]
@@ -47,7 +48,7 @@ def as_function(op_type: str, call: Callable[[], tuple[list[Any], list[Any], Any
     content = hashlib.sha256(body.as_graph_def().SerializeToString(deterministic=True))
     content.update(repr([x.name for x in [*body.inputs, *body.outputs]]).encode())
     name = f"{body.name}_{content.hexdigest()[:16]}"
-    gradient = _function.traced[name] = atomic_function.from_func_graph(name, body, {})
+    gradient = _library.traced[name] = atomic_function.from_func_graph(name, body, {})
     return gradient, body, outputs
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_symgrad import _concrete, _inputs, _rule
-from tf_symgrad._function import invalid
+from tf_symgrad._specs import invalid
 
 _LOST = (
     "A model keeps gradients that were defined in Python if it is saved with tf.saved_model.SaveOptions("

@@ -12,13 +12,13 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.core.framework import node_def_pb2
+from tensorflow.core.framework import function_pb2, node_def_pb2
 from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import record
 from tensorflow.python.eager.polymorphic_function import concrete_function
 from tensorflow.python.framework import ops
 
-from tf_symgrad import _function, _likeness, _pullback
+from tf_symgrad import _custom, _library, _likeness, _pullback
 
 _CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
 _LOOPS = {"While", "StatelessWhile"}
@@ -29,11 +29,14 @@ _CHANGING = ["f", "then_branch", "else_branch", "branches", "cond", "body", "T",
 # Branches and loops of whose functions TensorFlow's Python has graphs that are no longer theirs.
 _stale: weakref.WeakSet[Any] = weakref.WeakSet()
 
-Library = dict[str, _function.LibraryFunction]
+Library = dict[str, _library.LibraryFunction]
+Definitions = dict[str, function_pb2.FunctionDef]
 
 
-def library_of(op: Any, ys: Collection[str], compiled: bool) -> Library | None:
-    """The functions that a node stands for, with all that these call; None if Python is to differentiate it.
+def library_of(op: Any, ys: Collection[str], compiled: bool) -> tuple[Library, Definitions] | None:
+    """The functions that a node stands for, with all that these call; and what the engine is told of some instead.
+
+    None if Python is to differentiate it.
 
     Args:
       op: the node.
@@ -52,22 +55,33 @@ def library_of(op: Any, ys: Collection[str], compiled: bool) -> Library | None:
     # whose backward function is built it knows as a whole.
     if op.graph is ops.get_default_graph() and pywrap_tfe.TFE_Py_TapeSetShouldRecordBackprop(list(op.outputs)):
         return None
-    find = _function.finder(op.graph)
+    find = _library.finder(op.graph)
     library: Library = {}
-    starts = [x.op.node_def for x in op.inputs if x.op.type == "PartitionedCall"]  # see extend
+    starts = [x.op.node_def for x in op.inputs if _is_start(x.op)]
     for name in dict.fromkeys(name for node in [op.node_def, *starts] for name in _functions_of(node)):
         root = find(name)
         if root is None:
             return None
-        library.update(_function.reachable(root, find))
+        library.update(_library.reachable(root, find))
     in_branches = set(library) if op.type in _BRANCHES_AND_LOOPS else _in_branches(library)
+    needy = []
     for name, function in library.items():
         if getattr(function, "_grad_func", None) is not None:
             return None
         likeness = _likeness_of(function)
         if likeness is None or (likeness.takes_rows and name in in_branches):
             return None
-    return library
+        if likeness.needy:
+            needy.append(name)
+    if not needy:
+        return library, {}
+    found = _custom.handed_over(library, needy)
+    return None if found is None else ({**library, **found[1]}, found[0])
+
+
+def _is_start(op: Any) -> bool:
+    """Whether a node was made by `extend`."""
+    return op.type == "PartitionedCall" and str(op.get_attr("f").name).startswith("__symgrad_loop_start_")
 
 
 def _is_counted(loop: Any) -> bool:
@@ -117,22 +131,22 @@ def _in_branches(library: Library) -> set[str]:
         name = todo.pop()
         if name not in found and name in library:
             found.add(name)
-            todo += _function.callees(library[name].cached_definition)
+            todo += _library.callees(library[name].cached_definition)
     return found
 
 
-def called(own: Library, library: Library) -> list[_function.LibraryFunction]:
+def called(own: Library, library: Library) -> list[_library.LibraryFunction]:
     """What of a library the functions of another call."""
     found: Library = {}
     todo = list(own.values())
     while todo:
-        names = set(_function.callees(todo.pop().cached_definition)) & library.keys() - found.keys()
+        names = set(_library.callees(todo.pop().cached_definition)) & library.keys() - found.keys()
         found.update((name, library[name]) for name in names)
         todo += [library[name] for name in names]
     return [found[name] for name in sorted(found)]
 
 
-def _likeness_of(function: _function.LibraryFunction) -> _likeness.Body | None:
+def _likeness_of(function: _library.LibraryFunction) -> _likeness.Body | None:
     known = function.__dict__
     if "_symgrad_likeness" not in known:
         known["_symgrad_likeness"] = _likeness.of_function(function.cached_definition)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from tf_symgrad import _calls, _compiled, _custom, _function, _inputs, _op
+from tf_symgrad import _calls, _compiled, _function, _inputs, _op
 from tf_symgrad._calls import Call, Wrt
-from tf_symgrad._differentiate import call, differentiate, told
+from tf_symgrad._differentiate import differentiate
+from tf_symgrad._halves import Halves
 from tf_symgrad._op import unused
 
 
@@ -150,110 +150,6 @@ def _without_gradient_of_aux(f: Callable[..., Any]) -> Callable[..., Any]:
     return of_arguments
 
 
-class _Halves:
-    """f at a point: its value, and the products with its Jacobian there. The forward pass has run, once."""
-
-    def __init__(self, f: Callable[..., Any], xs: Sequence[Any], checkpoint: str | int | None = None) -> None:
-        _, self._xs, _ = _calls.with_tensors(f, list(range(len(xs))), xs, {})
-        self._call = Call(_calls.callable_of(f), self._xs, {}, {})
-        function = _function.from_concrete_function(self._call.concrete)
-        function = function.checkpointed(_inputs.checkpoint_of(checkpoint))
-        operands = [*self._call.tensors, *function.captures]
-        count = len(operands)
-        variables = [v for i in range(len(xs)) for v in self._call.variables(i)]
-        self._places = {id(v): place for v in variables if (place := _calls.place_of(v, operands)) is not None}
-        wanted = [i < len(self._call.tensors) and x.dtype in _CONTINUOUS for i, x in enumerate(operands)]
-        for v in variables:
-            if id(v) in self._places:
-                wanted[self._places[id(v)]] = v.dtype in _CONTINUOUS
-        function = _custom.differentiable(function, wanted, lambda f: told(f, f.with_captures(operands, count)))
-        operands = function.with_captures(operands, count)
-        self._outputs = function.outputs
-        forward, self._pullback, inputs, self.gradients = (
-            told(function, operands).here().vjp([*wanted, *[False] * (len(operands) - count)])
-        )
-        results = call(forward, operands, function.variables)
-        self.tensors = results[: len(self._outputs)]
-        if not tf.executing_eagerly():
-            for y, spec in zip(self.tensors, self._outputs, strict=True):
-                y.set_shape(spec.shape)
-        self._taken = [*[operands[i] for i in inputs], *results[len(self._outputs) :]]
-        self.value = self._call.output(self.tensors)
-
-    def pullback(self, dy: Any) -> tuple[Any, ...]:
-        """The gradient of each argument; None where none flows."""
-        cotangents = _flatten_like(dy, self.value, "cotangent")
-        gradients = self.pull(cotangents)
-
-        def of_variable(v: tf.Variable) -> Any:
-            return gradients[self._places[id(v)]] if id(v) in self._places else None
-
-        return tuple(self._call.argument(i, gradients, of_variable) for i in range(len(self._xs)))
-
-    def pull(self, cotangents: Sequence[Any]) -> list[Any]:
-        """The gradient of each input of f."""
-        results = call(self._pullback, [*self._taken, *cotangents])
-        return [None if k < 0 else results[k] for k in self.gradients]
-
-    def pushforward(self, *tangents: Any) -> Any:
-        """The tangent of the value, of a tangent for each argument: the transpose of the pullback, which is linear."""
-        places = iter(range(len(self._call.tensors)))
-        seeds: dict[int, Any] = {}  # by output of the pullback
-        flat = zip(_leaves(self._xs), _flatten_like(list(tangents), self._xs, "tangent"), strict=True)
-        for x, t in flat:
-            place = self._places.get(id(x), -1) if isinstance(x, tf.Variable) else next(places)
-            if place >= 0 and (k := self.gradients[place]) >= 0:
-                seeds[k] = seeds[k] + t if k in seeds else t  # a variable may be given twice
-        zeros = [tf.zeros_like(y) for y in self.tensors]
-        count = len(self._taken)
-        wanted = [i >= count and x.dtype in _CONTINUOUS for i, x in enumerate([*self._taken, *zeros])]
-        if not seeds:  # f depends on no argument
-            none = [z if w else None for z, w in zip(zeros, wanted[count:], strict=True)]
-            return self._call.output(none, self.tensors)
-        gradients, _ = differentiate(self._pullback, [*self._taken, *zeros, *[seeds[k] for k in sorted(seeds)]], wanted)
-        return self._call.output(gradients[count:], self.tensors)
-
-
-def _leaves(structure: Any) -> list[Any]:
-    """The tensors and variables in a structure; components of sparse and ragged tensors among them."""
-    flat = tf.nest.flatten(structure, expand_composites=True)
-    variables = [_calls.variable_of(x) for x in flat]
-    return [x if v is None else v for x, v in zip(flat, variables, strict=True) if v is not None or _is_tensor(x)]
-
-
-def _is_tensor(x: Any) -> bool:
-    return isinstance(x, _calls.TENSORS)
-
-
-def _flatten_like(given: Any, like: Any, what: str) -> list[Any]:
-    """For each tensor and variable in `like` what `given` has in its place; zeros for None, and for integers."""
-    try:
-        tf.nest.assert_same_structure(
-            tf.nest.map_structure(lambda _: 0, like), tf.nest.map_structure(lambda _: 0, given)
-        )
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"A {what} must have the structure of what it belongs to. {error}") from None
-    found: list[Any] = []
-    for g, x in zip(tf.nest.flatten(given), tf.nest.flatten(like), strict=True):
-        leaves = _leaves(x)
-        parts = [None] * len(leaves) if g is None else _leaves(_calls.as_tensor(g))
-        if len(parts) != len(leaves):
-            raise ValueError(f"A {what} must have the structure of what it belongs to: {g!r} is given for {x!r}.")
-        for part, leaf in zip(parts, leaves, strict=True):
-            if part is None or tf.as_dtype(leaf.dtype) not in _CONTINUOUS:
-                found.append(tf.zeros_like(leaf))
-                continue
-            found.append(tf.convert_to_tensor(part, leaf.dtype))
-            if not found[-1].shape.is_compatible_with(leaf.shape):
-                raise ValueError(
-                    f"A {what} must have the shape of what it belongs to, {leaf.shape}, not {found[-1].shape}."
-                )
-    return found
-
-
-_CONTINUOUS = {tf.float16, tf.bfloat16, tf.float32, tf.float64, tf.complex64, tf.complex128}
-
-
 @_op.no_autograph
 def vjp(
     f: Callable[..., Any], *xs: Any, checkpoint: str | int | None = None
@@ -274,7 +170,7 @@ def vjp(
       >>> pullback(tf.constant([1.0, 10.0]))
       (<tf.Tensor: shape=(2,), dtype=float32, numpy=array([ 2., 40.], dtype=float32)>,)
     """
-    halves = _Halves(f, xs, checkpoint)
+    halves = Halves(f, xs, checkpoint)
     return halves.value, halves.pullback
 
 
@@ -291,7 +187,7 @@ def linearize(f: Callable[..., Any], *xs: Any) -> tuple[Any, Callable[..., Any]]
       >>> pushforward(tf.constant([1.0, 10.0]))
       <tf.Tensor: shape=(2,), dtype=float32, numpy=array([ 2., 40.], dtype=float32)>
     """
-    halves = _Halves(f, xs)
+    halves = Halves(f, xs)
     return halves.value, halves.pushforward
 
 
@@ -304,107 +200,8 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
       (<tf.Tensor: shape=(), dtype=float32, numpy=9.0>, <tf.Tensor: shape=(), dtype=float32, numpy=6.0>)
     """
     _check_lists("jvp", primals, tangents)
-    halves = _Halves(f, primals)
+    halves = Halves(f, primals)
     return halves.value, halves.pushforward(*tangents)
-
-
-def jacobian(f: Callable[..., Any], wrt: int | str = 0) -> Callable[..., Any]:
-    """A function that returns the Jacobian of `f` by one of its arguments.
-
-    It is of shape `[*y.shape, *x.shape]` for each tensor y that `f` returns and each tensor x that the argument is made
-    of: the structure of the value, of structures like the argument. All rows are computed at once, by the pullback of a
-    batch of cotangents; or all columns, by the pushforward, where the x have fewer elements than the y.
-
-    Args:
-      f: any callable, see `value_and_grad`. Its results are floating or complex tensors, or structures of these.
-      wrt: the position of an argument, or the name of one: a tensor or a structure of tensors. A variable stands for
-        its value.
-
-    Examples:
-      >>> tf_symgrad.jacobian(lambda x: x**2)(tf.constant([1.0, 2.0]))
-      <tf.Tensor: shape=(2, 2), dtype=float32, numpy=
-      array([[2., 0.],
-             [0., 4.]], dtype=float32)>
-    """
-
-    if not isinstance(wrt, (int, str)) or isinstance(wrt, bool):
-        raise TypeError(f"wrt must be the position or the name of an argument, not {wrt!r}.")
-
-    @_op.no_autograph
-    def of_arguments(*args: Any, **kwargs: Any) -> Any:
-        name, values, named = _calls.with_tensors(f, wrt, args, kwargs)
-        argument = values[name] if isinstance(name, int) else named[name]
-        xs = [tf.convert_to_tensor(x) for x in tf.nest.flatten(argument)]
-
-        def of_tensors(*xs: Any) -> Any:
-            given = tf.nest.pack_sequence_as(argument, xs)
-            if isinstance(name, int):
-                return f(*values[:name], given, *values[name + 1 :], **named)
-            return f(*values, **{**named, name: given})
-
-        halves = _Halves(of_tensors, xs)
-        sizes = [x.shape.num_elements() for x in xs]
-        rows = [y.shape.num_elements() for y in halves.tensors]
-        forward = None not in sizes and (None in rows or sum(sizes) < sum(rows))
-        blocks = _by_columns(halves, xs) if forward else _by_rows(halves, xs)
-        matrices = [tf.nest.pack_sequence_as(argument, block) for block in blocks]
-        given = iter(matrices)
-        leaves = [None if y is None else next(given) for y in tf.nest.flatten(halves.value, expand_composites=True)]
-        return tf.nest.pack_sequence_as(halves.value, leaves, expand_composites=True)
-
-    return of_arguments
-
-
-def _by_columns(halves: _Halves, xs: Sequence[Any]) -> list[list[Any]]:
-    """For each y and each x the derivatives, by the tangents that are 1 in one place."""
-
-    def push(i: int, tangent: Any) -> list[Any]:
-        tangents = [tangent if j == i else None for j in range(len(xs))]
-        return list(tf.nest.flatten(halves.pushforward(*tangents), expand_composites=True))
-
-    columns = []
-    for i, x in enumerate(xs):
-        found = tf.vectorized_map(functools.partial(push, i), _basis(x))
-        last = [tf.transpose(d, [*range(1, d.shape.rank), 0]) for d in found]
-        columns.append([tf.reshape(d, tf.concat([tf.shape(d)[:-1], tf.shape(x)], 0)) for d in last])
-    return [list(block) for block in zip(*columns, strict=True)]
-
-
-def _by_rows(halves: _Halves, xs: Sequence[Any]) -> list[list[Any]]:
-    """For each y and each x the derivatives, by the cotangents that are 1 in one place."""
-    connected = [k >= 0 for k in halves.gradients[: len(xs)]]
-    zeros = [tf.zeros_like(y) for y in halves.tensors]
-
-    def pull(i: int, cotangent: Any) -> list[Any]:
-        gradients = halves.pull([cotangent if j == i else zero for j, zero in enumerate(zeros)])
-        return [dx for dx, c in zip(gradients, connected, strict=False) if c]
-
-    blocks = []
-    for i, y in enumerate(halves.tensors):
-        found = iter(tf.vectorized_map(functools.partial(pull, i), _basis(y)) if any(connected) else [])
-        shapes = [tf.concat([tf.shape(y), tf.shape(x)], 0) for x in xs]
-        places = zip(connected, shapes, xs, strict=True)
-        blocks.append([tf.reshape(next(found), shape) if c else tf.zeros(shape, x.dtype) for c, shape, x in places])
-    return blocks
-
-
-def _basis(x: Any) -> Any:
-    """A batch of tensors like x, each of which is 1 in another place."""
-    return tf.reshape(tf.eye(tf.size(x), dtype=x.dtype), tf.concat([[tf.size(x)], tf.shape(x)], 0))
-
-
-def hessian(f: Callable[..., Any], wrt: int | str = 0) -> Callable[..., Any]:
-    """A function that returns the Hessian of `f`, a scalar, by one of its arguments.
-
-    It is of shape `[*x.shape, *x.shape]` for a tensor x; for a structure, a structure of structures, as of `jacobian`.
-
-    Examples:
-      >>> tf_symgrad.hessian(lambda x: x[0] ** 2 * x[1])(tf.constant([1.0, 2.0]))
-      <tf.Tensor: shape=(2, 2), dtype=float32, numpy=
-      array([[4., 2.],
-             [2., 0.]], dtype=float32)>
-    """
-    return jacobian(grad(f, wrt, unconnected_gradients="zero"), wrt)
 
 
 @_op.no_autograph

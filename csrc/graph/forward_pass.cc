@@ -43,14 +43,18 @@ class GraphDifferentiator final : public Differentiator {
   GraphDifferentiator(const tf::FunctionLibraryDefinition& library, const Body* graph)
       : Differentiator(library), graph_(graph) {}
   absl::StatusOr<Grads> StructureGradient(Builder* builder, const VjpQuery& query) override {
-    return StructureGradientAsPython(this, builder, query,
-                                     builder->body() == graph_ ? &in_place_[query.node] : nullptr);
+    if (builder->body() != graph_) return StructureGradientAsPython(this, builder, query, nullptr);
+    absl::StatusOr<Grads> grads = StructureGradientAsPython(this, builder, query, &in_place_[query.node]);
+    if (!grads.ok()) failed_.emplace(query.node, grads.status());
+    return grads;
   }
   const std::map<int, InPlace>& in_place() const { return in_place_; }
+  const std::map<int, absl::Status>& failed() const { return failed_; }
 
  private:
   const Body* const graph_;
   std::map<int, InPlace> in_place_;
+  std::map<int, absl::Status> failed_;
 };
 
 }  // namespace
@@ -365,7 +369,17 @@ absl::Status ForwardPass::Build(const Region& region, const std::vector<Facts>& 
   return absl::OkStatus();
 }
 
+// What the graph calls some nodes of the body.
+template <class T>
+std::map<int, std::string> ForwardPass::NamesOf(const std::map<int, T>& nodes, const Ports& ports) const {
+  std::map<int, std::string> names;
+  for (const auto& [tensor, port] : ports)
+    if (nodes.count(port.node) > 0) names[port.node] = items_[tensor.first].def->name();
+  return names;
+}
+
 absl::StatusOr<ForwardPass::Pullback> ForwardPass::Finish(const std::vector<Facts>& facts) {
+  failed_.clear();
   TF_RETURN_IF_ERROR(CheckRegistry());
   if (region_ == nullptr || facts.size() != region_->args.size() + region_->severed.size())
     return absl::InvalidArgumentError("Finish comes after Begin, with what is known of each tensor that it returned");
@@ -395,8 +409,12 @@ absl::StatusOr<ForwardPass::Pullback> ForwardPass::Finish(const std::vector<Fact
   Builder::Scope scope(&builder);
   const int num_args = static_cast<int>(body.args.size());
   const std::vector<bool> seeds(body.results.size(), true);
-  TF_ASSIGN_OR_RETURN(const std::vector<V> cotangents,
-                      ReverseSweep(&builder, &differentiator, wrt, seeds, FlowSeeds::kLists, inner));
+  const absl::StatusOr<std::vector<V>> swept =
+      ReverseSweep(&builder, &differentiator, wrt, seeds, FlowSeeds::kLists, inner);
+  for (const auto& [node, name] : NamesOf(differentiator.failed(), ports))
+    failed_.emplace_back(name, differentiator.failed().at(node));
+  TF_RETURN_IF_ERROR(swept.status());
+  const std::vector<V>& cotangents = *swept;
   std::vector<Port> results;
   std::vector<Pullback::Gradient> gradients;
   absl::flat_hash_set<std::pair<int, int>> connected;
@@ -461,9 +479,7 @@ absl::StatusOr<ForwardPass::Pullback> ForwardPass::Write(const Body& body, const
 
 void ForwardPass::Extend(const std::map<int, InPlace>& in_place, const Ports& ports,
                          const Differentiator& differentiator, Pullback* pullback) const {
-  absl::flat_hash_map<int, std::string> names;  // by node of the body
-  for (const auto& [tensor, port] : ports)
-    if (in_place.count(port.node) > 0) names[port.node] = items_[tensor.first].def->name();
+  const std::map<int, std::string> names = NamesOf(in_place, ports);
   std::vector<std::string> called = {pullback->name};
   for (const auto& [node, as] : in_place) {
     if (as.outputs.empty()) continue;

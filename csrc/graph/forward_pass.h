@@ -91,6 +91,8 @@ class ForwardPass {
   // tensors of which the caller is to tell what he knows.
   absl::StatusOr<std::vector<std::string>> Begin(int stage, const std::vector<std::string>& y);
   absl::StatusOr<Pullback> Finish(const std::vector<Facts>& facts);
+  // Where the last `Finish` failed: the nodes that stand for functions which can't be differentiated, and why.
+  const std::vector<std::pair<std::string, absl::Status>>& failed() const { return failed_; }
 
  private:
   struct Item {
@@ -127,6 +129,8 @@ class ForwardPass {
                      Ports* ports, Tensors* tensors) const;
   absl::StatusOr<Pullback> Write(const Body& body, const Tensors& tensors, int num_args,
                                  const std::vector<Port>& results, Differentiator* differentiator) const;
+  template <class T>
+  std::map<int, std::string> NamesOf(const std::map<int, T>& nodes, const Ports& ports) const;
   void Extend(const std::map<int, InPlace>& in_place, const Ports& ports, const Differentiator& differentiator,
               Pullback* pullback) const;
   // Whether Python would find zeros where the sweep finds nothing: it gives a node the cotangents of all its outputs.
@@ -141,6 +145,7 @@ class ForwardPass {
   absl::flat_hash_set<std::string> inert_;
   std::map<std::string, std::vector<int>> deaf_;
   std::shared_ptr<Region> region_;
+  std::vector<std::pair<std::string, absl::Status>> failed_;
 };
 
 }  // namespace symgrad

@@ -108,6 +108,14 @@ void AddForwardPass(py::module_& m) {
           py::arg("stage"), py::arg("y"),
           "Begins a stage's pullback of y. Returns the tensors of which `finish` is to be told.")
       .def(
+          "failed",
+          [](const ForwardPass& pass) {
+            std::vector<std::pair<std::string, std::string>> failed;
+            for (const auto& [node, status] : pass.failed()) failed.emplace_back(node, status.message());
+            return failed;
+          },
+          "Where `finish` failed: pairs of a node whose functions can't be differentiated, and the reason.")
+      .def(
           "finish",
           [](ForwardPass& pass, const std::vector<std::pair<int, Dims>>& facts) {
             std::vector<ForwardPass::Facts> known;

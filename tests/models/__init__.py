@@ -1,1 +1,1 @@
-"""Models as people use them, differentiated whole and compared with GradientTape: `make test-models`."""
+"""Models as people use them, differentiated whole and trained, compared with GradientTape: `make test-models`."""

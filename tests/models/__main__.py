@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 import tf_symgrad
+from tests.models import legacy
 from tests.models.zoo import MODELS, Model
 
 TOLERANCE = 1e-5
@@ -99,32 +100,47 @@ def difference(got: list[Any], expected: list[Any]) -> float:
     return worst
 
 
+def row_of_model(name: str) -> tuple[str, bool]:
+    r = compare(MODELS[name]())
+    times = f"{r.build:8.2f}s{r.tape_build:8.2f}s"
+    return f"{r.forward:8}{r.nodes:8}{r.tape_nodes:8}{times}{r.difference:12.1e}", r.difference < TOLERANCE
+
+
+def row_of_training(name: str) -> tuple[str, bool]:
+    training = legacy.TRAININGS[name]
+    r = legacy.compare(training)
+    tolerance = TOLERANCE if training.policy == "float32" else 1e-2
+    left = f"  left to Python: {'; '.join(r.left)}" if r.left else ""
+    return f"{r.loss:8.4f}{r.difference:12.1e}{left}", r.difference < tolerance and not r.left
+
+
 def main() -> int:
     tf.keras.backend.set_floatx("float64")
-    chosen = [name for name in MODELS if not sys.argv[1:] or any(word in name for word in sys.argv[1:])]
     passed = failed = skipped = 0
-    print(HEADER)
-    for name in chosen:
-        tf.keras.utils.set_random_seed(0)
-        tf.keras.backend.clear_session()
-        try:
-            r = compare(MODELS[name]())
-        except ModuleNotFoundError as error:
-            print(f"{name:34}{error}", flush=True)
-            skipped += 1
-            continue
-        except Exception:
-            traceback.print_exc()
-            print(f"{name:34}fails, see above", flush=True)
-            failed += 1
-            continue
-        right = r.difference < TOLERANCE
-        passed, failed = passed + right, failed + (not right)
-        print(
-            f"{name:34}{r.forward:8}{r.nodes:8}{r.tape_nodes:8}{r.build:8.2f}s{r.tape_build:8.2f}s{r.difference:12.1e}"
-            + ("" if right else "  WRONG"),
-            flush=True,
-        )
+    tables = [
+        (HEADER, MODELS, row_of_model),
+        (f"{'training by Keras 2':34}{'loss':>8}{'difference':>12}", legacy.TRAININGS, row_of_training),
+    ]
+    for header, names, row_of in tables:
+        chosen = [name for name in names if not sys.argv[1:] or any(word in name for word in sys.argv[1:])]
+        if chosen:
+            print(header)
+        for name in chosen:
+            tf.keras.utils.set_random_seed(0)
+            tf.keras.backend.clear_session()
+            try:
+                row, right = row_of(name)
+            except ModuleNotFoundError as error:
+                print(f"{name:34}{error}", flush=True)
+                skipped += 1
+                continue
+            except Exception:
+                traceback.print_exc()
+                print(f"{name:34}fails, see above", flush=True)
+                failed += 1
+                continue
+            passed, failed = passed + right, failed + (not right)
+            print(f"{name:34}{row}" + ("" if right else "  WRONG"), flush=True)
     print(f"{passed} passed, {failed} failed, {skipped} skipped")
     return int(failed > 0)
 
