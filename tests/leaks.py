@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import gc
 import os
 import subprocess
 import sys
@@ -22,12 +21,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.framework import attr_value_pb2, function_pb2
 
 import tf_symgrad
 from tests import c_graph
-from tests.soak import GRADIENT, X, loss, resident
-from tf_symgrad import _loader, symbolic_gradient
+from tests.memory import GRADIENT, X, builds, by_tape, fill_cache, gradients_of_functions, loss, settled
+from tf_symgrad import symbolic_gradient
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 100_000
@@ -79,34 +77,6 @@ def transforms() -> Round:
     return one_round
 
 
-def gradients_of_functions() -> Callable[[int], tuple[bytes, str]]:
-    """The number of a round -> a library whose function is another each time."""
-    f = concrete(scaled(0))
-    library = function_pb2.FunctionDefLibrary(function=[f.function_def])
-    constant = next(n for n in f.function_def.node_def if n.op == "Const" and n.attr["dtype"].type == 1)
-    index = list(f.function_def.node_def).index(constant)
-    name = library.function[0].signature.name
-
-    def made(k: int) -> tuple[bytes, str]:
-        library.function[0].node_def[index].attr["value"].tensor.CopyFrom(tf.make_tensor_proto(float(k)))
-        return library.SerializeToString(), name
-
-    return made
-
-
-def builds() -> Round:
-    """Gradients of ever new functions, and halves of one: no TensorFlow runs."""
-    made, native = gradients_of_functions(), _loader.native()
-
-    def one_round(k: int) -> None:
-        library, name = made(k)
-        f = attr_value_pb2.NameAttrList(name=name).SerializeToString()
-        assert native.build_gradient(library, f)[1]
-        assert native.build_vjp(library, f, [True])[4]
-
-    return one_round
-
-
 def c_api() -> Round:
     """Gradients of ever new functions, each third a malformed one, by the C API."""
     made, c = gradients_of_functions(), c_graph.c_api()
@@ -152,13 +122,6 @@ def fresh() -> Round:
 def fresh_peer() -> Round:
     x = tf.constant(X)
     return lambda k: by_tape(tf.function(scaled(k), autograph=False), x)
-
-
-def by_tape(f: Any, x: Any) -> Any:
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        y = f(x)
-    return tape.gradient(y, x)
 
 
 def retraced() -> Round:
@@ -248,20 +211,6 @@ WAYS = {
 }
 
 
-def fill_cache() -> None:
-    """Builds until the engine's cache has what it may have, so that it grows no more."""
-    one_round, k = builds(), 10**6
-    while tf_symgrad.cache_info().evictions == 0:
-        one_round(k := k + 1)
-
-
-def settled() -> float:
-    """What the process holds, in kB, once all that can go is gone."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    return resident() * 1024
-
-
 def growth(make: Callable[[], Round], rounds: int) -> float:
     """Of the process in the second half of so many rounds: kB a round. In the first one, TensorFlow's caches fill."""
     fill_cache()
@@ -271,8 +220,8 @@ def growth(make: Callable[[], Round], rounds: int) -> float:
         if found is not None and not np.allclose(found / float(k % 9 + 1), GRADIENT, rtol=1e-5):
             raise SystemExit(f"round {k}: a wrong number")
         if k + 1 == rounds // 2:
-            held = settled()
-    end = settled()
+            held = settled() * 1024
+    end = settled() * 1024
     took = time.monotonic() - start
     each = (end - held) / (rounds - rounds // 2)
     print(f"{rounds} rounds in {took:.0f} s, {held:.0f} kB, then {end:.0f} kB: {each:+.3f} kB a round", flush=True)

@@ -14,6 +14,7 @@ import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2, function_pb2
 
 import tf_symgrad
+from tests import memory
 from tf_symgrad import _loader
 
 VECTOR = tf.TensorSpec([3], tf.float32)
@@ -399,19 +400,46 @@ def test_a_malformed_custom_gradient_is_an_error(name: str, inputs: list[str], m
 
 
 def test_cache_is_bounded_by_bytes() -> None:
-    """Constants may be large: six gradients with 16 MB each are not kept."""
+    """Constants may be large: six gradients with 32 MB each are not kept."""
 
     def scaled(k: int) -> Callable[..., Any]:
-        return lambda x: x * tf.constant(np.full(1 << 22, k, np.float32))
+        return lambda x: x * tf.constant(np.full(1 << 23, k, np.float32))
 
     before = tf_symgrad.cache_info()
     for k in range(6):
-        tf_symgrad.gradient_function(concrete(scaled(k), tf.TensorSpec([1 << 22])))
+        tf_symgrad.gradient_function(concrete(scaled(k), tf.TensorSpec([1 << 23])))
     after = tf_symgrad.cache_info()
     assert after.misses >= before.misses + 6
     assert after.evictions >= before.evictions + 2
     assert after.entries >= 1
-    assert after.bytes <= after.max_bytes == 64 << 20
+    assert after.bytes <= after.max_bytes == 128 << 20
+
+
+def test_cache_knows_its_bytes() -> None:
+    """What it says that it holds is what it takes, of many small functions, too."""
+    h = tf.function(lambda x: tf.sin(x) * tf.reduce_mean(x))
+
+    def calls_and_a_loop(x: Any) -> Any:
+        for _ in range(10):
+            x = h(x)
+        return tf.while_loop(lambda i, v: i < 5, lambda i, v: (i + 1, tf.tanh(v)), (0, x))[1]
+
+    f = concrete(calls_and_a_loop, tf.TensorSpec([4]))
+    library = function_pb2.FunctionDefLibrary(function=[f.function_def])
+    library.MergeFrom(f.graph.as_graph_def().library)
+
+    def build_another(k: int) -> None:
+        name = library.function[0].signature.name = f"f{k}"
+        native = _loader.native()
+        assert native.build_gradient(
+            library.SerializeToString(), attr_value_pb2.NameAttrList(name=name).SerializeToString()
+        )
+
+    build_another(0)
+    held, said = memory.in_use(), tf_symgrad.cache_info().bytes / 2**20
+    for k in range(1, 100):
+        build_another(k)
+    assert memory.in_use() - held == pytest.approx(tf_symgrad.cache_info().bytes / 2**20 - said, abs=4)  # of 18 MB
 
 
 def test_cache_hits() -> None:

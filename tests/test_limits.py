@@ -187,6 +187,23 @@ def test_a_constant_of_few_bytes_and_many_elements(op: str, dtype: int, elements
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + (100 << 10)  # kB
 
 
+def test_a_constant_of_many_resources() -> None:
+    """Two halves of a function that writes are compared: by text, since a tensor's element would take 400 bytes."""
+    f, caller = calls(1)
+    constant = f.node_def.add(name="c", op="Const").attr
+    constant["dtype"].type = constant["value"].tensor.dtype = types_pb2.DT_RESOURCE
+    constant["value"].tensor.tensor_shape.dim.add(size=1 << 21)
+    f.node_def.add(name="write", op="AssignAddVariableOp", input=["c:output:0", "x"]).attr["dtype"].type = FLOAT
+    f.node_def.add(name="v", op="ReadVariableOp", input=["c:output:0", "^write"]).attr["dtype"].type = FLOAT
+    f.node_def.add(name="n", op="Mul", input=[f.ret["y"], "v:value:0"]).attr["T"].type = FLOAT
+    f.ret["y"] = "n:z:0"
+    f.signature.is_stateful = caller.signature.is_stateful = True
+    caller.node_def[0].op = "StatefulPartitionedCall"
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert build([caller, f], caller.signature.name).function
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + (100 << 10)  # kB
+
+
 OUT_OF_MEMORY = """
 import os, resource
 from tests import test_limits

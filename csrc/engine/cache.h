@@ -28,7 +28,7 @@ class GradientCache {
   Info info();
 
  private:
-  static constexpr int64_t kMaxBytes = int64_t{64} << 20;
+  static constexpr int64_t kMaxBytes = int64_t{128} << 20;
   struct Entry {
     std::string key;
     GradientFunction gradient;

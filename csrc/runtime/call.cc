@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "csrc/engine/body/errors.h"
+#include "csrc/engine/library/fingerprint.h"
 #include "csrc/engine/library/functions.h"
 #include "csrc/engine/library/gradient_op.h"
 #include "csrc/engine/library/references.h"
@@ -178,7 +179,8 @@ absl::Status CheckAgainstGradient(const FunctionLibraryDefinition& library, cons
 absl::Status AvoidClashes(const FunctionLibraryDefinition& library, GradientFunction* gradient) {
   const auto clashes = [&library](const std::string& name, const FunctionDef& fdef) {
     const auto record = library.FindRecord(name);
-    return record != nullptr && !tensorflow::FunctionDefsEqual(record->fdef(), fdef);
+    return record != nullptr && !SameContent(record->fdef(), fdef) &&
+           !tensorflow::FunctionDefsEqual(record->fdef(), fdef);
   };
   const auto& functions = gradient->functions->function();
   if (std::none_of(functions.begin(), functions.end(),

@@ -116,7 +116,7 @@ void AskForVjp(const Asked& asked, const tf::FunctionDefLibrary& given, const tf
   f.set_name(given.function(0).signature().name());
   const absl::StatusOr<VjpFunctions> vjp = BuildVjp(library, f, asked.Wanted(given.function(0)), asked.checkpoint);
   if (!vjp.ok()) return CheckError(vjp.status());
-  CheckFunctions(vjp->functions, given, library);
+  CheckFunctions(*vjp->functions, given, library);
 }
 
 void AskInC(const Asked& asked, const char* data, size_t size, const std::string& name) {

@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("csrc", "examples", "tests", "tf_symgrad")
 FILES = ("CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", "setup.py")
-TARGET = ("tests/fuzz/engine.cc", "tests/fuzz/mutator.cc")
+TARGET = tuple(f"tests/fuzz/{name}.cc" for name in ("engine", "mutator", "wiring", "values"))
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,25 @@ ADDRESS = Sanitizer(
     # The C++ library with it: the sanitizer looks its functions up before Python has loaded TensorFlow.
     runtimes=("libasan.so", "libstdc++.so"),
 )
+THREAD = Sanitizer(
+    "thread",
+    "g++",
+    ("-fsanitize=thread",),
+    "-U__SANITIZE_THREAD__",
+    {"TSAN_OPTIONS": "halt_on_error=0:second_deadlock_stack=1:history_size=4"},
+    mains=("tests/sanitize/threads.cc",),
+)
 CLANGS = [f"clang++{version}" for version in ("", *(f"-{number}" for number in range(22, 13, -1)))]
 FUZZER = Sanitizer(
     "fuzzer",
     next((name for name in CLANGS if shutil.which(name)), ""),
-    ("-fsanitize=fuzzer-no-link,address",),
+    (
+        "-fsanitize=fuzzer-no-link,address,undefined",
+        "-fno-sanitize=vptr,function",  # TensorFlow's classes and functions have no type information to compare with
+        "-fno-sanitize-recover=all",
+    ),
     "-D__has_feature(x)=0",
-    {"ASAN_OPTIONS": "detect_odr_violation=0"},
+    {"ASAN_OPTIONS": "detect_odr_violation=0", "UBSAN_OPTIONS": "print_stacktrace=1"},
     links=("-Wl,-z,undefs",),  # the runtime is the executable's
     mains=(),
 )

@@ -162,8 +162,10 @@ Infer Find(const tf::OpRegistrationData& op) {
                                                                                      {"Reshape", Reshape}};
   static const auto* const by_function = [] {
     auto* functions = new absl::flat_hash_map<ShapeFunction, Infer>;
-    for (const auto& [name, infer] :
-         {std::pair{"Tanh", First}, {"Mul", Broadcast}, {"ReluGrad", FirstOfTwo}, {"Sum", Reduction}}) {
+    for (const auto& [name, infer] : {std::pair<const char*, Infer>{"Tanh", First},
+                                      {"Mul", Broadcast},
+                                      {"ReluGrad", FirstOfTwo},
+                                      {"Sum", Reduction}}) {
       const tf::OpRegistrationData* data = nullptr;
       if (!tf::OpRegistry::Global()->LookUp(name, &data).ok()) continue;
       if (const ShapeFunction function = ShapeFunctionOf(*data); function != nullptr)

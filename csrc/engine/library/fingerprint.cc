@@ -108,6 +108,13 @@ class Text {
   size_t size_ = 0;
 };
 
+template <typename Message>
+std::string TextOf(const Message& message) {
+  Text text;
+  text.Add(message);
+  return text.Take();
+}
+
 }  // namespace
 
 std::string ContentHash(absl::string_view text) {
@@ -117,17 +124,11 @@ std::string ContentHash(absl::string_view text) {
   return absl::StrCat(absl::Hex(high, absl::kZeroPad16), absl::Hex(low, absl::kZeroPad16));
 }
 
-std::string ContentText(const tf::NameAttrList& f) {
-  Text text;
-  text.Add(f);
-  return text.Take();
-}
+std::string ContentText(const tf::NameAttrList& f) { return TextOf(f); }
 
-std::string ContentHash(const tf::FunctionDef& fdef) {
-  Text text;
-  text.Add(fdef);
-  return ContentHash(text.Take());
-}
+std::string ContentHash(const tf::FunctionDef& fdef) { return ContentHash(TextOf(fdef)); }
+
+bool SameContent(const tf::FunctionDef& a, const tf::FunctionDef& b) { return TextOf(a) == TextOf(b); }
 
 std::string Fingerprint(const Functions& functions, const tf::NameAttrList& f, absl::string_view request) {
   std::string text = absl::StrCat(ContentText(f), request);

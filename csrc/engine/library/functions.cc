@@ -75,7 +75,7 @@ absl::StatusOr<std::string> Functions::AddNamedByContent(absl::string_view stem,
   std::string name = absl::StrCat(kGenerated, stem, "_", ContentHash(*fdef));
   fdef->mutable_signature()->set_name(name);
   const auto [it, added] = generated_.try_emplace(name);
-  if (!added && !tf::FunctionDefsEqual(*it->second.fdef, *fdef))
+  if (!added && !SameContent(*it->second.fdef, *fdef))
     return absl::InternalError(absl::StrCat("two functions that differ would be called '", name, "'"));
   if (added) it->second.fdef = std::move(fdef);
   return name;
