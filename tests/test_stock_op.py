@@ -145,7 +145,8 @@ def test_replaced(name: str, how: str, replaced: None, monkeypatch: pytest.Monke
     np.testing.assert_allclose(run(lambda x: run_stock(f, x))(tf.constant(X)), derivative(REPLACED[name]), rtol=1e-5)
 
 
-def test_replaced_in_functions_and_loops(replaced: None) -> None:
+def test_replaced_in_functions_and_loops(replaced: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TF_SYMGRAD_DISABLE_PASS", "0")
     asinh = concrete(tf.math.asinh)
     want = derivative(tf.math.asinh)
     inner = tf.function(lambda x: stock(asinh, x), autograph=False)
@@ -157,7 +158,8 @@ def test_replaced_in_functions_and_loops(replaced: None) -> None:
     np.testing.assert_allclose(looped(tf.constant(X)), 3 * want, rtol=1e-5)
 
 
-def test_replaced_in_a_session(replaced: None) -> None:
+def test_replaced_in_a_session(replaced: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TF_SYMGRAD_DISABLE_PASS", "0")
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         asinh = defun.Defun(tf.float32, func_name="asinh")(lambda x: tf.math.asinh(x))
         caller = defun.Defun(tf.float32, func_name="caller")(lambda x: stock(asinh, x))
@@ -190,5 +192,6 @@ print(g(tf.constant(1.5)).numpy())
 @pytest.mark.parametrize(("value", "want"), [("1", 0.5547), ("0", 1.8028)])
 def test_environment(value: str, want: float) -> None:
     environment = {**os.environ, "TF_SYMGRAD_REPLACE_STOCK": value, "LIBRARY": tf_symgrad.get_library_path()}
+    environment |= {"TF_SYMGRAD_DISABLE_PASS": "0"}
     output = subprocess.check_output([sys.executable, "-c", SCRIPT], env=environment, text=True)
     np.testing.assert_allclose(float(output.split()[-1]), want, rtol=1e-3)

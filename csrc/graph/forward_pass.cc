@@ -490,7 +490,7 @@ void ForwardPass::Extend(const std::map<int, InPlace>& in_place, const Ports& po
     }
     pullback->extended.push_back({names.at(node), as});
   }
-  pullback->functions = differentiator.Generated(std::move(called));
+  pullback->functions = differentiator.Generated(called);
 }
 
 absl::Status ForwardPass::CheckUnconnected(const Region& region,

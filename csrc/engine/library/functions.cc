@@ -141,7 +141,7 @@ Effects Functions::EffectsOf(const std::string& function, int depth) const {
   return effects_[function] = effects;
 }
 
-std::shared_ptr<const tf::FunctionDefLibrary> Functions::Generated(std::vector<std::string> names) const {
+std::shared_ptr<const tf::FunctionDefLibrary> Functions::Generated(const std::vector<std::string>& names) const {
   // In an arena, a library may refer to functions that are not its own.
   struct Shared {
     google::protobuf::Arena arena;

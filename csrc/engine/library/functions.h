@@ -85,7 +85,7 @@ class Functions {
   absl::Status Spend(int64_t made);
   bool IsGenerated(const std::string& name) const { return generated_.contains(name); }
   // Those that `names` name and what they call, of the generated functions. They are shared, not copied.
-  std::shared_ptr<const tf::FunctionDefLibrary> Generated(std::vector<std::string> names) const;
+  std::shared_ptr<const tf::FunctionDefLibrary> Generated(const std::vector<std::string>& names) const;
 
   // The name of the generated function that computes the gradients of f with respect to the wanted inputs (empty: all).
   virtual absl::StatusOr<std::string> Gradient(const tf::NameAttrList& f, std::vector<bool> wrt, bool values) = 0;
