@@ -84,6 +84,7 @@ ENGINE = [
     "csrc/engine/write/late.cc",
     "csrc/engine/write/part.cc",
     "csrc/graph/forward_pass.cc",
+    "csrc/graph/pullback.cc",
     "csrc/runtime/call.cc",
     "csrc/runtime/function_kernel.cc",
     "csrc/runtime/kernel.cc",
