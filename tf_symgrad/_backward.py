@@ -7,7 +7,7 @@ between one pullback and the next.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -99,11 +99,13 @@ class Backward:
         self._structure: _structure.Library = {}
         self._extensible: dict[str, Any] = {}  # calls, branches and loops that are the engine's
         self._pass = native.ForwardPass(graph_def, self._compiled)
-        passed = self._pass.between(ys, list(self._xs), list(self._off), self._blocked, _inert(), _likeness.DEAF)
+        passed = self._pass.between(
+            ys, list(self._xs), list(self._off), self._blocked, _likeness.inert(), _likeness.DEAF
+        )
         self._passed = {name for name, *_ in passed}
-        self._classify(passed, native.rules(), ys)
+        self._classify(passed, _loader.rules(), ys)
 
-    def _classify(self, passed: list[tuple[str, str, bool]], rules: dict[str, bool], ys: Sequence[str]) -> None:
+    def _classify(self, passed: list[tuple[str, str, bool]], rules: Mapping[str, bool], ys: Sequence[str]) -> None:
         """Tells the engine which nodes are not its own."""
         self._ops: dict[str, Any] = {}  # those
         self._handed_over: dict[str, Any] = {}  # functions that are gradients
@@ -317,15 +319,3 @@ def _python_gradient(op: Any) -> Any:
         return ops.get_gradient_function(op)
     except LookupError:
         return None
-
-
-def _inert() -> list[str]:
-    """The ops that TensorFlow has declared to have no gradient, whatever the engine knows of them."""
-    registry = ops.gradient_registry
-    names = registry.list()
-    if len(names) != len(_lookups):
-        _lookups.update({name: registry.lookup(name) is None for name in names})
-    return [name for name, inert in _lookups.items() if inert]
-
-
-_lookups: dict[str, bool] = {}

@@ -153,7 +153,7 @@ def handed_over(
 
 
 def _candidates(definition: function_pb2.FunctionDef) -> Iterator[node_def_pb2.NodeDef]:
-    rules = _loader.native().rules()
+    rules = _loader.rules()
     return (node for node in definition.node_def if has_pythons(node, rules) and GRADIENT not in node.attr)
 
 

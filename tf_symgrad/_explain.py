@@ -230,7 +230,7 @@ class _Paths:
 
     def __init__(self, function: Function) -> None:
         self._function = function
-        self._rules: Mapping[str, bool] = _loader.native().rules()
+        self._rules: Mapping[str, bool] = _loader.rules()
         self._memo: dict[tuple[str, frozenset[int]], tuple[set[int], set[int], list[Cut]]] = {}
 
     def inputs(self) -> list[Input]:

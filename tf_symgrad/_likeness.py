@@ -95,7 +95,7 @@ def of_function(definition: function_pb2.FunctionDef) -> Body | None:
         return None
     nodes = {node.name: node for node in definition.node_def}
     arguments = {arg.name for arg in definition.signature.input_arg}
-    differing = _differing(len(ops.gradient_registry.list()))
+    differing = _differing(len(ops.gradient_registry.list()), _loader.native().num_rules())
 
     def is_argument(tensor: str) -> bool:
         name = tensor.partition(":")[0]
@@ -106,7 +106,7 @@ def of_function(definition: function_pb2.FunctionDef) -> Body | None:
         return name in arguments
 
     takes_rows = needy = False
-    rules = _loader.native().rules()
+    rules = _loader.rules()
     for node in definition.node_def:
         if _custom.has_pythons(node, rules):
             needy = needy or _custom.GRADIENT not in node.attr
@@ -130,12 +130,23 @@ _FOREIGN = {
 _LOOK_UP = ("Gather", "ResourceGather", "SparseSegment")
 
 
+def inert() -> list[str]:
+    """The ops that TensorFlow has declared to have no gradient, whatever the engine knows of them."""
+    return [name for name, has in _pythons(len(ops.gradient_registry.list())).items() if not has]
+
+
 @functools.lru_cache(1)
-def _differing(_: int) -> frozenset[str]:
+def _pythons(_: int) -> dict[str, bool]:
+    """The ops in TensorFlow's registry: whether they have a gradient."""
+    registry = ops.gradient_registry
+    return {name: registry.lookup(name) is not None for name in registry.list()}
+
+
+@functools.lru_cache(1)
+def _differing(known: int, _: int) -> frozenset[str]:
     """Ops that have a gradient here or there, but not in both, or another one."""
-    registry, rules = ops.gradient_registry, _loader.native().rules()
-    pythons = {name: registry.lookup(name) is not None for name in registry.list()}
-    differing = {name for name, has in pythons.items() if name in rules and rules[name] != has}
+    rules = _loader.rules()
+    differing = {name for name, has in _pythons(known).items() if name in rules and rules[name] != has}
     return frozenset(differing | DEAF.keys() | _PYTHONS)
 
 

@@ -1,12 +1,13 @@
 """Finds and loads the native libraries, once, after checking that they fit the installed TensorFlow."""
 
+import functools
 import importlib
 import json
 import os
 import sys
 import sysconfig
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -108,6 +109,16 @@ def native() -> ModuleType:
     """The extension module, which shares the op library that `load` loads."""
     load()
     return importlib.import_module("tf_symgrad._native")
+
+
+def rules() -> Mapping[str, bool]:
+    """The ops that have a rule; False: no gradient flows through the op."""
+    return _rules(native().num_rules())
+
+
+@functools.lru_cache(1)
+def _rules(_: int) -> Mapping[str, bool]:
+    return dict(native().rules())
 
 
 def read_record(library: Path) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ _Result = TypeVar("_Result")
 def _ask(tape: tape_lib.Tape, question: Callable[[Callable[[Any], bool]], _Result]) -> _Result:
     """Asks something about a tape, for whom it can be told of each tensor whether gradients of the tape flow to it.
 
-    TensorFlow tells so of all tapes of a thread together. A new thread has none, and is given this one.
+    TensorFlow tells so of all tapes of a thread together. A thread that has none is given this one.
     """
 
     def ask() -> _Result:
@@ -30,8 +31,15 @@ def _ask(tape: tape_lib.Tape, question: Callable[[Callable[[Any], bool]], _Resul
         finally:
             pywrap_tfe.TFE_Py_TapeSetRemove(tape._tape)
 
-    with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        return thread.submit(ask).result()
+    return _thread().submit(ask).result()
+
+
+@functools.cache
+def _thread() -> concurrent.futures.Executor:
+    return concurrent.futures.ThreadPoolExecutor(1, "tf_symgrad")
+
+
+os.register_at_fork(after_in_child=_thread.cache_clear)  # a child has none of its parent's threads
 
 
 def recorded(tape: tape_lib.Tape, tensors: Sequence[Any]) -> list[bool]:

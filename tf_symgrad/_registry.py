@@ -81,7 +81,7 @@ def _is_ours(op: str) -> bool:
 @functools.cache
 def _rules_of_our_own() -> set[str]:
     """The ops that TensorFlow has no gradient of, not even one that a user registered before this was asked."""
-    return {op for op, flows in _loader.native().rules().items() if flows and _registered(op) in (None, _op_gradient)}
+    return {op for op, flows in _loader.rules().items() if flows and _registered(op) in (None, _op_gradient)}
 
 
 def _registered(op: str) -> Any:

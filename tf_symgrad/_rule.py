@@ -195,7 +195,7 @@ def rule(op: str) -> Callable[[F], F]:
         raise TypeError(f'rule takes the name of an op, not {op!r}: @tf_symgrad.rule("MyOp").')
     if op_def_registry.get(op) is None:
         raise ValueError(f"There is no op '{op}': load its library first, by tf.load_op_library.")
-    if op in _loader.native().rules():
+    if op in _loader.rules():
         raise ValueError(
             f"Op '{op}' has a rule of the engine's. Another gradient in some places: tf.custom_gradient around it."
         )

@@ -181,6 +181,7 @@ PYBIND11_MODULE(_native, m) {
         return std::map<std::string, bool>(rules.begin(), rules.end());
       },
       "The ops that have a rule; False: no gradient flows through the op.");
+  m.def("num_rules", &NumRules, "How many rules and traits there are: it tells whether `rules` has changed.");
 
   AddForwardPass(m);
 }
