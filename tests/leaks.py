@@ -24,7 +24,7 @@ import tensorflow as tf
 
 import tf_symgrad
 from tests import c_graph
-from tests.memory import GRADIENT, X, builds, by_tape, fill_cache, gradients_of_functions, loss, settled
+from tests.memory import GRADIENT, X, builds, by_tape, fill_cache, gradients_of_functions, in_use, loss
 from tf_symgrad import symbolic_gradient
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -124,6 +124,17 @@ def fresh_peer() -> Round:
     return lambda k: by_tape(tf.function(scaled(k), autograph=False), x)
 
 
+def fresh_functions() -> Round:
+    """Eager calls, and value_and_grad, of another tf.function each time."""
+    x = tf.constant(X)
+
+    def one_round(k: int) -> Any:
+        f = tf.function(scaled(k), autograph=False)
+        return tf_symgrad.value_and_grad(f)(x)[1] if k % 2 else symbolic_gradient([x], f=f)[0]
+
+    return one_round
+
+
 def retraced() -> Round:
     """The op in another tf.function each time, of another function."""
     x = tf.constant(X)
@@ -201,6 +212,7 @@ WAYS = {
         Way(c_graphs, 0.5),
         Way(fresh, 0.03, fresh_peer),
         Way(fresh, 0.03, fresh_peer, kernel=True),
+        Way(fresh_functions, 0.03, fresh_peer),
         Way(retraced, 0.03, retraced_peer),
         Way(retraced, 0.03, retraced_peer, kernel=True),
         Way(transforms, 0.04, retraced_peer),  # vjp and jvp trace at each call
@@ -220,8 +232,8 @@ def growth(make: Callable[[], Round], rounds: int) -> float:
         if found is not None and not np.allclose(found / float(k % 9 + 1), GRADIENT, rtol=1e-5):
             raise SystemExit(f"round {k}: a wrong number")
         if k + 1 == rounds // 2:
-            held = settled() * 1024
-    end = settled() * 1024
+            held = in_use() * 1024
+    end = in_use() * 1024
     took = time.monotonic() - start
     each = (end - held) / (rounds - rounds // 2)
     print(f"{rounds} rounds in {took:.0f} s, {held:.0f} kB, then {end:.0f} kB: {each:+.3f} kB a round", flush=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -65,44 +67,109 @@ def fork() -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
+def another_library(k: int, nodes: int = 100) -> tuple[bytes, bytes]:
+    """A function that no other k has, and its name."""
+    f = chain(nodes, "Tanh", f"f{k}")
+    name = attr_value_pb2.NameAttrList(name=f.signature.name).SerializeToString()
+    return function_pb2.FunctionDefLibrary(function=[f]).SerializeToString(), name
+
+
+def build_for_ever(numbers: Iterator[int], stop: threading.Event) -> None:
+    while not stop.is_set():
+        _loader.native().build_gradient(*another_library(next(numbers)), [True])
+
+
 def the_end() -> None:
     """The interpreter ends while a call runs."""
     g = gradient_for_ever().get_concrete_function(tf.TensorSpec([3]))
     threading.Thread(target=g, args=(tf.constant(X),), daemon=True).start()
 
 
+def the_end_amid_builds() -> None:
+    """It ends while the engine builds, in threads that nobody waits for."""
+    library, name = another_library(0, 200_000)
+    long = threading.Thread(target=_loader.native().build_gradient, args=(library, name, [True]), daemon=True)
+    long.start()
+    for k in range(4):
+        threading.Thread(target=build_for_ever, args=(itertools.count(k, 4), threading.Event()), daemon=True).start()
+    time.sleep(0.3)
+    assert long.is_alive()
+
+
 def new_context() -> None:
+    """What was made before is of the old one; what is made anew is right."""
+    tf_symgrad.enable()
     for _ in range(2):
-        np.testing.assert_allclose(symbolic_gradient([tf.constant(X)], f=loss)[0], GRADIENT, rtol=1e-5)
+        x, f = tf.constant(X), tf.function(loss)
+        np.testing.assert_allclose(symbolic_gradient([x], f=loss)[0], GRADIENT, rtol=1e-5)
+        of_f = tf_symgrad.value_and_grad(f)
+        for _ in range(3):  # the first goes the long way, the others are traced
+            np.testing.assert_allclose(symbolic_gradient([x], f=f)[0], GRADIENT, rtol=1e-5)
+            np.testing.assert_allclose(of_f(x)[1], GRADIENT, rtol=1e-5)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = f(x)
+        np.testing.assert_allclose(tape.gradient(y, x), GRADIENT, rtol=1e-5)
         context._reset_context()
 
 
 def cancelled() -> None:
-    g = gradient_for_ever().get_concrete_function(tf.TensorSpec([3]))
-    manager = cancellation.CancellationManager()
-    threading.Timer(0.5, manager.start_cancel).start()
-    with pytest.raises(tf.errors.CancelledError):
-        manager.get_cancelable_function(g)(tf.constant(X))
+    """A gradient that is a loop, and one within a loop: the call ends at once, and the next is not."""
+    ends = tf.function(lambda x: symbolic_gradient([x], f=tf.function(loss))[0])
+    for_ever = gradient_for_ever()
+    again = tf.function(
+        lambda x: tf.while_loop(lambda i, y: i < 10**9, lambda i, y: (i + 1, ends(y)), (0, x), parallel_iterations=1)[1]
+    )
+    for g in (for_ever, again):
+        manager = cancellation.CancellationManager()
+        timer = threading.Timer(0.5, manager.start_cancel)
+        g.get_concrete_function(tf.TensorSpec([3]))
+        timer.start()
+        with pytest.raises(tf.errors.CancelledError):
+            manager.get_cancelable_function(g.get_concrete_function(tf.TensorSpec([3])))(tf.constant(X))
+        np.testing.assert_allclose(ends(tf.constant(X)), GRADIENT, rtol=1e-5)
 
 
 def session_timeout() -> None:
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        y = gradient_for_ever()(tf.constant(X))
-        with pytest.raises(tf.errors.DeadlineExceededError):
-            session.run(y, options=tf.compat.v1.RunOptions(timeout_in_ms=500))
-        assert session.run(tf.constant(1)) == 1  # nothing is held
+        y, other = gradient_for_ever()(tf.constant(X)), symbolic_gradient([tf.constant(X)], f=loss)[0]
+        for _ in range(2):
+            with pytest.raises(tf.errors.DeadlineExceededError):
+                session.run(y, options=tf.compat.v1.RunOptions(timeout_in_ms=500))
+            np.testing.assert_allclose(session.run(other), GRADIENT, rtol=1e-5)  # nothing is held
 
 
 def failing() -> None:
-    """An error that f raises keeps its class and message in the gradient."""
+    """An error that f raises keeps its class and message in the gradient, wherever in f."""
 
     def checked(x: Any) -> Any:
         with tf.control_dependencies([tf.debugging.assert_less(x, 1.0, "too large for this")]):
-            return tf.reduce_sum(x**2)
+            return x**2
 
-    f = tf.function(checked).get_concrete_function(tf.TensorSpec([3]))
-    with pytest.raises(tf.errors.InvalidArgumentError, match="too large for this"):
-        symbolic_gradient([tf.constant(10 * X)], f=f)
+    def in_python(x: Any) -> Any:
+        def fails(_: Any) -> Any:
+            raise KeyError("no such thing")
+
+        (y,) = tf.numpy_function(fails, [x], [tf.float32])
+        return x * tf.ensure_shape(y, [3])
+
+    places: list[Callable[[Any, Any], Any]] = [
+        lambda f, x: f(x),
+        lambda f, x: tf.function(f)(x),
+        lambda f, x: tf.cond(x[0] > 0, lambda: f(x), lambda: x),
+        lambda f, x: tf.while_loop(lambda i, y: i < 3, lambda i, y: (i + 1, f(y)), (0, x))[1],
+    ]
+    for place in places:
+        for f, error, message in (
+            (checked, tf.errors.InvalidArgumentError, "too large for this"),
+            (in_python, tf.errors.UnknownError, "KeyError: 'no such thing'"),
+        ):
+            g = tf.function(lambda x, place=place, f=f: tf.reduce_sum(place(f, x)), autograph=False)
+            g = g.get_concrete_function(tf.TensorSpec([3]))
+            with pytest.raises(error, match=message):
+                symbolic_gradient([tf.constant(10 * X)], f=g)
+            with pytest.raises(error, match=message):
+                tf.function(lambda x, g=g: symbolic_gradient([x], f=g)[0], autograph=False)(tf.constant(10 * X))
 
 
 def memory() -> None:
@@ -119,7 +186,10 @@ def memory() -> None:
     assert calls(300) < before + 15  # MB; it would be 30
 
 
-SCENES: list[Callable[[], None]] = [threads, fork, the_end, new_context, cancelled, session_timeout, failing, memory]
+SCENES: list[Callable[[], None]] = [
+    *(threads, fork, the_end, the_end_amid_builds),
+    *(new_context, cancelled, session_timeout, failing, memory),
+]
 
 
 @pytest.mark.parametrize("environment", [{}, {"TF_SYMGRAD_DISABLE_PASS": "1"}], ids=["pass", "kernel"])
@@ -138,6 +208,7 @@ if __name__ == "__main__":
     from tensorflow.python.eager import cancellation, context
 
     import tf_symgrad
+    from tests.test_engine import chain
     from tf_symgrad import _loader, symbolic_gradient
 
     {scene.__name__: scene for scene in SCENES}[sys.argv[1]]()

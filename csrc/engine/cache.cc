@@ -1,5 +1,7 @@
 #include "csrc/engine/cache.h"
 
+#include <pthread.h>
+
 #include "google/protobuf/arena.h"
 
 namespace symgrad {
@@ -17,12 +19,15 @@ int64_t Bytes(const tensorflow::FunctionDefLibrary& functions) {
 }  // namespace
 
 GradientCache& GradientCache::Global() {
-  static auto* const cache = new GradientCache;
+  static auto* const cache = [] {
+    pthread_atfork([] { Global().mutex_.lock(); }, [] { Global().mutex_.unlock(); }, [] { Global().mutex_.unlock(); });
+    return new GradientCache;
+  }();
   return *cache;
 }
 
 std::optional<GradientFunction> GradientCache::Find(const std::string& key) {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   const auto it = by_key_.find(key);
   ++(it == by_key_.end() ? info_.misses : info_.hits);
   if (it == by_key_.end()) return std::nullopt;
@@ -32,7 +37,7 @@ std::optional<GradientFunction> GradientCache::Find(const std::string& key) {
 
 void GradientCache::Insert(const std::string& key, GradientFunction gradient) {
   const auto bytes = Bytes(*gradient.functions);
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   if (by_key_.contains(key)) return;  // another thread was faster
   entries_.push_front({key, std::move(gradient), bytes});
   by_key_[key] = entries_.begin();
@@ -45,7 +50,7 @@ void GradientCache::Insert(const std::string& key, GradientFunction gradient) {
 }
 
 GradientCache::Info GradientCache::info() {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard lock(mutex_);
   Info info = info_;
   info.entries = static_cast<int64_t>(entries_.size());
   info.max_bytes = kMaxBytes;

@@ -3,12 +3,12 @@
 
 #include <cstdint>
 #include <list>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/synchronization/mutex.h"
 #include "csrc/engine/gradient_function.h"
 
 namespace symgrad {
@@ -22,6 +22,7 @@ class GradientCache {
     int64_t hits = 0, misses = 0, evictions = 0, entries = 0, bytes = 0, max_bytes = 0;
   };
 
+  // Of the process. One that forks gets a cache that no other thread holds.
   static GradientCache& Global();
   std::optional<GradientFunction> Find(const std::string& key);
   void Insert(const std::string& key, GradientFunction gradient);
@@ -34,7 +35,7 @@ class GradientCache {
     GradientFunction gradient;
     int64_t bytes;
   };
-  absl::Mutex mutex_;
+  std::mutex mutex_;          // and no absl::Mutex, which knows of threads that a forked process lacks
   std::list<Entry> entries_;  // latest first
   absl::flat_hash_map<std::string, std::list<Entry>::iterator> by_key_;
   Info info_;

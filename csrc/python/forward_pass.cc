@@ -52,20 +52,19 @@ void AddForwardPass(py::module_& m) {
   py::class_<ForwardPass>(m, "ForwardPass", "A graph, of which pullbacks are built: csrc/graph/forward_pass.h.")
       .def(py::init([](const py::bytes& graph_def, bool compiled) {
              const std::string_view view = graph_def;
-             const py::gil_scoped_release release;
-             return ValueOrThrow(ForwardPass::Read(Parse<tensorflow::GraphDef>(view, "a graph"), compiled));
+             return WithoutGil([&] {
+               return ValueOrThrow(ForwardPass::Read(Parse<tensorflow::GraphDef>(view, "a graph"), compiled));
+             });
            }),
            py::arg("graph_def"), py::arg("compiled") = false)
       .def(
           "between",
           [](ForwardPass& pass, Names y, Names x, Names off, Names blocked, Names inert,
              std::map<std::string, std::vector<int>> deaf) {
-            std::vector<ForwardPass::Passed> passed;
-            {
-              const py::gil_scoped_release release;
-              passed = ValueOrThrow(pass.Between(
+            const std::vector<ForwardPass::Passed> passed = WithoutGil([&] {
+              return ValueOrThrow(pass.Between(
                   {std::move(y), std::move(x), std::move(off), std::move(blocked), std::move(inert), std::move(deaf)}));
-            }
+            });
             py::list nodes;
             for (const auto& [node, op, own_gradient] : passed) nodes.append(py::make_tuple(node, op, own_gradient));
             return nodes;
@@ -102,8 +101,7 @@ void AddForwardPass(py::module_& m) {
       .def(
           "begin",
           [](ForwardPass& pass, int stage, const Names& y) {
-            const py::gil_scoped_release release;
-            return ValueOrThrow(pass.Begin(stage, y));
+            return WithoutGil([&] { return ValueOrThrow(pass.Begin(stage, y)); });
           },
           py::arg("stage"), py::arg("y"),
           "Begins a stage's pullback of y. Returns the tensors of which `finish` is to be told.")
@@ -126,12 +124,7 @@ void AddForwardPass(py::module_& m) {
                 ThrowIfError(tensorflow::PartialTensorShape::MakePartialShape(
                     dims->data(), static_cast<int>(dims->size()), &fact.shape));
             }
-            ForwardPass::Pullback pullback;
-            {
-              const py::gil_scoped_release release;
-              pullback = ValueOrThrow(pass.Finish(known));
-            }
-            return ToPython(pullback);
+            return ToPython(WithoutGil([&] { return ValueOrThrow(pass.Finish(known)); }));
           },
           py::arg("facts"),
           "Builds the pullback. For each tensor that `begin` has returned: its shape, and of a variable the dtype and "

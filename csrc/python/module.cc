@@ -103,11 +103,8 @@ PYBIND11_MODULE(_native, m) {
       [](const py::bytes& library, const py::bytes& f, const std::optional<std::vector<bool>>& wrt, bool values,
          bool sparse, const std::string& checkpoint) {
         const std::string_view library_view = library, f_view = f;  // bytes are immutable: safe without the GIL
-        Built gradient;
-        {
-          py::gil_scoped_release release;
-          gradient = SerializedGradient(library_view, f_view, wrt, values, sparse, checkpoint);
-        }
+        const Built gradient =
+            WithoutGil([&] { return SerializedGradient(library_view, f_view, wrt, values, sparse, checkpoint); });
         const py::tuple built = py::make_tuple(py::str(gradient.name), py::bytes(gradient.functions));
         return sparse ? py::tuple(built + py::make_tuple(gradient.indices)) : built;
       },
@@ -129,14 +126,10 @@ PYBIND11_MODULE(_native, m) {
       "build_vjp",
       [](const py::bytes& library, const py::bytes& f, const std::vector<bool>& wrt, const std::string& checkpoint) {
         const std::string_view library_view = library, f_view = f;
-        absl::StatusOr<VjpFunctions> vjp;
-        {
-          py::gil_scoped_release release;
-          vjp = BuildVjp(ParseLibrary(library_view),
-                         Parse<tensorflow::NameAttrList>(f_view, "the function's name and attrs"), wrt, checkpoint);
-        }
-        ThrowIfError(vjp.status());
-        return SerializedVjp(*vjp);
+        return SerializedVjp(WithoutGil([&] {
+          const auto f_proto = Parse<tensorflow::NameAttrList>(f_view, "the function's name and attrs");
+          return ValueOrThrow(BuildVjp(ParseLibrary(library_view), f_proto, wrt, checkpoint));
+        }));
       },
       py::arg("library"), py::arg("f"), py::arg("wrt"), py::arg("checkpoint") = "",
       "Builds both halves of f and its gradient: forward, x -> y and residuals, and pullback, x, residuals and dy -> "
@@ -149,8 +142,7 @@ PYBIND11_MODULE(_native, m) {
       "input_gradients",
       [](const py::bytes& library, const py::bytes& f) {
         const std::string_view library_view = library, f_view = f;
-        py::gil_scoped_release release;
-        return Inputs(library_view, f_view);
+        return WithoutGil([&] { return Inputs(library_view, f_view); });
       },
       py::arg("library"), py::arg("f"),
       "For each input of f the dtype of its gradient, as a number, and whether any gradient flows there.\n\n"

@@ -5,6 +5,7 @@
 
 #include <exception>
 #include <limits>
+#include <optional>
 #include <string_view>
 #include <utility>
 
@@ -40,6 +41,25 @@ template <typename T>
 T ValueOrThrow(absl::StatusOr<T> value) {
   ThrowIfError(value.status());
   return *std::move(value);
+}
+
+// What f returns, or throws, while other threads run Python.
+//
+// A thread that asks for the GIL of an interpreter that has ended is ended in turn: its stack is unwound by
+// pthread_exit. That must not go through a destructor, such as py::gil_scoped_release's: it would end the process.
+template <typename F>
+auto WithoutGil(const F& f) {
+  std::optional<decltype(f())> result;
+  std::exception_ptr error;
+  PyThreadState* const state = PyEval_SaveThread();
+  try {
+    result.emplace(f());
+  } catch (...) {
+    error = std::current_exception();
+  }
+  PyEval_RestoreThread(state);
+  if (error != nullptr) std::rethrow_exception(error);
+  return *std::move(result);
 }
 
 // The class ForwardPass (forward_pass.cc).

@@ -2,7 +2,8 @@
 
 Builds engine, rules, runtime, C API and Python module with g++'s, and runs the fuzz target on its seeds and mutants of
 them, where leaks are looked for as well, then the tests that reach most. TensorFlow itself is not instrumented. What a
-sanitizer finds ends the process that it is found in, so that its test fails with the report.
+sanitizer finds ends the process that it is found in, so that its test fails with the report. Engine and rules are built
+once more for the sanitizer of threads, and all seeds built in eight threads at once.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import time
 
-from tests.sanitize.build import ADDRESS, ROOT, build, build_target, environment_of_python
+from tests.sanitize.build import ADDRESS, ROOT, THREAD, Sanitizer, build, build_target, environment_of_python
 
 # What reads functions of strangers, what is deep or large, each kind of structure, the programs of the C API, threads.
 TESTS = [
@@ -24,15 +25,16 @@ TESTS = [
     *("test_runtime", "test_sessions", "test_stock_op", "test_life", "test_xla_arguments", "test_rule"),
 ]
 MUTANTS = 20_000
+THREADS = 8
 
 
-def run_target() -> bool:
+def run_target(sanitizer: Sanitizer, *options: str) -> bool:
     corpus = ROOT / "build" / "corpus"
     if not corpus.exists():
         subprocess.run([sys.executable, "-m", "tests.fuzz.corpus", str(corpus)], cwd=ROOT, check=True)
-    environment = {**os.environ, **ADDRESS.options, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [str(build_target(ADDRESS)), str(corpus), "--mutants", str(MUTANTS)]
-    return subprocess.run(command, cwd=ADDRESS.tree / "build", env=environment, check=False).returncode == 0
+    environment = {**os.environ, **sanitizer.options, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [str(build_target(sanitizer)), str(corpus), *options]
+    return subprocess.run(command, cwd=sanitizer.tree / "build", env=environment, check=False).returncode == 0
 
 
 def run_test(test: str) -> bool:
@@ -51,8 +53,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tests", nargs="*", help="names of tests; by default the fuzz target, and what reaches most")
     tests = parser.parse_args().tests
+    failed = []
+    if not tests:
+        build(THREAD, "libtf_symgrad.so")
+        failed += [] if run_target(THREAD, "--threads", str(THREADS)) else ["threads"]
     build(ADDRESS)
-    failed = [] if tests or run_target() else ["the fuzz target"]
+    if not tests:
+        failed += [] if run_target(ADDRESS, "--mutants", str(MUTANTS)) else ["the fuzz target"]
     failed += [test for test in tests or TESTS if not run_test(test)]
     print(f"sanitizers: {'failed: ' + ', '.join(failed) if failed else 'clean'}")
     return 1 if failed else 0

@@ -59,7 +59,7 @@ THREAD = Sanitizer(
     "g++",
     ("-fsanitize=thread",),
     "-U__SANITIZE_THREAD__",
-    {"TSAN_OPTIONS": "halt_on_error=0:second_deadlock_stack=1:history_size=4"},
+    {"TSAN_OPTIONS": "second_deadlock_stack=1"},
     mains=("tests/sanitize/threads.cc",),
 )
 CLANGS = [f"clang++{version}" for version in ("", *(f"-{number}" for number in range(22, 13, -1)))]
