@@ -50,12 +50,45 @@ def _dense() -> Any:
     return keras.Sequential([layers.Flatten(), layers.Dense(8, "tanh"), layers.Dense(10, activation="softmax")])
 
 
+class _SparseProcess:
+    """A sparse variational Gaussian process of GPflow, with a step of its own, as much of a Keras model as is used."""
+
+    def __init__(self, inducing: int = 50) -> None:
+        import gpflow
+
+        points = np.random.default_rng(2).random((inducing, 2))
+        kernel = gpflow.kernels.Matern52(lengthscales=[0.5, 1.0]) + gpflow.kernels.SquaredExponential()
+        self._process = gpflow.models.SVGP(kernel, gpflow.likelihoods.StudentT(), points, num_data=1000)
+
+    def compile(self, optimizer: Any, **_: Any) -> None:
+        import tensorflow as tf
+
+        variables = self._process.trainable_variables
+        optimizer.build(variables)
+
+        @tf.function
+        def step(x: Any, y: Any) -> Any:
+            with tf.GradientTape() as tape:
+                loss = self._process.training_loss((x, y))
+            optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+            return loss
+
+        self._step = step
+
+    def train_on_batch(self, x: Any, y: Any) -> Any:
+        return self._step(x.astype(np.float64), y[:, None].astype(np.float64)).numpy()
+
+    def get_weights(self) -> list[Any]:
+        return [v.numpy() for v in self._process.trainable_variables]
+
+
 Make = Callable[[], Any]
 MODELS: dict[str, tuple[Make, tuple[int, ...]]] = {
     "ResNet50": (lambda: _applications("ResNet50"), (64, 64, 3)),
     "EfficientNetV2B0": (lambda: _applications("EfficientNetV2B0"), (64, 64, 3)),
     "transformer": (_transformer, (32,)),
     "LSTM": (_lstm, (32,)),
+    "SVGP": (_SparseProcess, (2,)),  # needs gpflow: the environment of `make test-models`
     "dense": (_dense, (4, 4, 3)),
 }
 OPTIMIZERS = ("SGD", "Adam")
@@ -73,7 +106,8 @@ def measure(model: str, optimizer: str, native: bool) -> dict[str, Any]:
     keras.utils.set_random_seed(1)
     make, shape = MODELS[model]
     built, random = make(), np.random.default_rng(1)
-    x = random.random((4, *shape), np.float32) if len(shape) > 1 else random.integers(0, 100, (4, *shape))
+    ids = shape == (32,)
+    x = random.integers(0, 100, (4, *shape)) if ids else random.random((4, *shape), np.float32)
     y = random.integers(0, 10, 4)
     built.compile(getattr(keras.optimizers, optimizer)(1e-3), loss="sparse_categorical_crossentropy", jit_compile=False)
     tf_symgrad.load()
