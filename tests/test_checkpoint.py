@@ -278,6 +278,20 @@ def test_a_budget_is_met_with_as_little_as_it_takes() -> None:
     assert again[-1] >= 32
 
 
+def test_a_budget_is_for_gradients_too() -> None:
+    """As with convolutions: large images come first, and are needed last, beside the gradients of large weights."""
+
+    def loss(x: Any, w: Any) -> Any:
+        for _ in range(8):
+            x = tf.tanh(x)  # 8 that stay, of 1 MiB
+        return tf.reduce_sum(tf.matmul(tf.reduce_mean(x, 0, keepdims=True), w))  # a gradient of 8 MiB
+
+    f = tf.function(loss).get_concrete_function(tf.TensorSpec([1024, 256]), tf.TensorSpec([256, 8192]))
+    again = {mib: count(functions(f, mib * 2**20)[0], "Tanh") - 8 for mib in (20, 14)}
+    assert again[20] == 0
+    assert 0 < again[14] < 8
+
+
 def test_cheap_keeps_what_is_dear() -> None:
     def f(x: Any) -> Any:
         for w in weights(4):

@@ -69,7 +69,7 @@ Schedule::Schedule(const Functions& functions, const Body& body, const std::vect
     const bool fixed = there || (!backward_[id] && !repeatable(id));
     for (int i = 0; i < n.num_outputs; ++i) {
       const int output = n.first_output + i;
-      if (there) bytes_[output] = 0;
+      if (there) bytes_[output] = returned_[output] = 0;
       fixed_[output] = fixed || body.output({id, i}).dtype == tf::DT_RESOURCE;
     }
   }
@@ -98,7 +98,7 @@ void Schedule::MarkNeeded(const std::vector<Port>& results) {
       for (const Port& p : body_.node(id).inputs) needed_[p.node] = true;
 }
 
-// What a function returns is its caller's, as are its arguments: their memory does not count.
+// What a function returns is there to its end, whatever stays.
 void Schedule::FindBuffers(const std::vector<Port>& results) {
   buffer_.resize(body_.num_outputs());
   bytes_.assign(body_.num_outputs(), 0);
@@ -111,7 +111,9 @@ void Schedule::FindBuffers(const std::vector<Port>& results) {
       if (!alias) bytes_[output] = Bytes(body_, {id, i});
     }
   }
-  for (const Port& p : results) bytes_[buffer(p)] = 0;
+  returned_.assign(body_.num_outputs(), 0);
+  for (const Port& p : results)
+    if (int64_t& bytes = bytes_[buffer(p)]; bytes > 0) returned_[buffer(p)] = std::exchange(bytes, 0);
 }
 
 bool Schedule::IsCheap(int node) const {
@@ -195,8 +197,11 @@ Schedule::Estimate Schedule::Measure(const std::vector<bool>& stays) const {
   for (size_t t = 0; t < all.size(); ++t) {
     const Node& n = body_.node(all[t].node);
     int64_t made = 0;
-    for (int i = 0; i < n.num_outputs; ++i)
-      if (const int output = n.first_output + i; buffer_[output] == output) made += bytes_[output];
+    for (int i = 0; i < n.num_outputs; ++i) {
+      const int output = n.first_output + i;
+      if (buffer_[output] == output) made += bytes_[output];
+      if (!all[t].again) live += returned_[output];
+    }
     live += made;
     estimate.peak = std::max(estimate.peak, live);
     live -= freed[t];

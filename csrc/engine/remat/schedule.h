@@ -39,8 +39,8 @@ class Schedule {
   // stay.
   std::vector<Step> Steps(const std::vector<bool>& stays) const;
 
-  // The peak of memory, in bytes, and the costs of what is computed again: a sum over nodes, where it is only the
-  // proportions that count.
+  // The peak of memory, in bytes, beside arguments and variables; and the costs of what is computed again: a sum over
+  // nodes, where it is only the proportions that count.
   struct Estimate {
     int64_t peak = 0, cost = 0;
   };
@@ -58,7 +58,8 @@ class Schedule {
   std::vector<bool> backward_, needed_;  // by node
   std::vector<int> results_;             // forward nodes that results need
   std::vector<int> buffer_;              // by output
-  std::vector<int64_t> bytes_;           // by output
+  std::vector<int64_t> bytes_;           // by output: what it takes that it stays; nothing, where it does anyway
+  std::vector<int64_t> returned_;        // by output: of results
   std::vector<bool> fixed_;              // by output
 };
 
