@@ -65,7 +65,9 @@ def page(path: str) -> str:
         times = [f"{1e3 * v[key]:.2f} ms" if key in v else "" for key in ("build", "step")]
         spread = f"{100 * cell.spread['step']:.0f} %" if "step" in cell.spread else ""
         lines.append(f"| {workload} | {engine} | {v.get('nodes', 0):,.0f} | {' | '.join(times)} | {spread} |")
-    gaps = [f"- {cell.workload}, {cell.method}: {cell.reason}" for cell in cells if cell.reason]
+    # TensorFlow's errors name nodes in brackets, which mean something else on a page.
+    reasons = [(cell, cell.reason.partition("[[")[0].strip(" \t:{")) for cell in cells if cell.reason]
+    gaps = [f"- {cell.workload}, {cell.method}: {reason}" for cell, reason in reasons]
     return "\n".join([*lines, "", *gaps])
 
 
