@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.framework import attr_value_pb2, function_pb2, types_pb2
 
 import tf_symgrad
 from tests import structure
+from tf_symgrad import _loader
 
 Fn = Callable[..., Any]
 
@@ -217,6 +219,27 @@ def test_blocks_of_all_lengths(count: int, static: bool) -> None:
     )(x, w, b)
     for got, want in zip(tf_symgrad.symbolic_gradient([x, w, b, one], f=penalty), expected, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("named", ["", "nothing", "other", "itself"])
+def test_what_a_loop_is_the_same_as_must_fit(named: str) -> None:
+    """An attr that leads nowhere, or to what takes or gives something else, does not lead away from the loop."""
+    f = tf.function(lambda x: loop(3, lambda i, v: (v * x,), x)).get_concrete_function(tf.TensorSpec([2]))
+    library = function_pb2.FunctionDefLibrary()
+    library.CopyFrom(f.graph.as_graph_def().library)
+    root, other = library.function.add(), library.function.add()
+    root.CopyFrom(f.function_def)
+    [node] = [n for n in root.node_def if n.op.endswith("While")]
+    node.attr["_symgrad_same_as"].func.name = root.signature.name if named == "itself" else named
+    other.signature.name = "other"  # as many inputs and outputs, but of one dtype
+    for i in range(len(node.attr["T"].list.type)):
+        other.signature.input_arg.add(name=f"x{i}", type=types_pb2.DT_FLOAT)
+        other.signature.output_arg.add(name=f"y{i}", type=types_pb2.DT_FLOAT)
+        other.ret[f"y{i}"] = f"x{i}"
+    asked = attr_value_pb2.NameAttrList(name=root.signature.name).SerializeToString()
+    _, gradient = _loader.native().build_gradient(library.SerializeToString(), asked)[:2]
+    made = [definition.signature.name for definition in function_pb2.FunctionDefLibrary.FromString(gradient).function]
+    assert any("body_pullback" in name for name in made)
 
 
 def test_a_variable_in_a_loop_and_in_a_branch() -> None:

@@ -133,10 +133,15 @@ class Flattener {
   // which depends on what XLA knows of its inputs where XLA compiles it.
   const tf::FunctionDef* Called(const tf::NodeDef& node, const tf::OpRegistrationData& op) {
     if (HasOwnGradient(node)) return nullptr;
-    if (const auto same = node.attr().find(kSameAs); same != node.attr().end())
-      return functions_->Find(same->second.func().name());
+    tf::DataTypeVector tin, tout;
+    if (const auto same = node.attr().find(kSameAs); same != node.attr().end()) {
+      const tf::FunctionDef* callee = functions_->Find(same->second.func().name());
+      return callee != nullptr && tf::InOutTypesForNode(node, op.op_def, &tin, &tout).ok() &&
+                     Fit(tin, callee->signature().input_arg()) && Fit(tout, callee->signature().output_arg())
+                 ? callee
+                 : nullptr;
+    }
     if (AsksForGradient(node.op()) && !compiled_ && node.attr().contains("f")) {
-      tf::DataTypeVector tin, tout;
       if (!tf::InOutTypesForNode(node, op.op_def, &tin, &tout).ok()) return nullptr;
       const Asked asked = AskedBy(node, tin, tout);
       const absl::StatusOr<std::string> gradient = functions_->Gradient(asked.f, asked.wrt, asked.values);
