@@ -284,21 +284,6 @@ def test_explain_counts_what_is_kept() -> None:
     assert tf_symgrad.explain(f).kept_bytes == 5 * 4
 
 
-def test_a_gradient_as_a_concrete_function() -> None:
-    v = tf.Variable([1.0, 2.0])
-    f = tf.function(lambda x, n: (x * v) ** 3 + tf.cast(n, tf.float32)).get_concrete_function(
-        tf.TensorSpec([2]), tf.TensorSpec([], tf.int32)
-    )
-    g = tf_symgrad.function_gradient(f)
-    x, dy = tf.constant([0.5, -1.0]), tf.constant([2.0, 3.0])
-    dx, dv = g(x, tf.constant(1), dy)
-    np.testing.assert_allclose(dx, dy * 3 * x**2 * v**3)
-    np.testing.assert_allclose(dv, dy * 3 * v**2 * x**3)
-    assert [y.shape for y in g.outputs] == [[2], [2]]
-    (dv,) = tf_symgrad.function_gradient(f, [False, False, True])(x, tf.constant(1), dy)
-    np.testing.assert_allclose(dv, dy * 3 * v**2 * x**3)
-
-
 def test_value_and_gradient_are_of_one_draw(tmp_path: Path, capsys: Any) -> None:
     model = tf.Module()
     model.w = tf.Variable(tf.ones(50))

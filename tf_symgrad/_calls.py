@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -99,16 +101,22 @@ class Call:
 
         return tf.nest.map_structure(leaf, self._output)
 
-    def numbers(self, name: int | str) -> list[int]:
+    @functools.cached_property
+    def _spans(self) -> dict[int | str, range]:
+        """Which of `tensors` each argument is made of."""
+        spans: dict[int | str, range] = {}
+        flat, start = iter(self._is_input), 0
+        for name, value in self._named.items():
+            leaves = len(tf.nest.flatten(value, expand_composites=True))
+            stop = start + sum(itertools.islice(flat, leaves))
+            spans[name], start = range(start, stop), stop
+        return spans
+
+    def numbers(self, name: int | str) -> range:
         """Which of `tensors` argument `name` is made of."""
-        start = 0
-        for key, value in self._named():
-            stop = start + len(tf.nest.flatten(value, expand_composites=True))
-            if key == name:
-                before = sum(self._is_input[:start])
-                return list(range(before, before + sum(self._is_input[start:stop])))
-            start = stop
-        raise TypeError(f"wrt names argument {name!r}, but the call has {[key for key, _ in self._named()]}.")
+        if name not in self._named:
+            raise TypeError(f"wrt names argument {name!r}, but the call has {[*self._named]}.")
+        return self._spans[name]
 
     def argument(self, name: int | str, tensors: Sequence[Any], of_variable: Callable[[Any], Any]) -> Any:
         """The structure that argument `name` is, of tensors or None for those that it is made of.
@@ -129,11 +137,11 @@ class Call:
                 x, [a if b is None else b for a, b in zip(own, new, strict=True)], expand_composites=True
             )
 
-        return tf.nest.map_structure(leaf, dict(self._named())[name])
+        return tf.nest.map_structure(leaf, self._named[name])
 
     def check_differentiable(self, name: int | str) -> None:
         """Refuses an argument that tensors can't be seen in: an object of a class that TensorFlow does not know."""
-        for x in tf.nest.flatten(dict(self._named())[name]):
+        for x in tf.nest.flatten(self._named[name]):
             known = x is None or isinstance(x, TENSORS) or _is_composite(x) or variable_of(x) is not None
             if not known and _trainable_variables(x) is None:
                 raise TypeError(
@@ -144,14 +152,15 @@ class Call:
     def variables(self, name: int | str) -> list[tf.Variable]:
         """The variables in argument `name`."""
         found: list[tf.Variable] = []
-        for x in tf.nest.flatten(dict(self._named())[name]):
+        for x in tf.nest.flatten(self._named[name]):
             _map_variables(found.append, x)
         return found
 
-    def _named(self) -> Iterator[tuple[int | str, Any]]:
+    @functools.cached_property
+    def _named(self) -> dict[int | str, Any]:
+        """Each argument, in the order in which `tf.nest` flattens them."""
         args, kwargs = self._arguments
-        yield from enumerate(args)
-        yield from sorted(kwargs.items())
+        return {**dict(enumerate(args)), **dict(sorted(kwargs.items()))}
 
 
 def _is_composite(value: Any) -> bool:
@@ -245,19 +254,20 @@ def variable_of(x: Any) -> Any:
     return value if isinstance(value, tf.Variable) else None
 
 
-def place_of(variable: tf.Variable, inputs: Sequence[Any]) -> int | None:
-    """Which of the inputs of a function is the variable; None if the function does not read it."""
-    return next((i for i, x in enumerate(inputs) if x is variable.handle), None)
+def places_of(inputs: Sequence[Any]) -> Callable[[tf.Variable], int | None]:
+    """Tells which of the inputs of a function a variable is; None if the function does not read it."""
+    places = {id(x): i for i, x in reversed([*enumerate(inputs)])}
+    return lambda variable: places.get(id(variable.handle))
 
 
 def select(wrt: Wrt, call: Call, inputs: Sequence[Any]) -> tuple[list[bool], Callable[[Sequence[Any]], Any]]:
     """Which inputs of the call's function are wanted, and what makes the structure that wrt is of their gradients."""
-    wanted = [False] * len(inputs)
+    wanted, place_of = [False] * len(inputs), places_of(inputs)
 
     def place(x: Any) -> Callable[[Sequence[Any]], Any]:
         variable = variable_of(x)
         if variable is not None:
-            number = place_of(variable, inputs)
+            number = place_of(variable)
             if number is not None:
                 wanted[number] = True
             return lambda gradients: None if number is None else gradients[number]
@@ -269,12 +279,12 @@ def select(wrt: Wrt, call: Call, inputs: Sequence[Any]) -> tuple[list[bool], Cal
         for i in call.numbers(x):
             wanted[i] = True
         for v in call.variables(x):
-            if (number := place_of(v, inputs)) is not None:
+            if (number := place_of(v)) is not None:
                 wanted[number] = True
 
         def of_argument(gradients: Sequence[Any]) -> Any:
             def of_variable(v: tf.Variable) -> Any:
-                number = place_of(v, inputs)
+                number = place_of(v)
                 return None if number is None else gradients[number]
 
             return call.argument(x, gradients, of_variable)

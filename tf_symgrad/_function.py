@@ -355,12 +355,4 @@ def from_library_function(
 
 def differentiable_inputs(function: Function) -> list[bool]:
     """For each input of a function whether it can have a gradient."""
-
-    def can(spec: tf.TensorSpec, value: Any) -> bool:
-        if spec.dtype == tf.resource:
-            known = _specs.variable_spec(value)
-            return known is not None and (known.dtype.is_floating or known.dtype.is_complex)
-        return bool(spec.dtype.is_floating or spec.dtype.is_complex)
-
-    values = [*function.arguments, *function.captures]
-    return [can(*item) for item in zip(function.inputs, values, strict=True)]
+    return [_specs.is_continuous(x) for x in (*function.arguments, *function.captures)]

@@ -23,7 +23,8 @@ class Halves:
         operands = [*self._call.tensors, *function.captures]
         count = len(operands)
         variables = [v for i in range(len(xs)) for v in self._call.variables(i)]
-        self._places = {id(v): place for v in variables if (place := _calls.place_of(v, operands)) is not None}
+        place_of = _calls.places_of(operands)
+        self._places = {id(v): place for v in variables if (place := place_of(v)) is not None}
         wanted = [i < len(self._call.tensors) and x.dtype in _CONTINUOUS for i, x in enumerate(operands)]
         for v in variables:
             if id(v) in self._places:

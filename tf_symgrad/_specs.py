@@ -30,6 +30,12 @@ def variable_spec(handle: Any) -> tf.TensorSpec | None:
     return tf.TensorSpec(tf.TensorShape(known.shape), tf.as_dtype(known.dtype))
 
 
+def is_continuous(x: Any) -> bool:
+    """Whether a tensor, or the variable that it refers to, can have a gradient."""
+    known = variable_spec(x) if x.dtype == tf.resource else x
+    return known is not None and bool(known.dtype.is_floating or known.dtype.is_complex)
+
+
 _MAX_TENSORS = 1 << 16  # of one argument: what is beyond is no function, but an attempt to allocate
 
 
