@@ -88,6 +88,7 @@ ENGINE = [
     "csrc/runtime/call.cc",
     "csrc/runtime/function_kernel.cc",
     "csrc/runtime/kernel.cc",
+    "csrc/runtime/left_to_xla.cc",
     "csrc/runtime/op.cc",
     "csrc/runtime/pass.cc",
     "csrc/runtime/stock.cc",

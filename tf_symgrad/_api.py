@@ -26,6 +26,7 @@ def symbolic_gradient(
     unconnected_gradients: str | tf.UnconnectedGradients = "zero",
     sparse: bool = False,
     checkpoint: str | int | None = None,
+    optimize: str = "grappler",
 ) -> list[Any]:
     """Computes the gradients of a function in the graph: `dx = (dy/dx)^T dy` for `y = f(x)`.
 
@@ -57,6 +58,7 @@ def symbolic_gradient(
         `tf.IndexedSlices` of these rows, as a tape's is; a row may be in it more than once. They stay rows through the
         functions that `f` calls, its branches and its loops.
       checkpoint: what stays in memory of the forward pass, and what is computed again: see `value_and_grad`.
+      optimize: who optimises the gradient function: see `value_and_grad`.
 
     Returns:
       A list of `N` tensors, the gradients with respect to the inputs, or to those that `wrt` is true of. For a resource
@@ -82,7 +84,7 @@ def symbolic_gradient(
     values = _inputs.elements("input", input, of)
     captures, sparse = _inputs.flag("capture_gradients", capture_gradients), _inputs.flag("sparse", sparse)
     none, kept = _inputs.none_if_unconnected(unconnected_gradients), _inputs.checkpoint_of(checkpoint)
-    flags = _inputs.flags(wrt)
+    flags, optimize = _inputs.flags(wrt), _inputs.optimizer_of(optimize)
     if variables is not None:
         variables = _inputs.elements("variables", variables, "variables")
     if name is not None and not isinstance(name, str):
@@ -90,13 +92,13 @@ def symbolic_gradient(
     if captures and variables is not None:
         raise ValueError("Give capture_gradients or variables: both say which gradients follow those of the inputs.")
     if variables is None and Tout is None and _compiled.may_be_traced(f) and _compiled.are_plain(values):
-        options = (captures, flags and tuple(flags), none, sparse, kept)
+        options = (captures, flags and tuple(flags), none, sparse, kept, optimize)
 
         def again(f: Any, tensors: Sequence[Any]) -> list[Any]:
-            return _symgrad(tensors, None, f, name, captures, None, flags, none, sparse, kept)
+            return _symgrad(tensors, None, f, name, captures, None, flags, none, sparse, kept, optimize)
 
         return list(_compiled.of_function(f, options, again)(None, *values))
-    return _symgrad(values, Tout, f, name, captures, variables, flags, none, sparse, kept)
+    return _symgrad(values, Tout, f, name, captures, variables, flags, none, sparse, kept, optimize)
 
 
 def _symgrad(
@@ -110,8 +112,9 @@ def _symgrad(
     none: bool,
     sparse: bool,
     checkpoint: str,
+    optimize: str,
 ) -> list[Any]:
-    function = _resolve.resolve(f, values).checkpointed(checkpoint)
+    function = _resolve.resolve(f, values).checkpointed(checkpoint).optimized(optimize)
     inputs = _inputs.op_inputs(function, _inputs.flatten(values))
     count, flags = len(function.inputs), _inputs.mask(function, function.arguments, wrt)
     places = [_inputs.place(variable, inputs[:count]) for variable in variables or ()]

@@ -62,7 +62,7 @@ def differentiable(
     resolved.captures = [*function.captures, *resolved.captures]
     resolved.variables = [*function.variables, *resolved.variables]
     resolved._owner = function._owner
-    resolved.checkpoint = function.checkpoint
+    resolved.checkpoint, resolved.optimize = function.checkpoint, function.optimize
     wanted = [*wrt, *[False] * (len(resolved.inputs) - len(wrt))]
     try:
         told(resolved).build_gradient(wanted, values)

@@ -73,9 +73,8 @@ def differentiate(
         return [next(rows) if a else None for a in asked], []
     tout = [dtype for dtype, a in zip(dtypes, asked, strict=True) if a] + [y.dtype for y in function.outputs if values]
     mask = [*asked, *[False] * (len(function.inputs) - count)]
-    results = _op.run(
-        inputs, tout, function if eager else function.specialized(inputs), name, mask, values, function.checkpoint
-    )
+    f = function if eager else function.specialized(inputs)
+    results = _op.run(inputs, tout, f, name, mask, values, function.checkpoint, function.optimize)
     gradients, ys = iter(results), results[sum(asked) :]
     if not eager:
         for y, spec in zip(ys, function.outputs, strict=False):

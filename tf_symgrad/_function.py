@@ -30,9 +30,11 @@ class Function:
       captures: the captured tensors.
       variables: the variables among them, which a tape that records the op must watch.
       checkpoint: what its gradient function keeps of the forward pass: attr `checkpoint` of the op.
+      optimize: who optimises that: attr `optimize` of the op.
     """
 
     checkpoint = ""
+    optimize = "grappler"
 
     def __init__(
         self,
@@ -78,6 +80,14 @@ class Function:
             return self
         function = copy.copy(self)
         function.checkpoint = checkpoint
+        return function
+
+    def optimized(self, optimize: str) -> Function:
+        """This function, whose gradient that optimises."""
+        if optimize == self.optimize:
+            return self
+        function = copy.copy(self)
+        function.optimize = optimize
         return function
 
     def with_captures(self, inputs: list[Any], count: int) -> list[Any]:
@@ -126,7 +136,7 @@ class Function:
             self._specialized.clear()
         again = copy.copy(self._specialized.setdefault(key, function._without_captures()))
         again.captures, again.variables, again._owner = function.captures, function.variables, function._owner
-        again.checkpoint = function.checkpoint
+        again.checkpoint, again.optimize = function.checkpoint, function.optimize
         return again
 
     def _without_captures(self) -> Function:

@@ -26,6 +26,13 @@ def checkpoint_of(policy: str | int | None) -> str:
     return str(policy)
 
 
+def optimizer_of(optimize: str) -> str:
+    """Attr `optimize` of the op, of what a user says."""
+    if optimize not in ("grappler", "native"):
+        raise ValueError(f'optimize must be "grappler" or "native", not {optimize!r}.')
+    return optimize
+
+
 def flag(name: str, value: Any) -> bool:
     """An option that is on or off."""
     if not isinstance(value, (bool, np.bool_)):

@@ -29,6 +29,7 @@ def run(
     wrt: Sequence[bool] = (),
     values: bool = False,
     checkpoint: str = "",
+    optimize: str = "grappler",
     sparse: bool = True,
 ) -> list[Any]:
     """Runs the op, or adds it to the graph. `sparse`: a tape over it may get IndexedSlices."""
@@ -45,7 +46,7 @@ def run(
     f = _given.handed_over(f)
     inputs = [x if isinstance(x, tf.Tensor) else tf.convert_to_tensor(x) for x in inputs]
     attrs = {"Tout": list(tout), "f": f, "wrt": list(wrt), "values": values, "checkpoint": checkpoint}
-    attrs["name"] = name or "SymbolicGradient"
+    attrs |= {"optimize": optimize, "name": name or "SymbolicGradient"}
     # Recorded as one function rather than as an op: an accumulator can make nothing of an attr that is a function.
     outputs = _unrecorded(inputs, attrs)
     if record.could_possibly_record():
@@ -73,7 +74,7 @@ def _unrecorded(inputs: Sequence[Any], attrs: dict[str, Any]) -> list[Any]:
         function = tf.function(lambda *x: _add(x, attrs), autograph=False).get_concrete_function(*inputs)
         return list(function._inference_function.call_flat(*inputs))
     given = ["Tin", tin]
-    for attr in ("Tout", "f", "wrt", "values", "checkpoint"):
+    for attr in ("Tout", "f", "wrt", "values", "checkpoint", "optimize"):
         given += [attr, tout if attr == "Tout" else attrs[attr]]
     with _kernels.of(tf.compat.as_str(getattr(f, "name", f))):
         return list(execute.execute(OP, len(tout), inputs, tuple(given), context.context(), attrs["name"]))
@@ -132,7 +133,7 @@ def no_autograph(f: F) -> F:
 
 
 def _registered_gradient(op: Any, *cotangents: Any) -> list[Any]:
-    attrs = {name: op.get_attr(name) for name in ("f", "wrt", "values", "checkpoint")}
+    attrs = {name: op.get_attr(name) for name in ("f", "wrt", "values", "checkpoint", "optimize")}
     ys = op.outputs[sum(attrs["wrt"]) :] if attrs["values"] else []
     return _gradient(op.inputs, ys, {**attrs, "Tout": [y.dtype for y in op.outputs]}, *cotangents)
 
@@ -168,7 +169,7 @@ def _gradient(
     else:
         kept = [dtype for dtype, d in zip(tout[: len(of_gradients)], of_gradients, strict=True) if d is not None]
         g = f.gradient_by_op(OP, given, [*kept, *([y.dtype for y in f.outputs] if values else [])], values)
-    g = g.checkpointed("" if by_names else checkpoint)
+    g = g.checkpointed("" if by_names else checkpoint).optimized(tf.compat.as_str(attrs["optimize"]))
     seeds = [tf.convert_to_tensor(d, dtype) for dtype, d in zip(tout, of_gradients, strict=False) if d is not None]
     if values:
         places = zip(ys, of_values, strict=True)
@@ -191,7 +192,9 @@ def _gradient(
         gradients = iter(with_rows(rows, operands, wanted))
     else:
         tout = [dtype for dtype, w in zip(dtypes, wanted, strict=True) if w]
-        gradients = iter(run(operands, tout, told(g), wrt=mask, checkpoint=g.checkpoint, sparse=sparse))
+        gradients = iter(
+            run(operands, tout, told(g), wrt=mask, checkpoint=g.checkpoint, optimize=g.optimize, sparse=sparse)
+        )
     return [next(gradients) if w else None for w in wanted]
 
 

@@ -21,6 +21,7 @@ def value_and_grad(
     *,
     unconnected_gradients: str | tf.UnconnectedGradients = "none",
     checkpoint: str | int | None = None,
+    optimize: str = "grappler",
 ) -> Callable[..., tuple[Any, Any]]:
     """A function that returns the value of `f`, a scalar, and its gradients.
 
@@ -44,6 +45,11 @@ def value_and_grad(
         bytes, as an int or as in `"200MB"`: as little as it takes for all intermediate tensors to fit in.
         `"keep:MatMul,block_1"`: only results of ops of these types, and in these name scopes, stay.
         `"recompute:Relu,block_1"`: only these do not.
+      optimize: who optimises what computes the gradient. `"grappler"`: TensorFlow, with all that is around it.
+        `"native"`: nobody but the engine that made it. The first call, of which the former takes most, then is several
+        times shorter; later ones take as long, or a little longer where there is something that only TensorFlow fuses.
+        The graph then holds the op, and who runs it, on another machine, say, needs this package. Functions that XLA
+        compiles, XLA optimises in any case.
 
     Returns:
       A function of the arguments of `f` that returns the value, or the pair of `f`; and the gradients, in the structure
@@ -64,7 +70,7 @@ def value_and_grad(
        <tf.Tensor: shape=(2,), dtype=float32, numpy=array([18., 64.], dtype=float32)>,
        <tf.Tensor: shape=(2,), dtype=float32, numpy=array([ 6., 32.], dtype=float32)>)
     """
-    return _of_scalar(f, wrt, has_aux, unconnected_gradients, checkpoint, values=True)
+    return _of_scalar(f, wrt, has_aux, unconnected_gradients, checkpoint, optimize, values=True)
 
 
 def grad(
@@ -74,6 +80,7 @@ def grad(
     *,
     unconnected_gradients: str | tf.UnconnectedGradients = "none",
     checkpoint: str | int | None = None,
+    optimize: str = "grappler",
 ) -> Callable[..., Any]:
     """A function that returns the gradients of `f`, a scalar: see `value_and_grad`.
 
@@ -85,7 +92,7 @@ def grad(
       >>> tf_symgrad.grad(tf_symgrad.grad(lambda x: x**3))(tf.constant(2.0))
       <tf.Tensor: shape=(), dtype=float32, numpy=12.0>
     """
-    both = _of_scalar(f, wrt, has_aux, unconnected_gradients, checkpoint, values=has_aux)
+    both = _of_scalar(f, wrt, has_aux, unconnected_gradients, checkpoint, optimize, values=has_aux)
 
     @_op.no_autograph
     def of_arguments(*args: Any, **kwargs: Any) -> Any:
@@ -96,10 +103,10 @@ def grad(
 
 
 def _of_scalar(
-    f: Any, wrt: Wrt, has_aux: bool, unconnected: Any, checkpoint: str | int | None, values: bool
+    f: Any, wrt: Wrt, has_aux: bool, unconnected: Any, checkpoint: str | int | None, optimize: str, values: bool
 ) -> Callable[..., tuple[Any, Any]]:
     none, has_aux = _inputs.none_if_unconnected(unconnected), _inputs.flag("has_aux", has_aux)
-    kept = _inputs.checkpoint_of(checkpoint)
+    kept, optimize = _inputs.checkpoint_of(checkpoint), _inputs.optimizer_of(optimize)
     memo: dict[str, Any] = {}
     f = _calls.callable_of(f)
     traced = _without_gradient_of_aux(f) if has_aux else f
@@ -108,7 +115,7 @@ def _of_scalar(
     def long_way(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
         selected, given, named = _calls.with_tensors(f, wrt, args, kwargs)
         of_call = Call(traced, given, named, memo, kept=f)
-        function = _function.from_concrete_function(of_call.concrete).checkpointed(kept)
+        function = _function.from_concrete_function(of_call.concrete).checkpointed(kept).optimized(optimize)
         _check_scalar(f, function.outputs, has_aux)
         operands = [*of_call.tensors, *function.captures]
         wanted, pack = _calls.select(selected, of_call, operands)

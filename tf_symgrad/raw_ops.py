@@ -21,6 +21,7 @@ def SymbolicGradient(
     wrt: Sequence[bool] = (),
     values: bool = False,
     checkpoint: str = "",
+    optimize: str = "grappler",
     name: str | None = None,
 ) -> list[Any]:
     """Computes the gradient of the function `f`; takes what `tf.raw_ops.SymbolicGradient` takes.
@@ -37,6 +38,7 @@ def SymbolicGradient(
       values: whether the outputs of `f` are returned as well, of the same run of `f`, with all that it does. `wrt` must
         be given then, and `Tout` name their dtypes after those of the gradients.
       checkpoint: what stays in memory of the forward pass, and what is computed again: see `value_and_grad`.
+      optimize: who optimises the gradient function: see `value_and_grad`.
       name: a name for the op.
 
     Returns:
@@ -62,4 +64,4 @@ def SymbolicGradient(
             f"{len(captured)}, which are inputs of the raw op: [*inputs, *f.captured_inputs, "
             "*cotangents]. tf_symgrad.symbolic_gradient adds them.",
         )
-    return _op.run(inputs, tout, f, name, wanted or [], values, kept)
+    return _op.run(inputs, tout, f, name, wanted or [], values, kept, _inputs.optimizer_of(optimize))

@@ -211,6 +211,11 @@ absl::Status AvoidClashes(const FunctionLibraryDefinition& library, GradientFunc
 
 }  // namespace
 
+bool IsNative(tensorflow::AttrSlice attrs) {
+  const AttrValue* optimize = attrs.Find("optimize");
+  return optimize != nullptr && optimize->s() == "native";
+}
+
 absl::StatusOr<Call> Call::Parse(tensorflow::AttrSlice attrs) {
   Call call;
   const NameAttrList* f = nullptr;
@@ -221,6 +226,7 @@ absl::StatusOr<Call> Call::Parse(tensorflow::AttrSlice attrs) {
   if (attrs.Find("values") != nullptr) TF_RETURN_IF_ERROR(tensorflow::GetNodeAttr(attrs, "values", &call.values));
   if (attrs.Find("checkpoint") != nullptr)
     TF_RETURN_IF_ERROR(tensorflow::GetNodeAttr(attrs, "checkpoint", &call.checkpoint));
+  call.native = IsNative(attrs);
   if (call.values && call.wrt.empty())
     return absl::InvalidArgumentError(absl::StrCat(kGradientOp, ": with values, wrt must be given."));
   call.f = *f;

@@ -24,11 +24,15 @@ struct Call {
   std::vector<bool> wrt;  // empty: all
   bool values = false;
   std::string checkpoint;
+  bool native = false;
 
   // How many inputs f has, if the call is right.
   size_t num_inputs() const { return wrt.empty() ? tout.size() : wrt.size(); }
   static absl::StatusOr<Call> Parse(tensorflow::AttrSlice attrs);
 };
+
+// Whether a node asks for its gradient function to be run as it is, without TensorFlow's optimiser: attr optimize.
+bool IsNative(tensorflow::AttrSlice attrs);
 
 // Checks `call` against the signature of its f and builds the gradient function, whose inputs then are call.tin and
 // whose outputs are call.tout. No function of it has the name of another function of the library.

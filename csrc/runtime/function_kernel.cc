@@ -42,12 +42,12 @@ class FunctionKernel::Instance {
   absl::Status Init(FunctionLibraryRuntime* runtime, const FunctionKernel& kernel, OpKernelContext* ctx) {
     library_ = std::make_unique<FunctionLibraryDefinition>(*runtime->GetFunctionLibraryDefinition());  // shares all
     TF_ASSIGN_OR_RETURN(const std::string name, kernel.AddFunction(library_.get()));
-    return runtime->Instantiate(name, AttrSlice(), Options(runtime, name, ctx), &handle_);
+    return runtime->Instantiate(name, AttrSlice(), Options(runtime, name, kernel.IsOptimized(), ctx), &handle_);
   }
 
  private:
   FunctionLibraryRuntime::InstantiateOptions Options(FunctionLibraryRuntime* runtime, const std::string& name,
-                                                     OpKernelContext* ctx) const {
+                                                     bool is_optimized, OpKernelContext* ctx) const {
     FunctionLibraryRuntime::InstantiateOptions options;
     options.lib_def = library_.get();
     options.target = runtime->device()->name();
@@ -61,6 +61,10 @@ class FunctionKernel::Instance {
       options.input_devices.push_back(InputDevice(ctx->input(i), options.target));
     options.output_devices.assign(ctx->num_outputs(), options.target);
 
+    if (!is_optimized) {  // which would write out the functions that are called
+      options.config_proto.mutable_graph_options()->mutable_optimizer_options()->set_do_function_inlining(true);
+      return options;
+    }
     tensorflow::grappler::GrapplerItem::OptimizationOptions grappler;
     grappler.allow_pruning_stateful_and_dataset_ops = true;  // what must run is a control output of the function
     grappler.optimize_function_library = false;              // calls in it are optimised when they are instantiated

@@ -30,6 +30,9 @@ class FunctionKernel : public tensorflow::AsyncOpKernel {
   // those of the kernel.
   virtual absl::StatusOr<std::string> AddFunction(tensorflow::FunctionLibraryDefinition* library) const = 0;
 
+  // Whether TensorFlow's optimiser goes over it, which takes longer than all else that is done before the first run.
+  virtual bool IsOptimized() const { return true; }
+
   // One instance per runtime: a stateful kernel is shared by all graphs of a session that hold its node. There are
   // never more than there are living runtimes.
   absl::StatusOr<tensorflow::FunctionLibraryRuntime::Handle> FindOrInstantiate(

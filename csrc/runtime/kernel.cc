@@ -28,6 +28,8 @@ class SymbolicGradientOp : public FunctionKernel {
     return gradient.name;
   }
 
+  bool IsOptimized() const override { return !call_.native; }
+
   Call call_;
 };
 

@@ -81,6 +81,7 @@ REGISTER_OP(kGradientOp)
     .Attr("wrt: list(bool) = []")
     .Attr("values: bool = false")
     .Attr("checkpoint: string = ''")
+    .Attr("optimize: {'grappler', 'native'} = 'grappler'")
     .SetIsStateful()
     .SetShapeFn(Shape)
     .Doc(R"doc(
@@ -119,6 +120,10 @@ checkpoint: Which tensors of the forward pass stay in memory for the way back; o
   whatever it takes for the smallest. A number of bytes ("200MB"): as little as it takes for intermediate tensors to fit
   in. "keep:MatMul,block_1": only results of ops of these types, or in these name scopes, stay.
   "recompute:Relu,block_1": only those do not. Draws of stateful random ops and what hangs on state stay in any case.
+optimize: Who optimises the gradient function. "grappler": TensorFlow, as all that it runs, with the graph around it.
+  "native": nobody but the engine that made it. The first run, most of which the former takes, then is several times
+  shorter; later ones are as long, or a little longer, where there is nothing that only TensorFlow fuses. The op stays in
+  the graph, and whoever runs that needs this library. What XLA compiles, XLA optimises in any case.
 )doc");
 
 }  // namespace

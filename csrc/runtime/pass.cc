@@ -44,17 +44,13 @@ bool Disabled() {
   return value != nullptr && std::string(value) == "1";
 }
 
-bool IsToExpand(const NodeDef& node) { return IsGradientOp(node.op()) && !node.attr().contains(kLeftToXla); }
+bool IsAnyToExpand(const NodeDef& node) { return IsGradientOp(node.op()) && !node.attr().contains(kLeftToXla); }
 
 // Whether the XLA kernel meets what a node stands for, and what that calls: nothing there is to be expanded before it.
 bool IsLeftToXla(const NodeDef& node) {
   if (IsGradientOp(node.op())) return node.attr().contains(kLeftToXla);
   const auto compiled = node.attr().find("_XlaMustCompile");
   return compiled != node.attr().end() && compiled->second.b() && XlaLaunches();
-}
-
-bool Contains(const FunctionDef& fdef) {
-  return std::any_of(fdef.node_def().begin(), fdef.node_def().end(), IsToExpand);
 }
 
 // An op in a polymorphic function may have attrs that only an instantiation knows. The kernel runs it.
@@ -124,6 +120,7 @@ class Expansion {
 
   absl::Status Run() {
     if (!IsNeeded()) return absl::OkStatus();
+    compiled_ = CompiledFunctions(*graph_, *library_);
     TF_RETURN_IF_ERROR(ResolveGraph());
     TF_RETURN_IF_ERROR(ResolveFunctions());
     NameChanged();
@@ -148,9 +145,21 @@ class Expansion {
     }
     for (const std::string& name : library_->ListFunctionNames()) {
       RefCountPtr<FunctionRecord> record = library_->FindRecord(name);
-      if (record != nullptr && Contains(record->fdef())) return true;
+      if (record == nullptr) continue;
+      const auto& nodes = record->fdef().node_def();
+      if (std::any_of(nodes.begin(), nodes.end(), IsAnyToExpand)) return true;
     }
     return false;
+  }
+
+  // A node that is to run as it is can't, where XLA is to compile it.
+  bool IsToExpand(const std::string& function, const NodeDef& node) const {
+    return IsAnyToExpand(node) && (!IsNative(AttrSlice(node)) || compiled_.count(function) > 0);
+  }
+
+  bool Contains(const FunctionDef& fdef) const {
+    return std::any_of(fdef.node_def().begin(), fdef.node_def().end(),
+                       [&](const NodeDef& node) { return IsToExpand(fdef.signature().name(), node); });
   }
 
   absl::Status ResolveGraph() {
@@ -159,6 +168,7 @@ class Expansion {
         if (!IsLeftToXla(node->def())) VisitReferences(node->def(), [this](const std::string& name) { Visit(name); });
         continue;
       }
+      if (IsNative(node->attrs())) continue;
       NodeDef call = node->def();
       TF_RETURN_IF_ERROR(Resolve({node->name(), place_, node->GetStackTrace().get()}, &call));
       // That device is the one to prefer, as it is for an eager call of a function. What is inlined on a device that is
@@ -198,7 +208,7 @@ class Expansion {
     auto changed = std::make_unique<FunctionDef>(*met->fdef);
     bool any = false;
     for (NodeDef& node : *changed->mutable_node_def()) {
-      if (!IsToExpand(node) || IsPolymorphic(node)) continue;
+      if (!IsToExpand(name, node) || IsPolymorphic(node)) continue;
       const AbstractStackTrace* trace = nullptr;
       if (met->record != nullptr) {
         auto it = met->record->stack_traces().find(node.name());
@@ -343,6 +353,7 @@ class Expansion {
   FunctionLibraryDefinition* const library_;
   const std::string place_;  // says in errors where the graph comes from
   const bool is_eager_call_;
+  std::set<std::string> compiled_;                             // functions that XLA compiles
   std::vector<std::pair<Node*, NodeDef>> calls_;               // nodes of the graph and what replaces them
   std::unordered_map<std::string, Met> met_;                   // by name
   std::map<std::string, std::string> renamed_;                 // functions that differ, and their new names
@@ -365,10 +376,5 @@ class ExpandSymbolicGradients : public tensorflow::GraphOptimizationPass {
 REGISTER_OPTIMIZATION(tensorflow::OptimizationPassRegistry::PRE_PLACEMENT, 0, ExpandSymbolicGradients);
 
 }  // namespace
-
-std::atomic<bool>& XlaLaunches() {
-  static std::atomic<bool> launches{false};
-  return launches;
-}
 
 }  // namespace symgrad

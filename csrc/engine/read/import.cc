@@ -202,7 +202,7 @@ class FunctionReader {
     *call = *item->def;
     call->set_op(signature.is_stateful() ? "StatefulPartitionedCall" : "PartitionedCall");
     (*call->mutable_attr())["f"].mutable_func()->set_name(*gradient);
-    for (const char* attr : {"wrt", "values", "checkpoint"}) call->mutable_attr()->erase(attr);
+    for (const char* attr : {"wrt", "values", "checkpoint", "optimize"}) call->mutable_attr()->erase(attr);
     item->op = Lookup(call->op());
     tf::AddDefaultsToNodeDef(item->op->op_def, call);
     item->def = call;

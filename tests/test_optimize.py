@@ -1,0 +1,162 @@
+"""Who optimises gradient functions, `optimize=`: the same results, in every place."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_symgrad
+from benchmarks import counting
+from tests.test_api import PLACES
+from tests.test_transforms import in_jit
+from tf_symgrad import _op
+
+X = np.array([0.5, -1.0, 2.0], np.float32)
+SPEC = tf.TensorSpec([3], tf.float32)
+both = pytest.mark.parametrize("optimize", ["grappler", "native"])
+everywhere = pytest.mark.parametrize("run", [*PLACES, in_jit], ids=lambda f: f.__name__)
+
+
+def straight(x: Any) -> Any:
+    return tf.reduce_sum(tf.sin(x) * x**2)
+
+
+def branch(x: Any) -> Any:
+    return tf.cond(tf.reduce_sum(x) > 0, lambda: tf.reduce_sum(x**3), lambda: tf.reduce_prod(x))
+
+
+def loop(x: Any) -> Any:
+    return tf.reduce_sum(tf.while_loop(lambda i, y: i < 4, lambda i, y: (i + 1, tf.sin(y) * x), (0, x))[1])
+
+
+@tf.function
+def _squared(x: Any) -> Any:
+    return x * x
+
+
+def calls(x: Any) -> Any:
+    return tf.reduce_sum(_squared(tf.tanh(_squared(x))))
+
+
+@everywhere
+@pytest.mark.parametrize("f", [straight, branch, loop, calls], ids=lambda f: f.__name__)
+def test_results_are_the_same(f: Callable[[Any], Any], run: Any) -> None:
+    expected = run(lambda x: tf_symgrad.value_and_grad(f)(x), X)
+    got = run(lambda x: tf_symgrad.value_and_grad(f, optimize="native")(x), X)
+    np.testing.assert_allclose(got[0], expected[0], rtol=1e-6)
+    np.testing.assert_allclose(got[1], expected[1], rtol=1e-6)
+    (again,) = run(lambda x: tf_symgrad.symbolic_gradient([x], f=f, optimize="native"), X)
+    np.testing.assert_allclose(again, expected[1], rtol=1e-6)
+
+
+def ops_that_run(f: Any) -> Counter[str]:
+    return counting.optimized_ops(lambda: tf.function(f, autograph=False)(tf.constant(X)))
+
+
+def test_the_optimiser_does_not_see_it() -> None:
+    """It writes out the op, and folds what the user left to be folded."""
+
+    def folded(x: Any) -> Any:
+        return tf.reduce_sum(tf.sin(x) * tf.exp(tf.constant(X)))
+
+    found = {o: ops_that_run(tf_symgrad.grad(folded, optimize=o)) for o in ("grappler", "native")}
+    assert [o for o in found if found[o][_op.OP]] == ["native"]
+    assert [o for o in found if found[o]["Cos"]] == ["grappler"]
+
+
+@both
+def test_effects_happen_once_and_draws_belong_together(optimize: str) -> None:
+    v = tf.Variable(0.0)
+
+    def f(x: Any) -> Any:
+        v.assign_add(1.0)
+        return tf.reduce_sum(x * tf.random.uniform([3], seed=1))
+
+    x = tf.constant(X)
+    for k, run in enumerate([lambda g: g, tf.function]):
+        value, dx = run(tf_symgrad.value_and_grad(f, optimize=optimize))(x)
+        np.testing.assert_allclose(value, np.sum(X * dx), rtol=1e-6)
+        assert v.numpy() == k + 1
+
+
+def test_variables_and_captured_tensors() -> None:
+    v, scale = tf.Variable([1.0, 2.0, 3.0]), tf.constant(2.0)
+    f = tf.function(lambda x: tf.reduce_sum(scale * v * x**2))
+    dx, dv = tf_symgrad.grad(f, (0, v), optimize="native")(tf.constant(X))
+    np.testing.assert_allclose(dx, 4 * v * X)
+    np.testing.assert_allclose(dv, 2 * X**2)
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_higher_orders(native: bool) -> None:
+    inner = tf_symgrad.grad(straight, optimize="native")
+
+    def second(x: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            dx = inner(x)
+        return tape.gradient(dx, x)
+
+    x = tf.constant(X)
+    expected = -np.sin(X) * X**2 + 4 * X * np.cos(X) + 2 * np.sin(X)
+    for run in second, tf.function(second), tf_symgrad.grad(lambda x: tf.reduce_sum(inner(x)), optimize="native"):
+        if native:
+            with tf_symgrad.native():
+                np.testing.assert_allclose(run(x), expected, rtol=1e-5)
+        else:
+            np.testing.assert_allclose(run(x), expected, rtol=1e-5)
+    graph = tf.function(second).get_concrete_function(SPEC).graph
+    assert {op.get_attr("optimize") for op in graph.get_operations() if op.type == _op.OP} == {b"native"}
+
+
+def test_of_a_batch() -> None:
+    dx = tf.vectorized_map(lambda x: tf_symgrad.grad(straight, optimize="native")(x), tf.constant([X, 2 * X]))
+    np.testing.assert_allclose(dx[1], np.cos(2 * X) * (2 * X) ** 2 + 4 * X * np.sin(2 * X), rtol=1e-5)
+
+
+def test_it_can_be_saved(tmp_path: Path) -> None:
+    module = tf.Module()
+    module.g = tf.function(tf_symgrad.grad(loop, optimize="native"), input_signature=[SPEC])
+    tf.saved_model.save(module, str(tmp_path))
+    np.testing.assert_allclose(
+        tf.saved_model.load(str(tmp_path)).g(tf.constant(X)), tf_symgrad.grad(loop)(tf.constant(X)), rtol=1e-6
+    )
+
+
+def test_wrong_values_are_refused() -> None:
+    with pytest.raises(ValueError, match='optimize must be "grappler" or "native", not \'xla\''):
+        tf_symgrad.grad(straight, optimize="xla")
+    with pytest.raises(ValueError, match="optimize must be"):
+        tf_symgrad.symbolic_gradient([X], f=straight, optimize=True)  # type: ignore[arg-type]
+    f = tf.function(straight).get_concrete_function(SPEC)
+    with tf.Graph().as_default(), pytest.raises(ValueError, match='not in: "grappler", "native"'):
+        _op._add([tf.constant(X), tf.constant(1.0)], {"Tout": [tf.float32], "f": f, "optimize": "none"})
+
+
+def test_xla_compiles_it_without_a_kernel_for_it(tmp_path: Path) -> None:
+    """The library that has one is missing: the op is written out for XLA, and in what the compiled function calls."""
+    shutil.copy(tf_symgrad.get_library_path(), tmp_path)
+    program = """
+        import tensorflow as tf, tf_symgrad
+        grad = tf_symgrad.grad(lambda x: tf.reduce_sum(x**3), optimize="native")
+        x = tf.constant([1.0, 2.0])
+        inner = tf.function(grad)
+        for f in tf.function(grad, jit_compile=True), tf.function(lambda x: inner(x) + 0.0, jit_compile=True), inner:
+            assert tf.function(lambda x: 2.0 * f(x), autograph=False)(x).numpy().tolist() == [6.0, 24.0]
+    """
+    environment = {**os.environ, "TF_SYMGRAD_LIBRARY": str(tmp_path / Path(tf_symgrad.get_library_path()).name)}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
