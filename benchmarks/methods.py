@@ -120,19 +120,50 @@ def forward(problem: Problem) -> Built:
     return _built(_trace(lambda *args: [made.loss(*args)], made), made, time.process_time() - start)
 
 
-def _tf_symgrad(problem: Problem, compiled: bool = False) -> Built:
+def _tf_symgrad(problem: Problem, compiled: bool = False, optimize: str = "grappler") -> Built:
     import tf_symgrad
 
     forward = _forward(problem)
     function = _trace(forward.loss, forward)
-    captured = [id(x) for x in function.captured_inputs]
-    wanted = [len(forward.args) + captured.index(id(v.handle)) for v in forward.variables]
+    variables = [v for v in forward.variables if any(x is v.handle for x in function.captured_inputs)] or None
+    wrt = [variables is None] * len(forward.args)
 
     def gradient(*args: Any) -> Any:
-        gradients = tf_symgrad.symbolic_gradient(args, f=function, capture_gradients=True)
-        return [gradients[i] for i in wanted] if wanted else gradients
+        return tf_symgrad.symbolic_gradient(args, f=function, variables=variables, wrt=wrt, optimize=optimize)
 
     return _by_the_engine(gradient, forward, compiled)
+
+
+def _function_gradient(problem: Problem) -> Built:
+    """A function to be called in eager mode: no other is traced."""
+    import tensorflow as tf
+    import tf_symgrad
+    from tf_symgrad import _loader
+
+    forward = _forward(problem)
+    function = _trace(forward.loss, forward)
+    handles = {id(v.handle) for v in forward.variables}
+    wrt = [not forward.variables] * len(forward.args) + [id(x) in handles for x in function.captured_inputs]
+    native: Any = _loader.native()
+    engine = counting.Recorder(native.build_gradient)
+    native.build_gradient = engine
+    try:
+        start = time.process_time()
+        gradient = tf_symgrad.function_gradient(function, wrt)
+        seconds = time.process_time() - start
+    finally:
+        native.build_gradient = engine.wrapped
+    seed = tf.ones([], function.outputs[0].dtype)
+    args = [*map(tf.constant, forward.args), seed]
+    nodes = sum(counting.nodes_of_library(library) for _, library in engine.results)
+    return Built(
+        call=lambda: gradient(*args),
+        seconds=seconds,
+        nodes=nodes,
+        native_seconds=engine.seconds,
+        native_nodes=nodes,
+        optimized_ops=lambda: counting.optimized_ops(lambda: gradient(*args)),
+    )
 
 
 def _value_and_grad(problem: Problem, compiled: bool = False) -> Built:
@@ -349,6 +380,8 @@ METHODS = {
     method.name: method
     for method in (
         Method("tf_symgrad", _OURS, _tf_symgrad),
+        Method("native", _OURS, functools.partial(_tf_symgrad, optimize="native")),
+        Method("function_gradient", _OURS, _function_gradient),
         Method("value_and_grad", _OURS, _value_and_grad),
         Method("enable", _TAPED, _enabled),
         Method("GradientTape", _TAPED, _gradient_tape),
