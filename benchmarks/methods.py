@@ -137,6 +137,7 @@ def _tf_symgrad(problem: Problem, compiled: bool = False, optimize: str = "grapp
 def _function_gradient(problem: Problem) -> Built:
     """A function to be called in eager mode: no other is traced."""
     import tensorflow as tf
+
     import tf_symgrad
     from tf_symgrad import _loader
 
