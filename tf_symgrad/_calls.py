@@ -22,8 +22,8 @@ TENSORS = (tf.Tensor, np.ndarray, np.generic)
 class Call:
     """`f(*args, **kwargs)` as a function of its tensors; the rest of its arguments is fixed.
 
-    Variables are captured, whether they are arguments or not. `memo` holds the traces of one f; None, if nobody can tell
-    whether f has changed.
+    Variables are captured, whether they are arguments or not. `memo` holds the traces of one f; None, if nobody can
+    tell whether f has changed.
 
     Attributes:
       tensors: the tensors among the arguments, components of sparse and ragged ones included.
