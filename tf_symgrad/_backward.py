@@ -135,7 +135,7 @@ class Backward:
 
     def _is_known_structure(self, op: Any, ys: Sequence[str]) -> bool:
         """Hands over the functions of a call, a branch or a loop, if the engine is to differentiate that."""
-        found = _structure.library_of(op, ys, self._compiled)
+        found = _structure.library_of(op, ys)
         if found is None:
             return False
         library, told = found
@@ -190,21 +190,32 @@ class Backward:
     def _rehearse(self, ys: Iterable[str]) -> None:
         """Builds all pullbacks, for all cotangents that there may be: what fails, fails now.
 
-        A call, a branch or a loop that the engine can't differentiate is left to Python; all are, if none is named.
+        A call, a branch or a loop that the engine can't differentiate is left to Python; all are, if none is named. So
+        is one that would get outputs of which another tape knows nothing.
         """
         while True:
             self._stages: list[list[str]] = self._pass.stages()
             self._plan: dict[int, tuple[list[str], Any]] = {}
+            failed: dict[str, str] = {}
             try:
-                return self._build_all(ys)
+                self._build_all(ys)
             except _loader.native().StatusError as error:
                 failed = dict(self._pass.failed()) or dict.fromkeys(self._extensible, error.args[1])
                 if not failed:
                     raise
-            for name, reason in failed.items():
+            recorded = {name for _, pullback in self._plan.values() for name in self._recorded(pullback)}
+            if not failed and not recorded:
+                return
+            for name in sorted(failed.keys() | recorded):
                 op = self._ops[name] = self._extensible.pop(name)
                 self._pass.set_opaque(name)
-                self.left.append(f"that of node '{name}' (op {op.type}) alone: {reason}".replace("\n", " "))
+                if name in failed:
+                    reason = f"that of node '{name}' (op {op.type}) alone: {failed[name]}"
+                    self.left.append(reason.replace("\n", " "))
+
+    def _recorded(self, pullback: Any) -> list[str]:
+        """The nodes that are to get outputs for a pullback, but have been recorded by another tape."""
+        return [name for name, *_ in pullback[5] if _structure.is_recorded(self._extensible[name])]
 
     def _build_all(self, ys: Iterable[str]) -> None:
         seeded = set(ys)
@@ -248,6 +259,8 @@ class Backward:
                     pullback = self._build(stage, native)
                 except _loader.native().StatusError as error:
                     raise NotNativeError(error.args[1].replace("\n", " ")) from None
+                if self._recorded(pullback):
+                    raise NotNativeError("of a node that gets outputs another tape has recorded those that it has")
                 dys = [tf.convert_to_tensor(_sum(cotangents.pop(name))) for name in native]
                 self._call(pullback, dys, cotangents)
             for name in opaque:

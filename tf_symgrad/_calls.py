@@ -22,8 +22,8 @@ TENSORS = (tf.Tensor, np.ndarray, np.generic)
 class Call:
     """`f(*args, **kwargs)` as a function of its tensors; the rest of its arguments is fixed.
 
-    Variables are captured, whether they are arguments or not. `memo` holds the traces of one f, which is `kept` if f
-    is a wrapper of it; none, if nobody can tell whether f has changed.
+    Variables are captured, whether they are arguments or not. `memo` holds the traces of one f; None, if nobody can
+    tell whether f has changed.
 
     Attributes:
       tensors: the tensors among the arguments, components of sparse and ragged ones included.
@@ -35,21 +35,19 @@ class Call:
         f: Callable[..., Any],
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
-        memo: dict[str, Any],
-        kept: Any = None,
+        memo: dict[str, Any] | None,
     ):
         self._arguments = (tuple(args), dict(kwargs))
         self._flat = tf.nest.flatten(self._arguments, expand_composites=True)
         self._is_input = [isinstance(x, TENSORS) for x in self._flat]
         self.tensors = [tf.convert_to_tensor(x) for x, t in zip(self._flat, self._is_input, strict=True) if t]
-        key = self._key(kept or f)
-        if key is None or key not in memo:
+        key = None if memo is None else self._key()
+        traced = memo.get(key) if memo is not None and key is not None else None
+        if traced is None:
             traced = self._trace(f)
-            if key is None:
-                self.concrete, self._output = traced
-                return
-            memo[key] = traced
-        self.concrete, self._output = memo[key]
+            if memo is not None and key is not None:
+                memo[key] = traced
+        self.concrete, self._output = traced
 
     def _trace(self, f: Callable[..., Any]) -> tuple[Any, Any]:
         """The ConcreteFunction, and the structure of its outputs."""
@@ -69,10 +67,9 @@ class Call:
         specs = [tf.TensorSpec(x.shape, x.dtype) for x in self.tensors]
         return tf.function(of_tensors).get_concrete_function(specs), structures[-1]
 
-    def _key(self, f: Any) -> str | None:
-        """What the trace depends on; None if it can't be told, as of a callable that may have changed."""
-        kept = (tf.types.experimental.ConcreteFunction, tf.types.experimental.PolymorphicFunction)
-        if not isinstance(f, kept) or not tf.executing_eagerly():
+    def _key(self) -> str | None:
+        """What the trace depends on, beside f; None if it can't be told."""
+        if not tf.executing_eagerly():
             return None
         parts = []
         for x, t in zip(self._flat, self._is_input, strict=True):

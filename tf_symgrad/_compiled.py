@@ -17,6 +17,8 @@ import tensorflow as tf
 from tensorflow.python.eager import context, record
 from tensorflow.python.framework import config, ops
 
+from tf_symgrad import _keras
+
 _KEPT = (tf.types.experimental.ConcreteFunction, tf.types.experimental.PolymorphicFunction)
 _HANDLES = (tf.resource, tf.variant)  # a trace would forget what they refer to
 
@@ -85,11 +87,21 @@ class Compiled:
 
 
 _traces: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
+# Of layers, also what these depend on.
+_traces_of_layers: weakref.WeakKeyDictionary[Any, tuple[Hashable, dict[str, Any]]] = weakref.WeakKeyDictionary()
 
 
-def traces_of(f: Any) -> dict[str, Any]:
-    """Where traces of a function are kept as long as that lives; of no use, where no trace stands for f."""
-    return _traces.setdefault(f, {}) if may_be_traced(f) else {}
+def traces_of(f: Any) -> dict[str, Any] | None:
+    """Where traces of a function are kept as long as that lives; None, where no trace stands for f."""
+    if may_be_traced(f):
+        return _traces.setdefault(f, {})
+    state = _keras.state_of(f) if context.executing_eagerly() else None
+    if state is None:
+        return None
+    known = _traces_of_layers.get(f)
+    if known is None or known[0] != state:
+        known = _traces_of_layers[f] = state, {}
+    return known[1]
 
 
 # By function, as long as that lives.

@@ -22,7 +22,7 @@ from tensorflow.python.eager import tape as tape_lib
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import gradients_util, resource_variable_ops
 
-from tf_symgrad import _loader, _part, _recorded, _registry, _structure
+from tf_symgrad import _loader, _part, _pullback, _recorded, _registry, _structure
 from tf_symgrad._backward import Backward, NotNativeError, tensor_name
 
 logger = logging.getLogger("tf_symgrad")
@@ -256,7 +256,7 @@ def _tape_gradients(stock: Callable[[], Any], **given: Any) -> list[Any]:
     xs = [x for x, recorded in zip(known, on[len(targets) :], strict=False) if recorded and x is not None]
 
     try:
-        on_tape = _recorded.leading_to(tape, ys, [*xs, *inner.values()])
+        on_tape = _recorded.leading_to(tape, ys, [*xs, *inner.values()], _pullback.handles_of(graph))
     except _recorded.UnclearError as error:
         raise NotNativeError(str(error)) from None
     is_x = {id(x) for x in xs}

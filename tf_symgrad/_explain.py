@@ -147,7 +147,7 @@ def explain(
     _inputs.check_number("unknown", unknown, 0)
     if args is not None:
         args = _inputs.elements("args", args, "arguments of f: explain(f, args=[x])")
-        f = Call(f, args, {}, {}).concrete
+        f = Call(f, args, {}, None).concrete
     function = _resolve.resolve(f, [])
     resolved = _custom.resolve(function, []) or function  # with what custom gradients do
     explanation = Explanation(function.name, _Paths(resolved).inputs()[: len(function.inputs)])

@@ -90,8 +90,9 @@ def reachable(
             continue
         library[name] = function
         if getattr(function, "_cached_graph", None) is not None:
-            todo += function.children  # traced: complete, and far cheaper than reading the definition
-        else:
+            todo += function.children  # traced: far cheaper than reading the definition
+        # Complete, but where TensorFlow wraps a branch or a loop for tapes: its functions belong to the graph around.
+        if getattr(function, "_cached_graph", None) is None or "cflow_gradient_wrapper" in name:
             own = dict(getattr(function, "_sub_functions", {}))
             names = set(callees(function.cached_definition)) - library.keys()
             todo += filter(None, (own.get(callee) or find(callee) for callee in sorted(names)))

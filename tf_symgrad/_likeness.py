@@ -80,12 +80,9 @@ class Body:
     """What is to be known of a function whose ops the engine differentiates as Python does.
 
     Attributes:
-      takes_rows: whether it looks up rows of an argument. In branches and loops it hangs on more than the op whether
-        the gradient is rows.
       needy: whether nodes have gradients of Python's, which are to be handed over.
     """
 
-    takes_rows: bool
     needy: bool
 
 
@@ -94,18 +91,9 @@ def of_function(definition: function_pb2.FunctionDef) -> Body | None:
     if any(name in definition.attr for name in ("api_implements", "_implements")):
         return None
     nodes = {node.name: node for node in definition.node_def}
-    arguments = {arg.name for arg in definition.signature.input_arg}
     differing = _differing(len(ops.gradient_registry.list()), _loader.native().num_rules())
 
-    def is_argument(tensor: str) -> bool:
-        name = tensor.partition(":")[0]
-        for _ in nodes:  # no longer than that, should they lead in a circle
-            if name not in nodes or nodes[name].op not in ("Identity", "ReadVariableOp"):
-                break
-            name = nodes[name].input[0].partition(":")[0]
-        return name in arguments
-
-    takes_rows = needy = False
+    needy = False
     rules = _loader.rules()
     for node in definition.node_def:
         if _custom.has_pythons(node, rules):
@@ -117,9 +105,7 @@ def of_function(definition: function_pb2.FunctionDef) -> Body | None:
             return None
         if node.op in _SOME and _is_python_node(node, nodes):
             return None
-        if node.op.startswith(_LOOK_UP) and is_argument(node.input[0]):
-            takes_rows = True
-    return Body(takes_rows, needy)
+    return Body(needy)
 
 
 # Control flow, arrays and variables of TensorFlow 1; gradients within functions, calls to elsewhere.
@@ -127,7 +113,6 @@ _FOREIGN = {
     *("Enter", "Exit", "NextIteration", "LoopCond", "Merge", "Switch", "RemoteCall"),
     *("SymbolicGradient", "TfSymgrad>SymbolicGradient"),
 }
-_LOOK_UP = ("Gather", "ResourceGather", "SparseSegment")
 
 
 def inert() -> list[str]:

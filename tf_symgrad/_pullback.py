@@ -23,6 +23,9 @@ _HIGHER_ORDER = 2  # of TFE_Py_TapeSetPossibleGradientTypes
 def call(name: str, stateful: bool, functions: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
     """Adds the call of a pullback, the first of some functions, to the default graph."""
     graph, root = ops.get_default_graph(), functions[0]
+    if any(t.dtype == tf.resource for t in inputs):
+        handles = handles_of(graph)
+        inputs = [handles.get(id(t), t) for t in inputs]
     for function in functions:
         if not graph._is_function(function.name):
             graph._add_function(function)
@@ -37,8 +40,13 @@ def call(name: str, stateful: bool, functions: Sequence[Any], inputs: Sequence[A
     op = results[0].op
     op._gradient_function = gradient
     if record.could_possibly_record():
-        record.record_operation(op.type, results, list(op.inputs), lambda *dys: gradient(op, *dys))
+        record.record_operation(op.type, results, list(inputs), lambda *dys: gradient(op, *dys))
     return results
+
+
+def handles_of(graph: tf.Graph) -> dict[int, Any]:
+    """By identity of what stands for a variable in a graph, the variable's handle: tapes know that alone."""
+    return {id(inner): t for t, inner in getattr(graph, "captures", ()) if inner.dtype == tf.resource}
 
 
 class Named:

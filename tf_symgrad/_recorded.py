@@ -6,7 +6,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from tensorflow.python import pywrap_tfe
@@ -89,13 +89,14 @@ class Recorded:
     blocked: set[Any]
 
 
-def leading_to(tape: NotedTape, ys: Sequence[Any], known: Sequence[Any]) -> Recorded:
+def leading_to(tape: NotedTape, ys: Sequence[Any], known: Sequence[Any], handles: Mapping[int, Any]) -> Recorded:
     """What a tape has recorded of what leads to y.
 
     Args:
       tape: the tape.
       ys: tensors of a graph, on the tape.
       known: those that may be on the tape without being made of others: sources, and what comes from outside.
+      handles: by identity of what stands for a variable in the graph, the variable's handle, which tapes know.
 
     Raises:
       UnclearError: something is on the tape that the graph does not explain.
@@ -106,7 +107,7 @@ def leading_to(tape: NotedTape, ys: Sequence[Any], known: Sequence[Any]) -> Reco
 
     def walk(is_on: Callable[[Any], bool]) -> Recorded:
         found = Recorded({y.op for y in ys}, [], set())
-        todo, on = list(found.ops), functools.cache(lambda key: is_on(tensors[key]))
+        todo, on = list(found.ops), functools.cache(lambda key: is_on(handles.get(key, tensors[key])))
         tensors: dict[int, Any] = {}
         while todo:
             op = todo.pop()

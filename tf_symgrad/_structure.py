@@ -33,7 +33,7 @@ Library = dict[str, _library.LibraryFunction]
 Definitions = dict[str, function_pb2.FunctionDef]
 
 
-def library_of(op: Any, ys: Collection[str], compiled: bool) -> tuple[Library, Definitions] | None:
+def library_of(op: Any, ys: Collection[str]) -> tuple[Library, Definitions] | None:
     """The functions that a node stands for, with all that these call; and what the engine is told of some instead.
 
     None if Python is to differentiate it.
@@ -41,19 +41,12 @@ def library_of(op: Any, ys: Collection[str], compiled: bool) -> tuple[Library, D
     Args:
       op: the node.
       ys: names of the tensors that are differentiated.
-      compiled: whether XLA is to compile the graph.
     """
     if op.type in _CALLS and not _is_stock(op._gradient_function):
-        return None
-    if compiled and op.type in _LOOPS and _is_counted(op):
         return None
     # A function that returns what a loop's gradient takes is differentiated by that, too: Python goes on from there.
     first_new = getattr(op, "_symgrad_first_new", len(op.outputs))
     if op.type in _LOOPS and any(f"{op.name}:{i}" in ys for i in range(first_new, len(op.outputs))):
-        return None
-    # Another tape may have recorded the outputs that there are, and would miss what flows through others. A function
-    # whose backward function is built it knows as a whole.
-    if op.graph is ops.get_default_graph() and pywrap_tfe.TFE_Py_TapeSetShouldRecordBackprop(list(op.outputs)):
         return None
     find = _library.finder(op.graph)
     library: Library = {}
@@ -63,13 +56,12 @@ def library_of(op: Any, ys: Collection[str], compiled: bool) -> tuple[Library, D
         if root is None:
             return None
         library.update(_library.reachable(root, find))
-    in_branches = set(library) if op.type in _BRANCHES_AND_LOOPS else _in_branches(library)
     needy = []
     for name, function in library.items():
         if getattr(function, "_grad_func", None) is not None:
             return None
         likeness = _likeness_of(function)
-        if likeness is None or (likeness.takes_rows and name in in_branches):
+        if likeness is None:
             return None
         if likeness.needy:
             needy.append(name)
@@ -79,21 +71,17 @@ def library_of(op: Any, ys: Collection[str], compiled: bool) -> tuple[Library, D
     return None if found is None else ({**library, **found[1]}, found[0])
 
 
+def is_recorded(op: Any) -> bool:
+    """Whether another tape has recorded the outputs that a node has, and would miss what flows through new ones.
+
+    A function whose backward function is built it knows as a whole.
+    """
+    return op.graph is ops.get_default_graph() and bool(pywrap_tfe.TFE_Py_TapeSetShouldRecordBackprop(list(op.outputs)))
+
+
 def _is_start(op: Any) -> bool:
     """Whether a node was made by `extend`."""
     return op.type == "PartitionedCall" and str(op.get_attr("f").name).startswith("__symgrad_loop_start_")
-
-
-def _is_counted(loop: Any) -> bool:
-    """Whether a loop takes an integer that a function computes, which XLA does not know: it may be the limit."""
-    todo, seen = [loop], {loop}
-    while todo:
-        before = {x.op for x in todo.pop().inputs if x.dtype.is_integer} - seen
-        if any(op.type in KINDS for op in before):
-            return True
-        seen |= before
-        todo += before
-    return False
 
 
 def _is_stock(gradient: Any) -> bool:
@@ -115,24 +103,6 @@ def _functions_of(node: node_def_pb2.NodeDef) -> Iterator[str]:
         if name in node.attr:
             value = node.attr[name]
             yield from (f.name for f in ([value.func] if value.HasField("func") else value.list.func))
-
-
-def _in_branches(library: Library) -> set[str]:
-    """Those functions that branches and loops lead to."""
-    todo = [
-        name
-        for function in library.values()
-        for node in function.cached_definition.node_def
-        if node.op in _BRANCHES_AND_LOOPS
-        for name in _functions_of(node)
-    ]
-    found: set[str] = set()
-    while todo:
-        name = todo.pop()
-        if name not in found and name in library:
-            found.add(name)
-            todo += _library.callees(library[name].cached_definition)
-    return found
 
 
 def called(own: Library, library: Library) -> list[_library.LibraryFunction]:

@@ -107,14 +107,14 @@ def _of_scalar(
 ) -> Callable[..., tuple[Any, Any]]:
     none, has_aux = _inputs.none_if_unconnected(unconnected), _inputs.flag("has_aux", has_aux)
     kept, optimize = _inputs.checkpoint_of(checkpoint), _inputs.optimizer_of(optimize)
-    memo: dict[str, Any] = {}
     f = _calls.callable_of(f)
+    memo: dict[str, Any] | None = {} if _compiled.may_be_traced(f) else None
     traced = _without_gradient_of_aux(f) if has_aux else f
 
     @_op.no_autograph
     def long_way(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
         selected, given, named = _calls.with_tensors(f, wrt, args, kwargs)
-        of_call = Call(traced, given, named, memo, kept=f)
+        of_call = Call(traced, given, named, memo)
         function = _function.from_concrete_function(of_call.concrete).checkpointed(kept).optimized(optimize)
         _check_scalar(f, function.outputs, has_aux)
         operands = [*of_call.tensors, *function.captures]

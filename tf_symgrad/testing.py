@@ -222,7 +222,7 @@ def _flattened(
     f = _calls.callable_of(f)
     _, values, _ = _calls.with_tensors(f, list(range(len(args))), args, {})
     values = tf.nest.map_structure(lambda x: x if _calls.variable_of(x) is None else tf.convert_to_tensor(x), values)
-    call = Call(f, values, {}, {})
+    call = Call(f, values, {}, None)
     smooth = [t.dtype in EPSILON for t in call.tensors]
     names = [
         f"args[{path[0]}]" + "".join(f"[{key!r}]" for key in path[1:])

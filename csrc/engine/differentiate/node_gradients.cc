@@ -210,6 +210,7 @@ absl::StatusOr<Grads> StructureGradientAsPython(Splitter* splitter, Builder* bui
   Body* body = builder->body();
   const Node& node = body->node(query.node);
   const bool loop = IsLoop(*node.def);
+  query.as_python = true;
   TF_ASSIGN_OR_RETURN(SplitVjp split, SplitNode(splitter, *body, query, in_place));
   if (!loop && LacksGradients(split, query)) {
     query = WithZeros(*body, query);
@@ -223,10 +224,13 @@ absl::StatusOr<Grads> StructureGradientAsPython(Splitter* splitter, Builder* bui
   } else if (in_place != nullptr) {
     *in_place = InPlace();
   }
-  for (size_t i = 0; loop && i < grads.size(); ++i)
-    if (query.wants[i] && !grads[i]) {
+  for (size_t i = 0; loop && i < grads.size(); ++i) {
+    if (grads[i]) {
+      grads[i] = builder->Dense(grads[i]);
+    } else if (query.wants[i]) {
       TF_ASSIGN_OR_RETURN(grads[i], ZerosFor(*body, node.inputs[i]));
     }
+  }
   return grads;
 }
 

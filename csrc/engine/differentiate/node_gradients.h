@@ -12,8 +12,9 @@ namespace symgrad {
 // See NodeGradients (sweep.h). A call asks for the halves of its callee, branches and loops for those of their
 // functions.
 absl::StatusOr<Grads> StructureGradient(Splitter* splitter, Builder* builder, const VjpQuery& query);
-// The same with zeros where TensorFlow's Python makes such, which differentiates all outputs of a node together. With
-// `in_place`, the node stays what it is, but gets outputs, if its gradient needs any.
+// The same with zeros and rows where TensorFlow's Python makes such: it differentiates all outputs of a node together,
+// where a branch's gradient is rows, all are, and those of loops are dense. With `in_place`, the node stays what it is,
+// but gets outputs, if its gradient needs any.
 absl::StatusOr<Grads> StructureGradientAsPython(Splitter* splitter, Builder* builder, VjpQuery query,
                                                 InPlace* in_place);
 absl::StatusOr<Grads> CustomGradient(const Functions& functions, Builder* builder, const VjpQuery& query);

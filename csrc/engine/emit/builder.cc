@@ -218,13 +218,17 @@ V Builder::SumHere(const std::vector<V>& values) {
   for (const V& v : values) {
     if (v.kind() == V::Kind::kRows) {
       const RowsValue& r = rows_[v.node()];
-      indices.push_back(indices.empty() ? r.indices : cast_like(r.indices, indices[0]));
+      indices.push_back(r.indices);
       parts.push_back(r.values);
       dense_shape = r.dense_shape;
     } else if (v) {
       dense.push_back(v);
     }
   }
+  const bool alike =
+      std::all_of(indices.begin(), indices.end(), [&](const V& v) { return v.dtype() == indices[0].dtype(); });
+  for (V& v : indices)
+    if (!alike) v = cast(v, DType::kInt64);
   V sparse;
   if (!parts.empty())
     sparse = Rows({parts.size() == 1 ? indices[0] : concat(indices, 0), parts.size() == 1 ? parts[0] : concat(parts, 0),

@@ -25,6 +25,7 @@ struct VjpQuery {
   std::vector<V> cotangents;  // of each output, `none` where nothing came
   std::vector<bool> wants;    // for each input
   bool diverges = false;      // Op::diverges
+  bool as_python = false;     // gradients are zeros and rows where TensorFlow's Python makes such
 };
 
 // A builder dedups: an op without state, of the same inputs and attrs on the same device, is emitted once.

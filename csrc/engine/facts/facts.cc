@@ -299,4 +299,10 @@ tf::PartialTensorShape StaticShape(const Shape& shape) {
   return known;
 }
 
+tf::PartialTensorShape StaticShapeOfValue(const Body& body, Port p) {
+  const auto handle = body.handles.find(body.output_index(p));
+  const bool variable = body.output(p).dtype == tf::DT_RESOURCE && handle != body.handles.end();
+  return StaticShape(variable ? handle->second[0].shape : body.output(p).shape);
+}
+
 }  // namespace symgrad

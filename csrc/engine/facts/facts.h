@@ -38,5 +38,7 @@ bool ReadTensor(const tf::TensorProto& value, tf::Tensor* tensor);
 bool FillInts(const Ints& ints, tf::DataType dtype, tf::TensorProto* out);
 
 tf::PartialTensorShape StaticShape(const Shape& shape);
+// Of a tensor, or of the value of a variable.
+tf::PartialTensorShape StaticShapeOfValue(const Body& body, Port p);
 
 }  // namespace symgrad

@@ -22,7 +22,7 @@ tf::NameAttrList WithInputs(tf::NameAttrList f, const Body& body, absl::Span<con
     const Output& in = body.output(p);
     const auto handle = body.handles.find(body.output_index(p));
     const bool variable = in.dtype == tf::DT_RESOURCE && handle != body.handles.end();
-    StaticShape(variable ? handle->second[0].shape : in.shape).AsProto(shapes->add_shape());
+    StaticShapeOfValue(body, p).AsProto(shapes->add_shape());
     dtypes->add_type(variable ? handle->second[0].dtype : in.dtype == tf::DT_RESOURCE ? tf::DT_INVALID : in.dtype);
   }
   // Of a list, its length and shape: the zeros of its cotangent are a constant then. XLA must know integers, too.

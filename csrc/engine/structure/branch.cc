@@ -3,6 +3,7 @@
 
 #include "csrc/engine/body/calls.h"
 #include "csrc/engine/emit/literal.h"
+#include "csrc/engine/facts/facts.h"
 #include "csrc/engine/facts/known_inputs.h"
 #include "csrc/engine/structure/structure.h"
 #include "csrc/engine/vjp/cotangent.h"
@@ -98,6 +99,7 @@ class BranchSplit {
     for (const Port& p : inputs_) {
       input_dtypes_.push_back(tf::BaseType(body.output(p).dtype));
       flow_elements_.push_back(body.flow_element(p));
+      input_shapes_.push_back(StaticShapeOfValue(body, p));
     }
     for (int i = 0; i < n.num_outputs; ++i) result_dtypes_.push_back(tf::BaseType(body.output({query.node, i}).dtype));
     for (const V& dy : query.cotangents)
@@ -210,20 +212,22 @@ class BranchSplit {
     bool is_rows() const { return indices != tf::DT_INVALID; }
   };
 
-  // Of the rows that the gradient of input i is; DT_INVALID if it is dense. It is where a branch's is, and under XLA,
-  // which wants one shape of all branches, where that of their rows differs.
+  // Of the rows that the gradient of input i is; DT_INVALID if it is dense. It is where a branch's is, for Python where
+  // all are, and under XLA, which wants one shape of all branches, where that of their values differs.
   tf::DataType IndicesDtype(size_t i) const {
     tf::DataType dtype = tf::DT_INVALID;
     const tf::PartialTensorShape* shape = nullptr;
     for (const SplitVjp& split : splits_) {
       const GradientPlace& place = split.gradients[i];
       if (!place.exists() && !body_.compiled) continue;
-      if (!place.is_rows()) return tf::DT_INVALID;
+      if (!place.exists() || (!place.is_rows() && !query_.as_python)) return tf::DT_INVALID;
       const TensorSpec& values = split.pullback.results[place.values];
-      dtype = split.pullback.results[place.indices].dtype;
       if (body_.compiled && !values.shape.IsFullyDefined()) return tf::DT_INVALID;
       if (body_.compiled && shape != nullptr && !shape->IsIdenticalTo(values.shape)) return tf::DT_INVALID;
       shape = &values.shape;
+      if (!place.is_rows()) continue;
+      const tf::DataType own = split.pullback.results[place.indices].dtype;
+      dtype = dtype == tf::DT_INVALID || dtype == own ? own : tf::DT_INT64;
     }
     return dtype;
   }
@@ -288,7 +292,7 @@ class BranchSplit {
       for (size_t i = 0; i < used.size(); ++i) {
         const GradientPlace& place = split.gradients[i];
         if (gradients_[i].exists() && (!place.exists() || (place.is_rows() && !gradients_[i].is_rows())))
-          used[i] = true;
+          used[i] = used[i] || !IsKnown(i);
       }
     }
     return used;
@@ -316,6 +320,18 @@ class BranchSplit {
     return branch.Finish("branch", results);
   }
 
+  // Whether zeros for input i, and its dense shape, need no input.
+  bool IsKnown(size_t i) const { return input_shapes_[i].IsFullyDefined() && gradients_[i].dtype != tf::DT_VARIANT; }
+  V DenseShape(size_t i, const V& x) const {
+    if (!IsKnown(i)) return ShapeOf(x);
+    const auto dims = input_shapes_[i].dim_sizes();
+    return constant(ints({dims.begin(), dims.end()}), DType::kInt32);
+  }
+  V Zeros(size_t i, const V& x) const {
+    if (flow_elements_[i] != tf::DT_INVALID || !IsKnown(i)) return ZerosOf(x, gradients_[i].dtype, flow_elements_[i]);
+    return zeros(DenseShape(i, x), static_cast<DType>(gradients_[i].dtype));
+  }
+
   // The gradient of input i, which is x, of one branch, in the form that all have.
   void AddGradient(FunctionAuthor* branch, const SplitVjp& split, size_t i, const V& pullback, const V& x,
                    Values* results) const {
@@ -323,13 +339,19 @@ class BranchSplit {
     const Gradient& gradient = gradients_[i];
     const auto dtype = static_cast<DType>(gradient.dtype), indices = static_cast<DType>(gradient.indices);
     if (!gradient.is_rows()) {
-      results->push_back(place.exists() ? (*branch)->Dense(split.Gradient(i, pullback, x))
-                                        : ZerosOf(x, gradient.dtype, flow_elements_[i]));
-    } else if (place.exists()) {
+      if (!place.exists()) results->push_back(Zeros(i, x));
+      else if (!place.is_rows()) results->push_back(pullback.out(place.values));
+      else
+        results->push_back(
+            (*branch)->Dense(rows(pullback.out(place.indices), pullback.out(place.values), DenseShape(i, x))));
+    } else if (place.is_rows()) {
       results->push_back(pullback.out(place.values));
       results->push_back(cast(pullback.out(place.indices), indices));
+    } else if (query_.as_python) {  // all rows
+      results->push_back(place.exists() ? pullback.out(place.values) : Zeros(i, x));
+      results->push_back(cast(range(0, gather(DenseShape(i, x), 0)), indices));
     } else {  // no rows
-      const V row = slice(ShapeOf(x), ints({1}), ints({-1}));
+      const V row = slice(DenseShape(i, x), ints({1}), ints({-1}));
       results->push_back(zeros(concat({ints({0}), row}, 0), dtype));
       results->push_back(constant(ints({}), indices));
     }
@@ -342,6 +364,7 @@ class BranchSplit {
   std::vector<Port> inputs_;  // without the selector
   tf::DataType selector_;
   tf::DataTypeVector input_dtypes_, result_dtypes_, cotangent_dtypes_;
+  std::vector<tf::PartialTensorShape> input_shapes_;  // of a variable that of its value
   tf::DataTypeVector flow_elements_;  // of inputs that are flows of arrays the element dtypes, for others DT_INVALID
   std::vector<SplitVjp> splits_;
   std::vector<Gradient> gradients_;  // by input
