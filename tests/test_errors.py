@@ -511,13 +511,29 @@ def test_an_argument_that_is_a_reference() -> None:
             assert function_def_to_graph.function_def_to_graph(g).outputs[0].dtype == tf.float32
 
 
+def gather(indices: str, axis: str, batch_dims: int) -> function_pb2.FunctionDef:
+    f = one_node("f", f"""op: "GatherV2" input: "x" input: "{indices}" input: "{axis}"
+      attr {{ key: "Tparams" value {{ type: DT_FLOAT }} }} attr {{ key: "Tindices" value {{ type: DT_INT32 }} }}
+      attr {{ key: "Taxis" value {{ type: DT_INT32 }} }} attr {{ key: "batch_dims" value {{ i: {batch_dims} }} }}""")  # fmt: skip
+    for name in ("i", "j"):
+        f.signature.input_arg.add(name=name, type=types_pb2.DT_INT32)
+    return f
+
+
 def test_an_attr_that_its_constant_cannot_hold() -> None:
     """The conversion would be undefined."""
-    f = one_node("f", """op: "GatherV2" input: "x" input: "i:output:0" input: "i:output:0"
-      attr { key: "Tparams" value { type: DT_FLOAT } } attr { key: "Tindices" value { type: DT_INT32 } }
-      attr { key: "Taxis" value { type: DT_INT32 } } attr { key: "batch_dims" value { i: 4611686018427387904 } }""")  # fmt: skip
     with pytest.raises(native.StatusError, match=r"node 'n' .op GatherV2.*a literal can't be DT_INT32"):
-        differentiate(text_format.Merge(INDEX, f))
+        differentiate(gather("i", "j", 2**62))
+
+
+@pytest.mark.parametrize("batch_dims", [2, -2, 2**40])
+def test_more_batch_dims_than_dimensions(batch_dims: int) -> None:
+    """Of an axis that is not known, TensorFlow's shape function makes a shape of a negative rank."""
+    f = gather("i", "j", batch_dims)
+    for arg in (0, 1):
+        f.arg_attr[arg].attr["_output_shapes"].list.shape.add().dim.add(size=1)
+    with pytest.raises(native.StatusError, match="its batch_dims are .*, of indices of 1 dim"):
+        differentiate(f)
 
 
 def test_known_values_of_a_rank_that_a_shape_function_does_not_expect() -> None:
