@@ -79,8 +79,8 @@ FUZZER = Sanitizer(
     target=("-fsanitize=fuzzer",),
     mains=(),
 )
-# Five times as many inputs a second: undefined behaviour traps, containers check their bounds, and what the mutator does
-# not ask for, which values are compared, is not recorded. What it finds that is new, FUZZER then sees.
+# Five times as many inputs a second: undefined behaviour traps, containers check their bounds, and which values are
+# compared is not recorded, as the mutator does not ask. What it finds that is new, FUZZER then sees.
 FAST_FUZZER = Sanitizer(
     "fast_fuzzer",
     FUZZER.cxx,
@@ -111,11 +111,11 @@ def copy_sources(to: Path) -> None:
 def build(sanitizer: Sanitizer, only: str = "") -> None:
     """Builds all libraries, or only one."""
     copy_sources(sanitizer.tree)
-    flags = [*sanitizer.flags, sanitizer.unknown, sanitizer.optimize, "-g1", "-fno-omit-frame-pointer", "-U_FORTIFY_SOURCE", "-w"]
+    flags = [*sanitizer.flags, sanitizer.unknown, sanitizer.optimize, "-g1", "-fno-omit-frame-pointer", "-w"]
     environment = {
         **os.environ,
         "CXX": sanitizer.cxx,
-        "CXXFLAGS": shlex.join([*flags, "-Wno-error"]),
+        "CXXFLAGS": shlex.join([*flags, "-U_FORTIFY_SOURCE", "-Wno-error"]),
         "LDFLAGS": shlex.join([*sanitizer.flags, *sanitizer.links]),
     }
     command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace", *([f"--only={only}"] if only else [])]
@@ -141,8 +141,8 @@ def build_target(sanitizer: Sanitizer) -> Path:
     # Without libtensorflow_cc there are no ops.
     links = ["-l:libtf_symgrad.so", "-Wl,--no-as-needed", "-l:libtensorflow_cc.so.2", "-l:libtensorflow_framework.so.2"]
     places = [flag for path in libraries for flag in (f"-L{path}", f"-Wl,-rpath,{path}")]
-    command = [*shlex.split(sanitizer.cxx), *sanitizer.flags, *sanitizer.target, *objects, *places, *links, "-o", str(executable)]
-    subprocess.run(command, check=True)
+    flags = [*sanitizer.flags, *sanitizer.target, *objects, *places, *links, "-o", str(executable)]
+    subprocess.run([*shlex.split(sanitizer.cxx), *flags], check=True)
     return executable
 
 
