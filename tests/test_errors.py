@@ -514,7 +514,8 @@ def test_an_argument_that_is_a_reference() -> None:
 def gather(indices: str, axis: str, batch_dims: int) -> function_pb2.FunctionDef:
     f = one_node("f", f"""op: "GatherV2" input: "x" input: "{indices}" input: "{axis}"
       attr {{ key: "Tparams" value {{ type: DT_FLOAT }} }} attr {{ key: "Tindices" value {{ type: DT_INT32 }} }}
-      attr {{ key: "Taxis" value {{ type: DT_INT32 }} }} attr {{ key: "batch_dims" value {{ i: {batch_dims} }} }}""")  # fmt: skip
+      attr {{ key: "Taxis" value {{ type: DT_INT32 }} }}""")  # fmt: skip
+    f.node_def[0].attr["batch_dims"].i = batch_dims
     for name in ("i", "j"):
         f.signature.input_arg.add(name=name, type=types_pb2.DT_INT32)
     return f
