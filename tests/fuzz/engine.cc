@@ -15,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "csrc/c_api/tf_symgrad.h"
+#include "csrc/engine/exceptions.h"
 #include "csrc/engine/gradient.h"
 #include "tensorflow/core/common_runtime/function_body.h"
 #include "tensorflow/core/common_runtime/function_def_utils.h"
@@ -72,7 +73,9 @@ void CheckError(const absl::Status& status) {
 
 bool IsTaken(const tf::FunctionDef& f, const tf::FunctionLibraryDefinition& library, std::string* why) {
   std::unique_ptr<tf::FunctionBody> body;
-  const absl::Status status = tf::FunctionDefToBodyHelper(f, tf::AttrSlice(), &library, &body);
+  const absl::Status status = WithoutExceptions([&] {  // of lengths that no vector can have
+    return tf::FunctionDefToBodyHelper(f, tf::AttrSlice(), &library, &body);
+  });
   *why = status.ToString();
   return status.ok();
 }
