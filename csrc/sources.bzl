@@ -56,6 +56,7 @@ ENGINE = [
     "csrc/engine/loops/forward_loop.cc",
     "csrc/engine/loops/loop.cc",
     "csrc/engine/loops/loop_writer.cc",
+    "csrc/engine/no_fork.cc",
     "csrc/engine/plan/list_step.cc",
     "csrc/engine/plan/loop_plan.cc",
     "csrc/engine/plan/trip_count.cc",

@@ -24,7 +24,7 @@ import tensorflow as tf
 
 import tf_symgrad
 from tests import c_graph
-from tests.memory import GRADIENT, X, builds, by_tape, fill_cache, gradients_of_functions, in_use, loss
+from tests.memory import GRADIENT, X, builds, by_tape, fill_cache, gradients_of_functions, in_use, leak, loss
 from tf_symgrad import symbolic_gradient
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -223,12 +223,13 @@ WAYS = {
 }
 
 
-def growth(make: Callable[[], Round], rounds: int) -> float:
+def growth(make: Callable[[], Round], rounds: int, leaked: float = 0.0) -> float:
     """Of the process in the second half of so many rounds: kB a round. In the first one, TensorFlow's caches fill."""
     fill_cache()
     one_round, start, held = make(), time.monotonic(), 0.0
     for k in range(rounds):
         found = one_round(k)
+        leak(leaked)
         if found is not None and not np.allclose(found / float(k % 9 + 1), GRADIENT, rtol=1e-5):
             raise SystemExit(f"round {k}: a wrong number")
         if k + 1 == rounds // 2:
@@ -245,13 +246,14 @@ def in_a_process(way: Way, rounds: int, *options: str) -> float | None:
     environment = os.environ | {"TF_SYMGRAD_DISABLE_PASS": "1" if way.kernel else "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     said = done.stderr[-3000:] if done.returncode else done.stdout.strip()
-    print(f"{way.name}{', its peer' if options else ''}: {said}", flush=True)
+    print(f"{way.name}{', its peer' if '--peer' in options else ''}: {said}", flush=True)
     return float(done.stdout.split()[-4]) if done.returncode == 0 else None
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of ways that do not trace")
+    parser.add_argument("--leak", type=float, default=0.0, help="kB to leave behind in each round, to see that found")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--peer", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("ways", nargs="*", metavar="WAY", help=f"of {', '.join(WAYS)}; all by default")
@@ -260,13 +262,13 @@ def main() -> int:
         parser.error(f"there is no way {', '.join(sorted(unknown))}: there are {', '.join(WAYS)}")
     ways = [WAYS[name] for name in arguments.ways or WAYS]
     if arguments.here:
-        growth((ways[0].peer if arguments.peer else None) or ways[0].one_round, arguments.rounds)
+        growth((ways[0].peer if arguments.peer else None) or ways[0].one_round, arguments.rounds, arguments.leak)
         return 0
     failed = []
     for way in ways:
         rounds = max(int(arguments.rounds * way.share), 2)
         allowed = in_a_process(way, max(rounds // 4, 2), "--peer") if way.peer else 0.0
-        grown = in_a_process(way, rounds)
+        grown = in_a_process(way, rounds, f"--leak={arguments.leak}")
         if allowed is None or grown is None or grown > allowed + MOST:
             failed.append(way.name)
     print(f"leaks: {', '.join(failed) or 'none'}")

@@ -54,6 +54,13 @@ def in_use() -> float:
     return float(info.uordblks + info.hblkhd + python_block * sys.getallocatedblocks()) / 2**20
 
 
+def leak(kilobytes: float) -> None:
+    """Takes so much of the heap, for good: what looks for leaks must find it."""
+    malloc = ctypes.CDLL(None).malloc
+    malloc.restype = ctypes.c_void_p
+    malloc(ctypes.c_size_t(int(kilobytes * 1024)))
+
+
 def gradients_of_functions() -> Callable[[int], tuple[bytes, str]]:
     """The number of a round -> a library whose function is another each time."""
     concrete = tf.function(lambda x: loss(x, 1.0), autograph=False).get_concrete_function(tf.TensorSpec([3]))

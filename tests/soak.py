@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 import tf_symgrad
-from tests.memory import GRADIENT, X, by_tape, fill_cache, in_use, loss, resident
+from tests.memory import GRADIENT, X, by_tape, fill_cache, in_use, leak, loss, resident
 from tf_symgrad import symbolic_gradient
 
 KINDS = 50  # functions that differ; each thread makes each of them again and again
@@ -57,8 +57,8 @@ def one_round(k: int, gradient: Gradient) -> list[Any]:
 class Soak:
     """Rounds in many threads, a part at a time."""
 
-    def __init__(self, gradient: Gradient, threads: int) -> None:
-        self.gradient, self.threads = gradient, threads
+    def __init__(self, gradient: Gradient, threads: int, leaked: float = 0.0) -> None:
+        self.gradient, self.threads, self.leaked = gradient, threads, leaked
         self.rounds, self.done, self.wrong = itertools.count(), 0, list[str]()
         self.lock = threading.Lock()
 
@@ -78,14 +78,15 @@ class Soak:
                     self.wrong.append(f"round {k}: a wrong number")
             except Exception as error:  # whatever it is, it is reported
                 self.wrong.append(f"round {k}: {error!r}")
+            leak(self.leaked)
             with self.lock:
                 self.done += 1
 
 
-def growth(gradient: Gradient, seconds: float, threads: int) -> tuple[float, int]:
+def growth(gradient: Gradient, seconds: float, threads: int, leaked: float = 0.0) -> tuple[float, int]:
     """Of the process in the second half of the time: kB a round, and of how many rounds that is."""
     fill_cache()
-    soak, rounds, memory = Soak(gradient, threads), [], []
+    soak, rounds, memory = Soak(gradient, threads, leaked), [], []
     for part in range(PARTS):
         soak.run(seconds / PARTS)
         if soak.wrong:
@@ -99,10 +100,15 @@ def growth(gradient: Gradient, seconds: float, threads: int) -> tuple[float, int
     return (memory[-1] - memory[half]) / count, count
 
 
+def grows(each: float, allowed: float, rounds: int) -> bool:
+    return each > allowed + MOST + NOISE / rounds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=600, help="of which the control takes a quarter")
     parser.add_argument("--threads", type=int, default=64)
+    parser.add_argument("--leak", type=float, default=0.0, help="kB to leave behind in each round, to see that found")
     parser.add_argument("--control", action="store_true", help="the same by a tape, and what that grows by")
     arguments = parser.parse_args()
     if arguments.control:
@@ -114,9 +120,9 @@ def main() -> None:
     control = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     print(f"by a tape: {control}", end="")
     allowed = max(float(control.splitlines()[-1].split()[0]), 0.0)
-    each, count = growth(by_op, arguments.seconds * 3 / 4, arguments.threads)
+    each, count = growth(by_op, arguments.seconds * 3 / 4, arguments.threads, arguments.leak)
     print(f"{arguments.threads} threads, {each:+.3f} kB a round in {count} rounds, by a tape {allowed:+.3f}")
-    if each > allowed + MOST + NOISE / count:
+    if grows(each, allowed, count):
         raise SystemExit("memory grows")
 
 

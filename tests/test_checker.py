@@ -1,12 +1,19 @@
-"""The test of the tests: a gradient that is a little wrong in one place is reported, by each comparison on its own."""
+"""The test of the tests: a gradient that is a little wrong in one place is reported, by each comparison on its own; and
+so is memory that is left behind. What only `make fuzz` and `make sanitize` build compiles."""
 
+import os
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import tensorflow as tf
 
+from tests import leaks, soak
 from tests.harness import Case, case, failures, native, rand
 from tests.oracles import Tensor
 
@@ -155,3 +162,36 @@ def test_errors_of_the_engine_are_reported() -> None:
         raise tf.errors.UnimplementedError(None, None, "no rule")
 
     assert "no rule" in failures(MATMUL, fails)[0]
+
+
+@pytest.mark.parametrize(("leaked", "verdict"), [(0.0, 0), (1.0, 1)])
+def test_a_leak_is_found(leaked: float, verdict: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leaks, "fill_cache", lambda: None)
+    monkeypatch.setattr(
+        leaks, "in_a_process", lambda way, rounds, *_: leaks.growth(way.one_round, rounds, leaked=leaked)
+    )
+    monkeypatch.setattr(sys, "argv", ["leaks", "--rounds=2000", "function"])
+    assert leaks.main() == verdict
+
+
+def test_a_leak_is_found_in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soak, "fill_cache", lambda: None)
+    monkeypatch.setattr(soak, "PARTS", 2)
+    each, rounds = soak.growth(soak.by_op, seconds=4, threads=2, leaked=2000.0)
+    assert soak.grows(each, 0.0, rounds)
+    assert soak.grows(20.0, 1.0, 4000)
+    assert not soak.grows(1.5, 1.0, 4000)
+
+
+def test_the_fuzz_target_compiles(tmp_path: Path) -> None:
+    """In one piece, as that takes a quarter of the time."""
+    names = [f"fuzz/{name}" for name in ("engine", "mutator", "wiring", "values", "standalone")]
+    (tmp_path / "all.cc").write_text("".join(f'#include "tests/{name}.cc"\n' for name in names))
+    command = [*shlex.split(os.environ.get("CXX", "g++")), "-std=c++17", "-DNDEBUG", "-w", "-fsyntax-only", "-I."]
+    done = subprocess.run(
+        [*command, *tf.sysconfig.get_compile_flags(), str(tmp_path / "all.cc")],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -16,6 +16,7 @@ import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow.core.framework import attr_value_pb2, function_pb2, types_pb2
 from tensorflow.python.eager import context
+from tensorflow.python.framework import function_def_to_graph
 
 import tf_symgrad
 from tests.frames import function_of_frames, loop, v1
@@ -497,6 +498,43 @@ def test_circles(what: str, checkpoint: str) -> None:
         return
     with pytest.raises(native.StatusError, match=message):
         native.build_gradient(library, f, None, checkpoint=checkpoint)
+
+
+def test_an_argument_that_is_a_reference() -> None:
+    """What is made takes values."""
+    for f in (one_node("f", 'op: "Square" input: "x" ' + NODE_T, "y"), one_node("f", 'op: "NoOp"', "")):
+        f.signature.input_arg[0].type = types_pb2.DT_FLOAT_REF
+        f.ret["y"] = f.ret["y"] if f.node_def[0].op == "Square" else "x"
+        library = function_pb2.FunctionDefLibrary(function=[f]).SerializeToString()
+        _, made = native.build_gradient(library, attr_value_pb2.NameAttrList(name="f").SerializeToString(), None)
+        for g in function_pb2.FunctionDefLibrary.FromString(made).function:
+            assert function_def_to_graph.function_def_to_graph(g).outputs[0].dtype == tf.float32
+
+
+def gather(indices: str, axis: str, batch_dims: int) -> function_pb2.FunctionDef:
+    f = one_node("f", f"""op: "GatherV2" input: "x" input: "{indices}" input: "{axis}"
+      attr {{ key: "Tparams" value {{ type: DT_FLOAT }} }} attr {{ key: "Tindices" value {{ type: DT_INT32 }} }}
+      attr {{ key: "Taxis" value {{ type: DT_INT32 }} }}""")  # fmt: skip
+    f.node_def[0].attr["batch_dims"].i = batch_dims
+    for name in ("i", "j"):
+        f.signature.input_arg.add(name=name, type=types_pb2.DT_INT32)
+    return f
+
+
+def test_an_attr_that_its_constant_cannot_hold() -> None:
+    """The conversion would be undefined."""
+    with pytest.raises(native.StatusError, match=r"node 'n' .op GatherV2.*a literal can't be DT_INT32"):
+        differentiate(gather("i", "j", 2**62))
+
+
+@pytest.mark.parametrize("batch_dims", [2, -2, 2**40])
+def test_more_batch_dims_than_dimensions(batch_dims: int) -> None:
+    """Of an axis that is not known, TensorFlow's shape function makes a shape of a negative rank."""
+    f = gather("i", "j", batch_dims)
+    for arg in (0, 1):
+        f.arg_attr[arg].attr["_output_shapes"].list.shape.add().dim.add(size=1)
+    with pytest.raises(native.StatusError, match="its batch_dims are .*, of indices of 1 dim"):
+        differentiate(f)
 
 
 def test_known_values_of_a_rank_that_a_shape_function_does_not_expect() -> None:

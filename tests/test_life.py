@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -77,6 +78,26 @@ def another_library(k: int, nodes: int = 100) -> tuple[bytes, bytes]:
 def build_for_ever(numbers: Iterator[int], stop: threading.Event) -> None:
     while not stop.is_set():
         _loader.native().build_gradient(*another_library(next(numbers)), [True])
+
+
+def fork_amid_builds() -> None:
+    """A child builds, whatever its parent's other threads were at when it was made."""
+    stop = threading.Event()
+    workers = [threading.Thread(target=build_for_ever, args=(itertools.count(k, 4), stop)) for k in range(4)]
+    for worker in workers:
+        worker.start()
+    statuses = []
+    for k in range(30):
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)  # ends it, where it hangs
+            _loader.native().build_gradient(*another_library(10**6 + k), [True])
+            os._exit(0)
+        statuses.append(os.waitpid(child, 0)[1])
+    stop.set()
+    for worker in workers:
+        worker.join()
+    assert statuses == [0] * 30
 
 
 def the_end() -> None:
@@ -187,7 +208,7 @@ def memory() -> None:
 
 
 SCENES: list[Callable[[], None]] = [
-    *(threads, fork, the_end, the_end_amid_builds),
+    *(threads, fork, fork_amid_builds, the_end, the_end_amid_builds),
     *(new_context, cancelled, session_timeout, failing, memory),
 ]
 

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "csrc/engine/exceptions.h"
+#include "csrc/engine/no_fork.h"
 #include "tensorflow/c/tf_buffer.h"
 #include "tensorflow/c/tf_status.h"
 #include "tensorflow/core/platform/protobuf.h"
@@ -18,6 +19,7 @@ namespace symgrad {
 // Runs `f` and tells its status. Nothing that it throws, such as bad_alloc, reaches C.
 template <typename F>
 void Call(TF_Status* status, F f) {
+  const NoFork no_fork;
   const absl::Status result = WithoutExceptions(f);
   TF_SetStatus(status, static_cast<TF_Code>(result.code()), std::string(result.message()).c_str());
 }

@@ -1,7 +1,6 @@
 #include "csrc/engine/cache.h"
 
-#include <pthread.h>
-
+#include "csrc/engine/no_fork.h"
 #include "google/protobuf/arena.h"
 
 namespace symgrad {
@@ -19,10 +18,7 @@ int64_t Bytes(const tensorflow::FunctionDefLibrary& functions) {
 }  // namespace
 
 GradientCache& GradientCache::Global() {
-  static auto* const cache = [] {
-    pthread_atfork([] { Global().mutex_.lock(); }, [] { Global().mutex_.unlock(); }, [] { Global().mutex_.unlock(); });
-    return new GradientCache;
-  }();
+  static auto* const cache = new GradientCache;
   return *cache;
 }
 
@@ -50,6 +46,7 @@ void GradientCache::Insert(const std::string& key, GradientFunction gradient) {
 }
 
 GradientCache::Info GradientCache::info() {
+  const NoFork no_fork;
   const std::lock_guard lock(mutex_);
   Info info = info_;
   info.entries = static_cast<int64_t>(entries_.size());

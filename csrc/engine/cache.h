@@ -22,7 +22,7 @@ class GradientCache {
     int64_t hits = 0, misses = 0, evictions = 0, entries = 0, bytes = 0, max_bytes = 0;
   };
 
-  // Of the process. One that forks gets a cache that no other thread holds.
+  // Of the process.
   static GradientCache& Global();
   std::optional<GradientFunction> Find(const std::string& key);
   void Insert(const std::string& key, GradientFunction gradient);
@@ -35,7 +35,7 @@ class GradientCache {
     GradientFunction gradient;
     int64_t bytes;
   };
-  std::mutex mutex_;          // and no absl::Mutex, which knows of threads that a forked process lacks
+  std::mutex mutex_;
   std::list<Entry> entries_;  // latest first
   absl::flat_hash_map<std::string, std::list<Entry>::iterator> by_key_;
   Info info_;

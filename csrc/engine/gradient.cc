@@ -10,6 +10,7 @@
 #include "csrc/engine/facts/known_inputs.h"
 #include "csrc/engine/large_stack.h"
 #include "csrc/engine/library/fingerprint.h"
+#include "csrc/engine/no_fork.h"
 #include "csrc/engine/remat/policy.h"
 #include "csrc/engine/vjp/registry.h"
 
@@ -66,6 +67,7 @@ absl::StatusOr<GradientFunction> FindOrBuild(const tf::FunctionLibraryDefinition
 
 absl::StatusOr<GradientFunction> BuildGradient(const tf::FunctionLibraryDefinition& library,
                                                const GradientRequest& request) {
+  const NoFork no_fork;
   TF_RETURN_IF_ERROR(CheckRegistry());
   absl::StatusOr<GradientFunction> gradient;
   TF_RETURN_IF_ERROR(WithoutExceptions([&] {
@@ -77,6 +79,7 @@ absl::StatusOr<GradientFunction> BuildGradient(const tf::FunctionLibraryDefiniti
 
 absl::StatusOr<VjpFunctions> BuildVjp(const tf::FunctionLibraryDefinition& library, const tf::NameAttrList& f,
                                       const std::vector<bool>& wrt, const std::string& checkpoint) {
+  const NoFork no_fork;
   TF_RETURN_IF_ERROR(CheckRegistry());
   TF_ASSIGN_OR_RETURN(const tf::NameAttrList told, WithCheckpoint(f, checkpoint));
   absl::StatusOr<VjpFunctions> vjp;
@@ -90,6 +93,7 @@ absl::StatusOr<VjpFunctions> BuildVjp(const tf::FunctionLibraryDefinition& libra
 
 absl::StatusOr<std::vector<InputGradient>> InputGradients(const tf::FunctionLibraryDefinition& library,
                                                           const tf::NameAttrList& f) {
+  const NoFork no_fork;
   TF_RETURN_IF_ERROR(CheckRegistry());
   absl::StatusOr<std::vector<InputGradient>> inputs;
   TF_RETURN_IF_ERROR(OnLargeStack([&] {

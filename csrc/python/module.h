@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "csrc/engine/no_fork.h"
 
 namespace symgrad {
 
@@ -53,6 +54,7 @@ auto WithoutGil(const F& f) {
   std::exception_ptr error;
   PyThreadState* const state = PyEval_SaveThread();
   try {
+    const NoFork no_fork;
     result.emplace(f());
   } catch (...) {
     error = std::current_exception();

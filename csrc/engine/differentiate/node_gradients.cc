@@ -275,7 +275,7 @@ absl::StatusOr<Grads> CustomGradient(const Functions& functions, Builder* builde
   TF_RETURN_IF_ERROR(builder->TakeStatus());
   bool fits = signature.input_arg_size() == static_cast<int>(inputs.size());
   for (size_t i = 0; fits && i < inputs.size(); ++i)
-    fits = signature.input_arg(static_cast<int>(i)).type() == tf::BaseType(ToTf(inputs[i].dtype()));
+    fits = signature.input_arg(static_cast<int>(i)).type() == ToTf(inputs[i].dtype());
   if (!fits)
     return absl::InvalidArgumentError(absl::StrCat("its gradient function '", name, "' must take ", inputs.size(),
                                                    " tensors: those that ", kCustomInputs,

@@ -147,7 +147,7 @@ V Builder::Call(const Callable& f, const std::vector<V>& inputs, const tf::NodeD
   const tf::DataTypeVector dtypes = Dtypes(f.results);
   attrs["Tin"].mutable_list();
   attrs["Tout"].mutable_list();
-  for (const V& v : inputs) attrs["Tin"].mutable_list()->add_type(tf::BaseType(ToTf(v.dtype())));
+  for (const V& v : inputs) attrs["Tin"].mutable_list()->add_type(ToTf(v.dtype()));
   for (const tf::DataType t : dtypes) attrs["Tout"].mutable_list()->add_type(t);
   attrs["f"].mutable_func()->set_name(f.name);
   if (like != nullptr) CopyRuntimeAttrs(*like, node);

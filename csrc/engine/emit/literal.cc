@@ -11,7 +11,23 @@
 namespace symgrad {
 namespace {
 
+template <typename T>
+bool Fits(double number) {
+  return number >= static_cast<double>(std::numeric_limits<T>::min()) &&
+         number < std::ldexp(1.0, std::numeric_limits<T>::digits);
+}
+
+bool IsInRange(double number, tf::DataType dtype) {
+  switch (dtype) {
+    case tf::DT_INT64: return Fits<int64_t>(number);
+    case tf::DT_UINT64: return Fits<uint64_t>(number);
+    case tf::DT_UINT32: return Fits<uint32_t>(number);
+    default: return !tf::DataTypeIsInteger(dtype) || Fits<int>(number);
+  }
+}
+
 bool AddNumber(double number, tf::DataType dtype, tf::TensorProto* out) {
+  if (!IsInRange(number, dtype)) return false;
   switch (dtype) {
     case tf::DT_FLOAT: out->add_float_val(static_cast<float>(number)); return true;
     case tf::DT_DOUBLE: out->add_double_val(number); return true;

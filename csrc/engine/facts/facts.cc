@@ -91,7 +91,7 @@ bool EnsuresNothing(const Node& n) {
 }
 
 // Where TensorFlow's shape functions end the process: they read known values, or the last dimension, as of a tensor of
-// a rank that nobody has checked, and an attr as an int of fewer bits.
+// a rank that nobody has checked, an attr as an int of fewer bits, or make a shape of a rank that is negative.
 struct ReadAs {
   absl::string_view op;
   int input, least, most;  // rank
@@ -107,10 +107,18 @@ absl::Status CheckInputs(const Body& body, const Node& n) {
           absl::StrCat("input ", InputName(*n.def, n.op->op_def, read.input), " must have ", read.least,
                        read.least < read.most ? absl::StrCat(" to ", read.most) : "", " dimensions, but has ", rank));
   }
-  if (n.type() == "CollectiveGather") {
-    const auto size = n.def->attr().find("group_size");
-    if (size == n.def->attr().end() || size->second.i() < 1 || size->second.i() > std::numeric_limits<int32_t>::max())
-      return absl::InvalidArgumentError("its group_size is no number of devices");
+  const auto integer = [&](const char* name) {
+    const auto it = n.def->attr().find(name);
+    return it == n.def->attr().end() ? 0 : it->second.i();
+  };
+  if (n.type() == "CollectiveGather" &&
+      (integer("group_size") < 1 || integer("group_size") > std::numeric_limits<int32_t>::max()))
+    return absl::InvalidArgumentError("its group_size is no number of devices");
+  if (n.type() == "GatherV2") {
+    const int rank = body.rank(n.inputs[1]);
+    if (rank >= 0 && (integer("batch_dims") > rank || integer("batch_dims") < -rank))
+      return absl::InvalidArgumentError(
+          absl::StrCat("its batch_dims are ", integer("batch_dims"), ", of indices of ", rank, " dimensions"));
   }
   return absl::OkStatus();
 }

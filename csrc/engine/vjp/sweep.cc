@@ -180,7 +180,7 @@ class Sweep {
         continue;
       }
       const tf::DataType expected = body_->flow_element(p) != tf::DT_INVALID ? tf::DT_VARIANT : tf::BaseType(dtype);
-      if (dtype != tf::DT_RESOURCE && tf::BaseType(ToTf(grads[i].dtype())) != expected)
+      if (dtype != tf::DT_RESOURCE && ToTf(grads[i].dtype()) != expected)
         return NodeError(
             id, absl::StatusCode::kInternal,
             absl::StrCat("its rule gives input ", i, " a gradient of dtype ",
