@@ -93,9 +93,10 @@ MODELS: dict[str, tuple[Make, tuple[int, ...]]] = {
 }
 OPTIMIZERS = ("SGD", "Adam")
 STEPS = 10
+_OFF = "off"
 
 
-def measure(model: str, optimizer: str, native: bool) -> dict[str, Any]:
+def measure(model: str, optimizer: str, optimize: str) -> dict[str, Any]:
     """One training, of which the first step is told apart: it traces. Times are CPU seconds of the process."""
     import tensorflow as tf
     from tensorflow import keras
@@ -111,8 +112,8 @@ def measure(model: str, optimizer: str, native: bool) -> dict[str, Any]:
     y = random.integers(0, 10, 4)
     built.compile(getattr(keras.optimizers, optimizer)(1e-3), loss="sparse_categorical_crossentropy", jit_compile=False)
     tf_symgrad.load()
-    if native:
-        tf_symgrad.enable()
+    if optimize != _OFF:
+        tf_symgrad.enable(optimize)
     gradient, counts, stock = 0.0, 0, imperative_grad.imperative_grad
 
     def timed(*args: Any, **kwargs: Any) -> Any:
@@ -143,8 +144,8 @@ def measure(model: str, optimizer: str, native: bool) -> dict[str, Any]:
     }
 
 
-def _in_a_process(model: str, optimizer: str, native: bool) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.fit", "--one", model, optimizer, str(int(native))]
+def _in_a_process(model: str, optimizer: str, optimize: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.fit", "--one", model, optimizer, optimize]
     env = {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ}
     answer = subprocess.run(command, env=env, capture_output=True, text=True)
     if answer.returncode:
@@ -152,8 +153,8 @@ def _in_a_process(model: str, optimizer: str, native: bool) -> dict[str, Any]:
     return dict(json.loads(answer.stdout.splitlines()[-1]))
 
 
-def _row(model: str, optimizer: str, repeat: int) -> str:
-    runs = [[_in_a_process(model, optimizer, native) for native in (False, True)] for _ in range(repeat)]
+def _row(model: str, optimizer: str, optimize: str, repeat: int) -> str:
+    runs = [[_in_a_process(model, optimizer, how) for how in (_OFF, optimize)] for _ in range(repeat)]
     stock, ours = (
         {name: statistics.median(run[i][name] for run in runs) for name in ("gradient", "first", "ops", "step")}
         for i in (0, 1)
@@ -171,17 +172,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--models", default="ResNet50,EfficientNetV2B0,transformer,LSTM", help=", ".join(MODELS))
     parser.add_argument("--optimizers", default=",".join(OPTIMIZERS))
     parser.add_argument("--repeat", type=int, default=1, help="processes for each cell, whose median counts")
-    parser.add_argument("--one", nargs=3, metavar=("MODEL", "OPTIMIZER", "NATIVE"), help=argparse.SUPPRESS)
+    parser.add_argument("--optimize", default="grappler", help="of enable(): grappler or native")
+    parser.add_argument("--one", nargs=3, metavar=("MODEL", "OPTIMIZER", "OPTIMIZE"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.one:
-        model, optimizer, native = options.one
-        print(json.dumps(measure(model, optimizer, native == "1")))
+        print(json.dumps(measure(*options.one)))
         return 0
     print("| | gradient, traced | times faster | first step | graph ops | later steps | losses, weights |")
     print("|---|---|---|---|---|---|---|")
     for model in options.models.split(","):
         for optimizer in options.optimizers.split(","):
-            print(_row(model, optimizer, options.repeat), flush=True)
+            print(_row(model, optimizer, options.optimize, options.repeat), flush=True)
     return 0
 
 

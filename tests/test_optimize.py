@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -160,3 +161,79 @@ def test_xla_compiles_it_without_a_kernel_for_it(tmp_path: Path) -> None:
         [sys.executable, "-c", textwrap.dedent(program)], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+# ---- enable() ----
+
+
+def taped(x: Any) -> Any:
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = loop(x) + calls(x)
+    return tape.gradient(y, x)
+
+
+def pullbacks(f: Callable[[Any], Any]) -> list[str]:
+    graph = tf.function(f, autograph=False).get_concrete_function(SPEC).graph
+    return [op.type for op in graph.get_operations() if op.type in (_op.OP, "PartitionedCall")]
+
+
+def test_enable() -> None:
+    x = tf.constant(X)
+    expected = taped(x)
+
+    def second(x: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            dx = taped(x)
+        return tape.gradient(dx, x)
+
+    of_second = second(x)
+    with tf_symgrad.native("native"):
+        for run in tf.function(taped), tf.function(taped, jit_compile=True):
+            np.testing.assert_allclose(run(x), expected, rtol=1e-5)
+        np.testing.assert_allclose(tf.function(second)(x), of_second, rtol=1e-5)
+        traced = tf.function(taped)
+        traced(x)
+    with tf.GradientTape() as tape:  # Python differentiates what was traced then
+        tape.watch(x)
+        dx = traced(x)
+    np.testing.assert_allclose(tape.gradient(dx, x), of_second, rtol=1e-5)
+
+
+def test_it_lasts_as_long_as_what_it_was_said_for() -> None:
+    def f(x: Any) -> Any:
+        return tf.gradients(tf.sin(x), x)[0]
+
+    try:
+        tf_symgrad.enable("native")
+        assert pullbacks(f) == [_op.OP]
+        with tf_symgrad.native("grappler"):
+            assert pullbacks(f) == ["PartitionedCall"]
+        with tf_symgrad.native():
+            assert pullbacks(f) == [_op.OP]
+    finally:
+        tf_symgrad.disable()
+    with tf_symgrad.native():
+        assert pullbacks(f) == ["PartitionedCall"]
+    with pytest.raises(ValueError, match="optimize must be"):
+        tf_symgrad.enable("xla")
+    with pytest.raises(ValueError, match="optimize must be"), tf_symgrad.native("xla"):
+        pass
+    assert pullbacks(f) == []
+
+
+def test_fit() -> None:
+    weights = []
+    for optimize in (None, "native"):
+        tf.keras.utils.set_random_seed(1)
+        layers = tf.keras.layers
+        model = tf.keras.Sequential([layers.Dense(8, "tanh"), layers.BatchNormalization(), layers.Dense(1)])
+        model.compile("adam", "mse", jit_compile=False)
+        with contextlib.ExitStack() as stack:
+            if optimize is not None:
+                stack.enter_context(tf_symgrad.native(optimize))
+            model.fit(np.ones([8, 3], np.float32) * np.arange(8)[:, None], np.arange(8.0), epochs=2, verbose=0)
+        weights.append(model.get_weights())
+    for before, after in zip(*weights, strict=True):
+        np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-7)

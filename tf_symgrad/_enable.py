@@ -22,7 +22,7 @@ from tensorflow.python.eager import tape as tape_lib
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import gradients_util, resource_variable_ops
 
-from tf_symgrad import _loader, _part, _pullback, _recorded, _registry, _structure
+from tf_symgrad import _inputs, _loader, _part, _pullback, _recorded, _registry, _structure
 from tf_symgrad._backward import Backward, NotNativeError, tensor_name
 
 logger = logging.getLogger("tf_symgrad")
@@ -34,7 +34,7 @@ _said: set[str] = set()
 _installed: dict[tuple[Any, str], tuple[Any, Any]] = {}  # what stood there, and what stands there now
 
 
-def enable() -> None:
+def enable(optimize: str = "grappler") -> None:
     """Lets TensorFlow's own Python build its gradients by this engine, from now on and in all threads.
 
     Holds for `tf.gradients`, `GradientTape.gradient` within a `tf.function`, tapes over calls of `tf.function`s in
@@ -42,6 +42,9 @@ def enable() -> None:
     are built faster, as one call of a function in the graph, which takes tensors of the forward pass. What the engine
     does not do is done as before, and the log, `logging.getLogger("tf_symgrad")`, says so once. Call this before what
     is to be differentiated is traced. Calling it twice does nothing.
+
+    Args:
+      optimize: who optimises the gradients: see `value_and_grad`. With `"native"`, first steps are shorter.
 
     Example:
       >>> tf_symgrad.enable()
@@ -56,9 +59,11 @@ def enable() -> None:
       >>> tf_symgrad.disable()
     """
     global _enabled
+    optimize = _inputs.optimizer_of(optimize)
     with _lock:
         _install()
         _enabled = True
+        _pullback.optimize = optimize
 
 
 def disable() -> None:
@@ -66,12 +71,16 @@ def disable() -> None:
     global _enabled
     with _lock:
         _enabled = False
+        _pullback.optimize = "grappler"
         _uninstall()
 
 
 @contextlib.contextmanager
-def native() -> Iterator[None]:
+def native(optimize: str | None = None) -> Iterator[None]:
     """`enable()` while a `with` lasts, in all threads.
+
+    Args:
+      optimize: as there; what holds outside, if left out.
 
     Example:
       >>> x = tf.constant(2.0)
@@ -81,14 +90,17 @@ def native() -> Iterator[None]:
       <tf.Tensor: shape=(), dtype=float32, numpy=12.0>
     """
     global _depth
+    optimize = None if optimize is None else _inputs.optimizer_of(optimize)
     with _lock:
         _install()
         _depth += 1
+        outside, _pullback.optimize = _pullback.optimize, optimize or _pullback.optimize
     try:
         yield
     finally:
         with _lock:
             _depth -= 1
+            _pullback.optimize = outside
             _uninstall()
 
 

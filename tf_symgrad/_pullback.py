@@ -15,9 +15,12 @@ from tensorflow.python.eager.polymorphic_function import concrete_function
 from tensorflow.python.framework import function_def_to_graph, ops
 from tensorflow.python.ops import control_flow_util_v2, handle_data_util
 
-from tf_symgrad import _custom, _library, _nodes, _specs
+from tf_symgrad import _custom, _library, _nodes, _op, _specs
 
 _HIGHER_ORDER = 2  # of TFE_Py_TapeSetPossibleGradientTypes
+
+# Who optimises pullbacks: attr `optimize` of the op.
+optimize = "grappler"
 
 
 def call(name: str, stateful: bool, functions: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
@@ -34,6 +37,11 @@ def call(name: str, stateful: bool, functions: Sequence[Any], inputs: Sequence[A
     # A tape that may see the gradient of this gradient must have recorded all that this one will take.
     if pywrap_tfe.TFE_Py_TapeSetPossibleGradientTypes(list(inputs)) == _HIGHER_ORDER:
         return list(_concrete(root, inputs)._call_flat(list(inputs), []))
+    if optimize != "grappler":  # the op runs the function itself, and is differentiated as the op is
+        unused = [_op.unused(tf.TensorSpec(None, dtype)) for dtype in outputs]
+        nothing = [False] * len(inputs)
+        f = attr_value_pb2.NameAttrList(name=name)
+        return _op.run([*inputs, *unused], outputs, f, wrt=nothing, values=True, optimize=optimize)
     gradient = functools.partial(gradient_of_call, functions)
     with record.stop_recording():
         results = list(add(args=list(inputs), Tout=outputs, f=Named(name)))
