@@ -61,6 +61,22 @@ def test_results_are_the_same(f: Callable[[Any], Any], run: Any) -> None:
     np.testing.assert_allclose(again, expected[1], rtol=1e-6)
 
 
+@tf.custom_gradient
+def _hundredfold(x: Any) -> Any:
+    return tf.identity(x), lambda dy: 100.0 * dy
+
+
+def stopped(x: Any) -> Any:
+    """TensorFlow's optimiser takes away what stops gradients, or gives others, from functions that it sees."""
+    return tf.reduce_sum(_hundredfold(x) * tf.stop_gradient(x * x))
+
+
+@everywhere
+def test_the_gradient_is_that_of_the_function_as_it_was_written(run: Any) -> None:
+    got = run(lambda x: tf_symgrad.grad(stopped, optimize="native")(x), X)
+    np.testing.assert_allclose(got, 100.0 * X * X, rtol=1e-6)
+
+
 def ops_that_run(f: Any) -> Counter[str]:
     return counting.optimized_ops(lambda: tf.function(f, autograph=False)(tf.constant(X)))
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -260,6 +261,28 @@ absl::Status AddFunctions(const GradientFunction& gradient, FunctionLibraryDefin
     if (!library->Contains(fdef.signature().name())) TF_RETURN_IF_ERROR(library->AddFunctionDef(fdef));
   }
   return absl::OkStatus();
+}
+
+void KeepBuilt(const GradientFunction& gradient, const FunctionLibraryDefinition& library, NodeDef* node) {
+  std::map<std::string, const FunctionDef*> own;
+  for (const FunctionDef& fdef : gradient.functions->function()) own[fdef.signature().name()] = &fdef;
+  tensorflow::FunctionDefLibrary built;
+  std::set<std::string> seen = {gradient.name};
+  std::vector<std::string> pending = {gradient.name};
+  while (!pending.empty()) {
+    const std::string name = std::move(pending.back());
+    pending.pop_back();
+    const auto record = library.FindRecord(name);
+    const auto it = own.find(name);
+    if (it == own.end() && record == nullptr) continue;  // an op
+    const FunctionDef& fdef = it != own.end() ? *it->second : record->fdef();
+    *built.add_function() = fdef;
+    for (const NodeDef& inner : fdef.node_def())
+      VisitReferences(inner, [&](const std::string& callee) {
+        if (seen.insert(callee).second) pending.push_back(callee);
+      });
+  }
+  (*node->mutable_attr())[kBuilt].set_s(built.SerializeAsString());
 }
 
 absl::Status RewriteToCall(const GradientFunction& gradient, NodeDef* node) {

@@ -43,6 +43,15 @@ absl::StatusOr<GradientFunction> PrepareCall(const tensorflow::FunctionLibraryDe
 // Adds the functions of `gradient`, which was prepared for `library`, to it, but those that it has.
 absl::Status AddFunctions(const GradientFunction& gradient, tensorflow::FunctionLibraryDefinition* library);
 
+// What the pass leaves to a node of the op that asks for its gradient function to be run as it is: a library,
+// serialized, whose first function is that. Who optimises the graph changes the functions that it sees, f among them,
+// of which the gradient must be made before.
+inline constexpr char kBuilt[] = "_symgrad_built";
+
+// Gives `node` that, with what `gradient` calls of `library`.
+void KeepBuilt(const GradientFunction& gradient, const tensorflow::FunctionLibraryDefinition& library,
+               tensorflow::NodeDef* node);
+
 // Turns `node`, a node of the op, into a call of `gradient`. Name, device, inputs and outputs stay, and so do the attrs
 // that speak to the runtime (those that start with '_': colocation, XLA scopes).
 absl::Status RewriteToCall(const GradientFunction& gradient, tensorflow::NodeDef* node);

@@ -2,6 +2,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "csrc/engine/library/gradient_op.h"
 #include "csrc/runtime/call.h"
 #include "csrc/runtime/function_kernel.h"
@@ -19,10 +20,16 @@ class SymbolicGradientOp : public FunctionKernel {
     absl::StatusOr<Call> call = Call::Parse(tensorflow::AttrSlice(ctx->def()));
     OP_REQUIRES_OK(ctx, call.status());
     call_ = *std::move(call);
+    const tensorflow::AttrValue* built = tensorflow::AttrSlice(ctx->def()).Find(kBuilt);
+    OP_REQUIRES(ctx, built == nullptr || (built_.ParseFromString(built->s()) && built_.function_size() > 0),
+                absl::InvalidArgumentError(absl::StrCat("Attr ", kBuilt, " is no library of functions.")));
   }
 
  private:
   absl::StatusOr<std::string> AddFunction(tensorflow::FunctionLibraryDefinition* library) const override {
+    for (const tensorflow::FunctionDef& fdef : built_.function())
+      if (!library->Contains(fdef.signature().name())) TF_RETURN_IF_ERROR(library->AddFunctionDef(fdef));
+    if (built_.function_size() > 0) return built_.function(0).signature().name();
     TF_ASSIGN_OR_RETURN(const GradientFunction gradient, PrepareCall(*library, call_));
     TF_RETURN_IF_ERROR(AddFunctions(gradient, library));
     return gradient.name;
@@ -31,6 +38,7 @@ class SymbolicGradientOp : public FunctionKernel {
   bool IsOptimized() const override { return !call_.native; }
 
   Call call_;
+  tensorflow::FunctionDefLibrary built_;  // empty, where no pass has run
 };
 
 // The stock op's kernel: ours while the op is taken over, else what TensorFlow's own does.

@@ -44,13 +44,19 @@ bool Disabled() {
   return value != nullptr && std::string(value) == "1";
 }
 
-bool IsAnyToExpand(const NodeDef& node) { return IsGradientOp(node.op()) && !node.attr().contains(kLeftToXla); }
+bool IsToExpand(const NodeDef& node) {
+  return IsGradientOp(node.op()) && !node.attr().contains(kLeftToXla) && !node.attr().contains(kBuilt);
+}
 
 // Whether the XLA kernel meets what a node stands for, and what that calls: nothing there is to be expanded before it.
 bool IsLeftToXla(const NodeDef& node) {
   if (IsGradientOp(node.op())) return node.attr().contains(kLeftToXla);
   const auto compiled = node.attr().find("_XlaMustCompile");
   return compiled != node.attr().end() && compiled->second.b() && XlaLaunches();
+}
+
+bool Contains(const FunctionDef& fdef) {
+  return std::any_of(fdef.node_def().begin(), fdef.node_def().end(), IsToExpand);
 }
 
 // An op in a polymorphic function may have attrs that only an instantiation knows. The kernel runs it.
@@ -141,25 +147,13 @@ class Expansion {
   // This runs for every function of a process, and most have no gradient op anywhere: look before walking.
   bool IsNeeded() const {
     for (const Node* node : graph_->op_nodes()) {
-      if (IsGradientOp(node->type_string())) return true;
+      if (IsToExpand(node->def())) return true;
     }
     for (const std::string& name : library_->ListFunctionNames()) {
       RefCountPtr<FunctionRecord> record = library_->FindRecord(name);
-      if (record == nullptr) continue;
-      const auto& nodes = record->fdef().node_def();
-      if (std::any_of(nodes.begin(), nodes.end(), IsAnyToExpand)) return true;
+      if (record != nullptr && Contains(record->fdef())) return true;
     }
     return false;
-  }
-
-  // A node that is to run as it is can't, where XLA is to compile it.
-  bool IsToExpand(const std::string& function, const NodeDef& node) const {
-    return IsAnyToExpand(node) && (!IsNative(AttrSlice(node)) || compiled_.count(function) > 0);
-  }
-
-  bool Contains(const FunctionDef& fdef) const {
-    return std::any_of(fdef.node_def().begin(), fdef.node_def().end(),
-                       [&](const NodeDef& node) { return IsToExpand(fdef.signature().name(), node); });
   }
 
   absl::Status ResolveGraph() {
@@ -168,12 +162,12 @@ class Expansion {
         if (!IsLeftToXla(node->def())) VisitReferences(node->def(), [this](const std::string& name) { Visit(name); });
         continue;
       }
-      if (IsNative(node->attrs())) continue;
+      if (!IsToExpand(node->def())) continue;
       NodeDef call = node->def();
-      TF_RETURN_IF_ERROR(Resolve({node->name(), place_, node->GetStackTrace().get()}, &call));
+      TF_RETURN_IF_ERROR(Resolve({node->name(), place_, node->GetStackTrace().get()}, /*compiled=*/false, &call));
       // That device is the one to prefer, as it is for an eager call of a function. What is inlined on a device that is
       // asked for must be there, and a GPU has no kernels for strings.
-      if (is_eager_call_) call.clear_device();
+      if (is_eager_call_ && !IsGradientOp(call.op())) call.clear_device();
       calls_.emplace_back(node, std::move(call));
     }
     return absl::OkStatus();
@@ -208,26 +202,30 @@ class Expansion {
     auto changed = std::make_unique<FunctionDef>(*met->fdef);
     bool any = false;
     for (NodeDef& node : *changed->mutable_node_def()) {
-      if (!IsToExpand(name, node) || IsPolymorphic(node)) continue;
+      if (!IsToExpand(node) || IsPolymorphic(node)) continue;
       const AbstractStackTrace* trace = nullptr;
       if (met->record != nullptr) {
         auto it = met->record->stack_traces().find(node.name());
         if (it != met->record->stack_traces().end()) trace = it->second.get();
       }
-      TF_RETURN_IF_ERROR(Resolve({node.name(), place, trace}, &node));
+      TF_RETURN_IF_ERROR(Resolve({node.name(), place, trace}, compiled_.count(name) > 0, &node));
       any = true;
     }
     if (any) met->changed = std::move(changed);
     return absl::OkStatus();
   }
 
-  // Turns `node` into a call. In a FunctionDef consumers say node:output:i, and the output of both call ops is named so
-  // as well: their references stay right.
-  absl::Status Resolve(const Site& site, NodeDef* node) {
+  // Turns `node` into a call, or gives it the function that it is to run as it is. In a FunctionDef consumers say
+  // node:output:i, and the output of both call ops is named so as well: their references stay right.
+  absl::Status Resolve(const Site& site, bool compiled, NodeDef* node) {
     absl::StatusOr<Call> call = Call::Parse(AttrSlice(*node));
     if (!call.ok()) return site.Locate(call.status());
     absl::StatusOr<GradientFunction> gradient = PrepareCall(*library_, *call);
     if (!gradient.ok()) return site.Locate(gradient.status());
+    if (call->native && !compiled) {  // what XLA compiles has no kernels
+      KeepBuilt(*gradient, *library_, node);
+      return absl::OkStatus();
+    }
     for (const FunctionDef& fdef : gradient->functions->function()) built_.emplace(fdef.signature().name(), &fdef);
     TF_RETURN_IF_ERROR(RewriteToCall(*gradient, node));
     Visit(gradient->name);
