@@ -394,9 +394,54 @@ def test_assertions_in_frames() -> None:
         return v1.cond(tf.reduce_sum(x) < 9, lambda: tf.math.log(x), lambda: x)
 
     frames = function_of_frames(f, tf.TensorSpec([], tf.float32))
-    np.testing.assert_allclose(symbolic_gradient([tf.constant(0.5), tf.ones([])], f=frames)[0], 2)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="assertion failed"):
-        symbolic_gradient([tf.constant(-0.5), tf.ones([])], f=frames)
+    gradients = [
+        lambda x: symbolic_gradient([x, tf.ones([])], f=frames)[0],
+        lambda x: tf_symgrad.symbolic_gradient([x, tf.ones([])], f=frames, optimize="native")[0],
+        tf.function(lambda x: symbolic_gradient([x, tf.ones([])], f=frames)[0]),
+        lambda x: tf_symgrad.function_gradient(frames)(x, tf.ones([]))[0],
+    ]
+    for gradient in gradients:
+        for x, expected in (0.5, 2.0), (20.0, 1.0), (0.25, 4.0):
+            assert gradient(tf.constant(x)).numpy() == expected  # no empty tensor, which compares equal to anything
+        with pytest.raises(tf.errors.InvalidArgumentError, match="assertion failed"):
+            gradient(tf.constant(-0.5))
+
+
+@pytest.mark.parametrize("kind", ["branch", "inner branch", "loop"])
+def test_effects_in_frames_that_nobody_waits_for(kind: str) -> None:
+    """They happen, and what comes after does not hang on a branch that was not taken."""
+
+    def f(x: Any, handle: Any) -> Any:
+        def write(y: Any) -> Any:
+            tf.raw_ops.AssignAddVariableOp(resource=handle, value=y)
+            return y
+
+        if kind == "loop":
+            return loop(3, lambda i, y: (write(y) * x,), x)
+        if kind == "branch":
+            v1.cond(x > 0, lambda: write(x), lambda: x)
+        else:
+            v1.cond(x > 0, lambda: v1.cond(x > 1, lambda: write(x), lambda: x), lambda: x)
+        return x * x
+
+    frames = function_of_frames(f, tf.TensorSpec([], tf.float32), tf.TensorSpec([], tf.resource))
+    places = {
+        "eager": lambda g: g,
+        "function": tf.function,
+        "native": lambda g: lambda x, h: g(x, h, optimize="native"),
+    }
+
+    def gradient(x: Any, handle: Any, **options: Any) -> Any:
+        value, (dx,) = tf_symgrad.value_and_grad(frames, (0,), **options)(x, handle)
+        return value, dx
+
+    for run in places.values():
+        for x in 2.0, -2.0, 2.0:
+            v = tf.Variable(0.0)
+            value, dx = run(gradient)(tf.constant(x), v.handle)
+            assert value.numpy() == (x**4 if kind == "loop" else x * x)
+            assert dx.numpy() == (4 * x**3 if kind == "loop" else 2 * x)
+            assert v.numpy() == (x + x**2 + x**3 if kind == "loop" else max(x, 0.0))
 
 
 @pytest.mark.parametrize("kind", ["branch", "loop"])

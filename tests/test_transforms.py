@@ -15,6 +15,7 @@ import tensorflow as tf
 
 import tf_symgrad
 from tests.test_api import in_eager_mode, in_function, in_v1_graph
+from tf_symgrad._calls import Call
 
 X = np.array([0.5, -1.0, 2.0], np.float32)
 Y = np.array([1.0, 10.0, -2.0], np.float32)
@@ -409,3 +410,20 @@ def test_a_tape_over_a_pullback_passes_through_lists(f: str, mode: str) -> None:
     x = tf.constant([0.5, -1.0, 2.0])
     got = run(lambda x: second(lambda x: tf_symgrad.vjp(functions[f], x)[1](tf.constant(1.0))[0], x))(x)
     np.testing.assert_allclose(got, tf.function(lambda x: second(by_tape, x))(x), rtol=1e-4)
+
+
+def test_a_tf_function_is_not_traced_again() -> None:
+    """But for one whose calls XLA compiles, or that takes more than tensors."""
+
+    def traces(f: Any, *args: Any) -> bool:
+        concrete = f.get_concrete_function(*args)
+        by_trace = [Call(g, args, {}, None).concrete is not concrete for g in (f, concrete)]
+        assert by_trace[0] == by_trace[1]
+        return by_trace[0]
+
+    x = tf.constant(X)
+    assert not traces(tf.function(lambda x: (tf.reduce_sum(x), {"a": x, "none": None})), x)
+    assert traces(tf.function(lambda x: tf.reduce_sum(x), jit_compile=True), x)
+    assert traces(tf.function(lambda x: tf.reduce_sum(x[0])), [x])
+    power = tf.function(lambda x, p: tf.reduce_sum(x) ** p)
+    assert Call(power, (x, 2), {}, None).concrete is not power.get_concrete_function(x, 2)

@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.checkpoint import graph_view
+from tensorflow.python.eager.polymorphic_function import concrete_function, polymorphic_function
 from tensorflow.python.trackable import autotrackable
 
 # What a user may name with `wrt`: a position, a parameter's name, a variable, what has trainable variables, or a
 # structure of these.
 Wrt = Any
 TENSORS = (tf.Tensor, np.ndarray, np.generic)
+
+_OF_CALLS = ("_XlaMustCompile", "_noinline", "api_implements")  # attrs of a function that its calls obey
 
 
 class Call:
@@ -44,10 +47,30 @@ class Call:
         key = None if memo is None else self._key()
         traced = memo.get(key) if memo is not None and key is not None else None
         if traced is None:
-            traced = self._trace(f)
+            traced = self._own_trace(f) or self._trace(f)
             if memo is not None and key is not None:
                 memo[key] = traced
         self.concrete, self._output = traced
+
+    def _own_trace(self, f: Any) -> tuple[Any, Any] | None:
+        """f's own trace, if it is one, or a tf.function, and takes these tensors and nothing else. To trace its call would
+        cost as much for each variable as to trace f. None where the call is to say how f is run, by XLA for one."""
+        args, kwargs = self._arguments
+        if kwargs or not all(isinstance(x, TENSORS) for x in args):
+            return None
+        if type(f) is polymorphic_function.Function:
+            concrete = f.get_concrete_function(*[tf.TensorSpec(x.shape, x.dtype) for x in self.tensors])
+        elif isinstance(f, concrete_function.ConcreteFunction) and _takes(f, self.tensors):
+            concrete = f
+        else:
+            return None
+        outputs = tf.nest.flatten(concrete.structured_outputs)
+        known = all(y is None or _is_composite(y) or isinstance(y, tf.Tensor) for y in outputs)
+        if not known or any(name in concrete.function_def.attr for name in _OF_CALLS):
+            return None
+        return concrete, tf.nest.map_structure(
+            lambda y: y if y is None else tf.type_spec_from_value(y), concrete.structured_outputs
+        )
 
     def _trace(self, f: Callable[..., Any]) -> tuple[Any, Any]:
         """The ConcreteFunction, and the structure of its outputs."""
@@ -158,6 +181,16 @@ class Call:
         """Each argument, in the order in which `tf.nest` flattens them."""
         args, kwargs = self._arguments
         return {**dict(enumerate(args)), **dict(sorted(kwargs.items()))}
+
+
+def _takes(concrete: Any, tensors: Sequence[Any]) -> bool:
+    """Whether the arguments of a ConcreteFunction are these tensors, one by one."""
+    specs, named = concrete.structured_input_signature
+    return (
+        not named
+        and len(specs) == len(tensors)
+        and all(isinstance(s, tf.TensorSpec) and s.is_compatible_with(x) for s, x in zip(specs, tensors, strict=True))
+    )
 
 
 def _is_composite(value: Any) -> bool:

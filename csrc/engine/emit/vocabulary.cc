@@ -77,8 +77,7 @@ DType ComplexOf(DType t) {
 
 DType V::dtype() const {
   if (kind_ == Kind::kRows) return Builder::Current()->rows(*this).values.dtype();
-  return kind_ == Kind::kTensor ? static_cast<DType>(tf::BaseType(body()->output({node_, port_}).dtype))
-                                : DType::kInvalid;
+  return kind_ == Kind::kTensor ? DType(tf::BaseType(body()->output({node_, port_}).dtype)) : DType::kInvalid;
 }
 int V::rank() const { return kind_ == Kind::kTensor ? body()->rank({node_, port_}) : -1; }
 int64_t V::dim(int axis) const { return kind_ == Kind::kTensor ? body()->dim({node_, port_}, axis) : -1; }

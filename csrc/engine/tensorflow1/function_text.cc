@@ -160,6 +160,14 @@ absl::StatusOr<std::string> FunctionText::Write(const char* stem, const Excerpt&
         node->add_input(input);
     }
   }
+  for (const std::string& effect :
+       excerpt.effects) {  // or whoever inlines the function leaves out what leads to no result
+    const std::string name = NodeOf(effect);
+    const auto it = by_name_.find(name);
+    if (it == by_name_.end() || !excerpt.nodes.contains(it->second)) continue;
+    signature->add_control_output(name);
+    (*f.mutable_control_ret())[name] = name;
+  }
   return functions_->AddNamedByContent(stem, std::make_shared<tf::FunctionDef>(std::move(f)));
 }
 

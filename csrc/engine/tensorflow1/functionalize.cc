@@ -17,6 +17,7 @@
 #include "csrc/engine/body/calls.h"
 #include "csrc/engine/body/errors.h"
 #include "csrc/engine/tensorflow1/function_text.h"
+#include "csrc/engine/tensorflow1/rounds.h"
 
 namespace symgrad {
 namespace {
@@ -25,30 +26,6 @@ using Step = Excerpt::Step;
 
 // The predicates, by number, on which it depends whether a node is alive, and what they must be.
 using Alive = std::map<int, bool>;
-
-// How many merges of a predicate lie behind a node, one behind the other; by predicate, in order. Shared by all nodes
-// of which it is true: it grows with the function.
-using Rounds = std::vector<std::pair<int, int>>;
-using RoundsPtr = std::shared_ptr<const Rounds>;
-
-int RoundOf(const RoundsPtr& rounds, int predicate) {
-  if (rounds == nullptr) return 0;
-  const auto it = std::lower_bound(rounds->begin(), rounds->end(), std::pair(predicate, 0));
-  return it == rounds->end() || it->first != predicate ? 0 : it->second;
-}
-
-// The later of both, predicate by predicate.
-RoundsPtr Latest(const RoundsPtr& a, const RoundsPtr& b) {
-  if (a == b || b == nullptr) return a;
-  if (a == nullptr) return b;
-  auto both = std::make_shared<Rounds>();
-  for (auto i = a->begin(), j = b->begin(); i != a->end() || j != b->end();) {
-    if (j == b->end() || (i != a->end() && i->first < j->first)) both->push_back(*i++);
-    else if (i == a->end() || j->first < i->first) both->push_back(*j++);
-    else both->push_back(std::max(*i++, *j++));
-  }
-  return *both == *a ? a : *both == *b ? b : both;
-}
 
 // First all outermost loops, then all outermost branches: each becomes one node, in one function each for a branch, for
 // a condition and for a body.
@@ -256,7 +233,7 @@ class Functionalizer {
 
   void Branches() {
     if (std::none_of(text_.fdef().node_def().begin(), text_.fdef().node_def().end(),
-                     [](const tf::NodeDef& n) { return n.op() == "Merge"; }))
+                     [](const tf::NodeDef& n) { return n.op() == "Merge" || n.op() == "Switch"; }))
       return;
     const std::vector<int> order = text_.Sort();
     if (static_cast<int>(order.size()) < text_.fdef().node_def_size()) return;  // import says where they form a cycle
@@ -281,11 +258,19 @@ class Functionalizer {
     std::map<std::pair<int, int>, BranchEffects> effects;
     for (size_t i = 0; i < states_.size(); ++i) {
       const tf::NodeDef& node = text_.fdef().node_def(static_cast<int>(i));
-      if (states_[i].alive.empty() || !text_.IsStateful(node)) continue;
-      for (const auto& [predicate, holds] : states_[i].alive)
-        effects[{predicate, RoundOf(states_[i].joined, predicate)}][holds].push_back("^" + node.name());
+      const Alive& alive = states_[i].alive;
+      if (alive.empty() || !text_.IsStateful(node)) continue;
+      const auto key = [&](int predicate) { return std::pair(predicate, RoundOf(states_[i].joined, predicate)); };
+      const bool is_joined =
+          std::any_of(alive.begin(), alive.end(), [&](const auto& a) { return joins.count(key(a.first)); });
+      for (const auto& [predicate, holds] : alive) {
+        effects[key(predicate)][holds].push_back("^" + node.name());
+        if (is_joined) continue;
+        joins[key(predicate)];  // nobody takes a result of this branch: the outer one, which comes first, will do
+        break;
+      }
     }
-    for (const auto& [key, group] : joins) Branch(group, effects[key]);
+    for (const auto& [key, group] : joins) Branch(key.first, group, effects[key]);
   }
 
   // The nodes with effects in the branches that the merges of a round join, by what the predicate must be.
@@ -328,8 +313,9 @@ class Functionalizer {
     return true;
   }
 
-  void Branch(const std::vector<Join>& joins, const BranchEffects& effects) {
-    const int predicate = joins[0].predicate;
+  void Branch(int predicate, const std::vector<Join>& joins, const BranchEffects& effects) {
+    const std::string& effect = effects[effects[0].empty()].empty() ? "" : effects[effects[0].empty()][0];
+    const tf::NodeDef& named = joins.empty() ? *text_.Find(effect) : *joins[0].merge;
     std::vector<Taken> taken;
     Excerpt slices[2];
     for (const bool holds : {false, true}) {
@@ -348,16 +334,17 @@ class Functionalizer {
       for (const int node : excerpt.nodes) text_.Move(node);
     }
     tf::NodeDef branch;
-    branch.set_name(absl::StrCat(joins[0].merge->name(), text_.prefix(), "branch"));
+    branch.set_name(absl::StrCat(named.name(), text_.prefix(), "branch"));
     branch.set_op(slices[0].stateful || slices[1].stateful ? "If" : "StatelessIf");
     auto& attrs = *branch.mutable_attr();
     for (const bool holds : {false, true}) {
       const absl::StatusOr<std::string> name = text_.Write("branch", slices[holds], taken, taken.size());
-      if (!name.ok()) return Error(*joins[0].merge, name.status().message());
+      if (!name.ok()) return Error(named, name.status().message());
       attrs[holds ? "then_branch" : "else_branch"].mutable_func()->set_name(*name);
     }
     attrs["Tcond"].set_type(tf::DT_BOOL);
     attrs["Tin"].mutable_list();
+    attrs["Tout"].mutable_list();
     attrs["_lower_using_switch_merge"].set_b(true);
     branch.add_input(predicates_[predicate]);
     for (const Taken& t : taken) {
@@ -371,6 +358,9 @@ class Functionalizer {
       text_.Replace(absl::StrCat(merge, ":output:0"), absl::StrCat(branch.name(), ":output:", i));
       text_.Replace("^" + merge, "^" + branch.name());
     }
+    for (const bool holds : {false, true})  // who waits for one alone would not run where that does not
+      for (const std::string& node : effects[holds])
+        if (joins.empty()) text_.Replace(node, "^" + branch.name());
     text_.Add(std::move(branch));
   }
 

@@ -136,6 +136,7 @@ class PartFinder {
   void Order() {
     if (!AnyEffect()) return;
     MarkLeads();
+    MarkDead();
     Join();
     OrderEmitted();
     if (signature_.results_wait) GateResults();
@@ -157,6 +158,19 @@ class PartFinder {
     for (int id = num_nodes_ - 1; id >= 0; --id) {
       for (const Port& p : body_.node(id).inputs) mark(id, p.node);
       for (const int c : body_.node(id).controls) mark(id, c);
+    }
+  }
+
+  // Which nodes may not run, as they are in a branch of TensorFlow 1 that nobody takes a result of. What waited for one
+  // would not run, either.
+  void MarkDead() {
+    dead_.assign(num_nodes_, false);
+    for (int id = 0; id < num_nodes_; ++id) {
+      const Node& n = body_.node(id);
+      if (n.is_arg() || n.type() == "Merge") continue;
+      dead_[id] = n.type() == "Switch";
+      for (const Port& p : n.inputs) dead_[id] = dead_[id] || dead_[p.node];
+      for (const int c : n.controls) dead_[id] = dead_[id] || dead_[c];
     }
   }
 
@@ -219,7 +233,7 @@ class PartFinder {
     std::vector<int> last;
     bool forward = true;
     for (int id = 0; id < num_nodes_; ++id) {
-      if (!HasEffect(id)) continue;
+      if (!HasEffect(id) || dead_[id]) continue;
       if (id < body_.num_forward) {
         if (!leads_[id] || !LeadsToForward(id)) last.push_back(id);
         continue;
@@ -250,7 +264,7 @@ class PartFinder {
   void GateResults() {
     std::vector<int> checks;
     for (int id = 0; id < body_.num_forward; ++id)
-      if (part_.kept[id] && effects_[id] & kChecks && !to_check_[id]) checks.push_back(id);
+      if (part_.kept[id] && effects_[id] & kChecks && !to_check_[id] && !dead_[id]) checks.push_back(id);
     if (!checks.empty()) part_.gate = Hub(checks, num_nodes_);
   }
 
@@ -260,7 +274,7 @@ class PartFinder {
   absl::flat_hash_set<int> cut_;          // outputs that are arguments
   absl::flat_hash_set<int> only_checks_;  // nodes that are kept for what they refuse
   std::vector<Effects> effects_;          // by node
-  std::vector<bool> behind_, leads_, to_check_, forward_;
+  std::vector<bool> behind_, leads_, to_check_, dead_, forward_;
   std::vector<int> end_;
   std::vector<int> pending_;
   Part part_;
