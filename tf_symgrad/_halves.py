@@ -109,8 +109,8 @@ def _flatten_like(given: Any, like: Any, what: str) -> list[Any]:
             dtype = tf.as_dtype(leaf.dtype)
             if isinstance(part, (tf.Tensor, tf.Variable)) and part.dtype != dtype:
                 raise ValueError(
-                    f"A {what} must have the dtype of what it belongs to, {dtype.name}, not {part.dtype.name}. Cast it: "
-                    f"tf.cast(x, tf.{dtype.name})."
+                    f"A {what} must have the dtype of what it belongs to, {dtype.name}, not {part.dtype.name}. Cast "
+                    f"it: tf.cast(x, tf.{dtype.name})."
                 )
             found.append(tf.convert_to_tensor(part, leaf.dtype))
             if not found[-1].shape.is_compatible_with(leaf.shape):
