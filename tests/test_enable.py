@@ -399,6 +399,15 @@ def test_the_forward_pass_is_in_the_graph_once_and_the_pullback_is_one_call() ->
     assert set(both) <= {"Const", "Identity"}  # cotangents of one, dense shapes, results
 
 
+def test_gradients_of_identity_n_are_told_apart_if_somebody_asks() -> None:
+    with tf.Graph().as_default(), tf_symgrad.native():
+        a, b = tf.constant(1.0), tf.constant(2.0)
+        _, d = tf.identity_n([a, b])
+        assert gradients_util._GradientsHelper(d, a)[0] is not None
+        assert gradients_util._GradientsHelper(d, a, optimize_identity_n=True)[0] is None
+        assert gradients_util._GradientsHelper(d, b, optimize_identity_n=True)[0] is not None
+
+
 def test_equal_constants_are_one_in_a_pullback() -> None:
     def f(x: Any) -> Any:
         for _ in range(5):
