@@ -37,6 +37,7 @@ ENGINE = [
     "csrc/engine/emit/forms.cc",
     "csrc/engine/emit/literal.cc",
     "csrc/engine/emit/op.cc",
+    "csrc/engine/emit/shapes.cc",
     "csrc/engine/emit/vocabulary.cc",
     "csrc/engine/facts/facts.cc",
     "csrc/engine/facts/fold.cc",

@@ -29,6 +29,14 @@ CASES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "jacobian by what is no argument": (lambda: tf_symgrad.jacobian(square, wrt=2.5)(X), TypeError, "position or the"),
     "hessian by several": (lambda: tf_symgrad.hessian(square, wrt=[0])(X), TypeError, "position or the name"),
     "hessian by bytes": (lambda: tf_symgrad.hessian(square, wrt=b"x")(X), TypeError, "position or the name"),
+    "jacobian of a number": (lambda: tf_symgrad.jacobian(3), TypeError, "f must be a function"),
+    "a tangent of integers": (
+        lambda: tf_symgrad.jvp(square, [X], [tf.constant([1, 2])]), ValueError, r"dtype .* float32, not int32. Cast it"
+    ),
+    "a cotangent of doubles": (
+        lambda: tf_symgrad.vjp(square, X)[1](tf.constant(1.0, tf.float64)), ValueError, "float32, not float64. Cast it"
+    ),
+    "an input that is None": (lambda: symbolic_gradient([None], f=square), tf.errors.OpError, "input is None: give a"),
     "has_aux of a module": (lambda: tf_symgrad.grad(square, has_aux=np)(X), TypeError, f"has_aux {FLAG}"),
     "unconnected": (
         lambda: tf_symgrad.grad(square, unconnected_gradients=np.array([1, 2]))(X), ValueError, "be 'none' or 'zero'"

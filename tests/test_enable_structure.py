@@ -450,6 +450,9 @@ def test_python_goes_on_where_a_gradient_was_handed_over(name: str, said: Said) 
     assert not said.ops
 
 
+CALL = "StatefulPartitionedCall"
+
+
 @pytest.mark.parametrize(
     ("f", "left"),
     [
@@ -458,6 +461,7 @@ def test_python_goes_on_where_a_gradient_was_handed_over(name: str, said: Said) 
             lambda x: times(2, lambda _, y: with_outsider(x)(y), x),
             "StatelessWhile",
         ),  # takes what is outside of the loop
+        (lambda x: function(lambda x: tf.ensure_shape(tf.py_function(tf.tanh, [x], tf.float32), [3, 4]))(x), CALL),
         (lambda x: function(lambda x: tf.nn.max_pool2d(x[None, :, :, None], 2, 1, "VALID"))(x), None),
     ],
 )

@@ -451,3 +451,19 @@ def test_cache_hits() -> None:
     after = tf_symgrad.cache_info()
     assert after.hits > before.hits
     assert after.misses == before.misses
+
+
+def test_reshapes_that_follow_each_other_are_one() -> None:
+    def undone(x: Any) -> Any:
+        return tf.sin(tf.reshape(tf.squeeze(tf.sin(x), [0]), [1, 3]))
+
+    def several(x: Any) -> Any:
+        return tf.sin(tf.reshape(tf.reshape(tf.sin(x), [3, 2]), [6]))
+
+    assert ops_of(gradient(undone, tf.TensorSpec([1, 3])))["Reshape"] == 1  # the forward one
+    assert ops_of(gradient(several, tf.TensorSpec([2, 3])))["Reshape"] == 2 + 1
+    for f, x in ((undone, tf.constant([[0.5, -1.0, 2.0]])), (several, tf.reshape(tf.range(6.0), [2, 3]))):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = f(x)
+        np.testing.assert_allclose(tf_symgrad.grad(lambda x, f=f: tf.reduce_sum(f(x)))(x), tape.gradient(y, x))

@@ -192,6 +192,8 @@ def _gradients(stock: Callable[[], Any], **given: Any) -> list[Any]:
         return list(stock())  # an error
     zero = _wants_zeros(given)
     _check_surroundings()
+    if given["optimize_identity_n"]:
+        raise NotNativeError("gradients of IdentityN are to be told apart, output by output")
     default = ops.get_default_graph()
     graph = given["src_graph"] or default
     ys, xs, stops = (_tensors(given[name], graph) for name in ("ys", "xs", "stop_gradients"))

@@ -106,6 +106,12 @@ def _flatten_like(given: Any, like: Any, what: str) -> list[Any]:
             if part is None or tf.as_dtype(leaf.dtype) not in _CONTINUOUS:
                 found.append(tf.zeros_like(leaf))
                 continue
+            dtype = tf.as_dtype(leaf.dtype)
+            if isinstance(part, (tf.Tensor, tf.Variable)) and part.dtype != dtype:
+                raise ValueError(
+                    f"A {what} must have the dtype of what it belongs to, {dtype.name}, not {part.dtype.name}. Cast "
+                    f"it: tf.cast(x, tf.{dtype.name})."
+                )
             found.append(tf.convert_to_tensor(part, leaf.dtype))
             if not found[-1].shape.is_compatible_with(leaf.shape):
                 raise ValueError(

@@ -34,6 +34,7 @@ def jacobian(f: Callable[..., Any], wrt: int | str = 0) -> Callable[..., Any]:
 
     if not isinstance(wrt, (int, str)) or isinstance(wrt, bool):
         raise TypeError(f"wrt must be the position or the name of an argument, not {wrt!r}.")
+    f = _calls.callable_of(f)
 
     @_op.no_autograph
     def of_arguments(*args: Any, **kwargs: Any) -> Any:

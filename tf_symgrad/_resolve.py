@@ -137,6 +137,8 @@ def _trace_spec(value: Any) -> Any:
     def leaf(value: Any) -> Any:
         if _inputs.is_composite(value):
             return tf.type_spec_from_value(value)
+        if value is None:
+            raise invalid("An input is None: give a tensor; where there is no cotangent, zeros, tf.zeros_like(y).")
         tensor = _inputs.as_tensor(value)
         return tf.TensorSpec(tensor.shape, tensor.dtype)
 

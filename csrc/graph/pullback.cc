@@ -55,9 +55,19 @@ absl::Status ForwardPass::Build(const Region& region, const std::vector<Facts>& 
     if (dtype != tf::DT_RESOURCE) body->output(arg).shape = shape;
     else if (facts[i].value != tf::DT_INVALID) body->handles[body->output_index(arg)] = {{shape, facts[i].value}};
   }
+  absl::flat_hash_map<std::string, Port> constants;
   for (int id = 0; id < static_cast<int>(items_.size()); ++id) {
     if (!region.in[id]) continue;
     const Item& item = items_[id];
+    if (!region.passed[id] && IsSmallConst(*item.def)) {  // one node for those that are the same
+      const auto [same, added] = constants.try_emplace(
+          absl::StrCat(item.def->device(), "\n", item.def->attr().at("value").SerializeAsString()), Port{-1, 0});
+      if (added) same->second.node = body->num_nodes();
+      else {
+        (*ports)[{id, 0}] = same->second;
+        continue;
+      }
+    }
     std::vector<Port> inputs;
     for (int i = 0; i < static_cast<int>(item.inputs.size()); ++i) {
       const auto own = severed.find({id, i});
