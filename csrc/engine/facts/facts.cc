@@ -103,9 +103,9 @@ constexpr ReadAs kReadAs[] = {{"SplitV", 1, 1, 1}, {"FakeQuantWithMinMaxVarsPerC
 // Inputs that are a number for each dimension of a tensor, as they are called. A shape function makes a shape of so
 // many.
 constexpr absl::string_view kByDimension[] = {
-    "perm",  "shape",       "dims",        "paddings",      "multiples",
-    "begin", "block_shape", "input_sizes", "filter_sizes",  "output_shape",
-    "end",   "strides",     "input_shape", "element_shape", "orig_input_shape"};
+    "perm",        "shape",       "dims",          "paddings",        "multiples", "begin",      "size",
+    "block_shape", "input_sizes", "filter_sizes",  "output_shape",    "end",       "image_size", "dense_values_shape",
+    "strides",     "input_shape", "element_shape", "orig_input_shape"};
 
 absl::Status CheckDimensions(const Body& body, const Node& n) {
   for (size_t i = 0; i < n.inputs.size(); ++i) {
