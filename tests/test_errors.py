@@ -555,6 +555,17 @@ def test_a_scalar_whose_last_dimension_a_shape_function_reads() -> None:
         differentiate(text_format.Merge(scalar, f))
 
 
+@pytest.mark.parametrize("op", ["Transpose", "ConjugateTranspose"])
+def test_a_permutation_of_more_dimensions_than_a_tensor_has(op: str) -> None:
+    """TensorFlow's shape function takes memory for each."""
+    f = one_node("f", f'op: "{op}" input: "x" input: "perm" {NODE_T}', "y")
+    f.node_def[0].attr["Tperm"].type = types_pb2.DT_INT32
+    f.signature.input_arg.add(name="perm", type=types_pb2.DT_INT32)
+    f.arg_attr[1].attr["_output_shapes"].list.shape.add().dim.add(size=2**30)
+    with pytest.raises(native.StatusError, match="input perm has 1073741824 elements"):
+        differentiate(f)
+
+
 @pytest.mark.parametrize("size", [2**31, 2**40, 0, -3])
 def test_more_devices_than_a_shape_function_can_count(size: int) -> None:
     f = one_node(

@@ -1,5 +1,7 @@
 #include "csrc/engine/facts/facts.h"
 
+#include <algorithm>
+#include <iterator>
 #include <limits>
 #include <memory>
 #include <utility>
@@ -98,7 +100,29 @@ struct ReadAs {
 };
 constexpr ReadAs kReadAs[] = {{"SplitV", 1, 1, 1}, {"FakeQuantWithMinMaxVarsPerChannelGradient", 1, 1, 4}};
 
+// Inputs that are a number for each dimension of a tensor, as they are called. A shape function makes a shape of so
+// many.
+constexpr absl::string_view kByDimension[] = {
+    "perm",        "shape",       "dims",          "paddings",        "multiples", "begin",      "size",
+    "block_shape", "input_sizes", "filter_sizes",  "output_shape",    "end",       "image_size", "dense_values_shape",
+    "strides",     "input_shape", "element_shape", "orig_input_shape"};
+
+absl::Status CheckDimensions(const Body& body, const Node& n) {
+  for (size_t i = 0; i < n.inputs.size(); ++i) {
+    const Output& in = body.output(n.inputs[i]);
+    if (!IsIntegral(in.dtype) || InferenceContext::Rank(in.shape) < 1) continue;
+    const int64_t size = body.dim(n.inputs[i], 0);
+    if (size <= tf::TensorShape::MaxDimensions()) continue;
+    const std::string name = InputName(*n.def, n.op->op_def, static_cast<int64_t>(i));
+    if (std::find(std::begin(kByDimension), std::end(kByDimension), name) == std::end(kByDimension)) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("input ", name, " has ", size, " elements, and no tensor has as many dimensions"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckInputs(const Body& body, const Node& n) {
+  TF_RETURN_IF_ERROR(CheckDimensions(body, n));
   for (const ReadAs& read : kReadAs) {
     if (n.type() != read.op) continue;
     const int rank = body.rank(n.inputs[read.input]);
