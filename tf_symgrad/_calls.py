@@ -53,8 +53,11 @@ class Call:
         self.concrete, self._output = traced
 
     def _own_trace(self, f: Any) -> tuple[Any, Any] | None:
-        """f's own trace, if it is one, or a tf.function, and takes these tensors and nothing else. To trace its call would
-        cost as much for each variable as to trace f. None where the call is to say how f is run, by XLA for one."""
+        """f's own trace, if it is one, or a tf.function, and takes these tensors and nothing else.
+
+        To trace its call would cost as much for each variable as to trace f. None where the call is to say how f is
+        run, by XLA for one.
+        """
         args, kwargs = self._arguments
         if kwargs or not all(isinstance(x, TENSORS) for x in args):
             return None

@@ -186,6 +186,26 @@ _GRADIENTS = [
 ]
 
 
+# How often a function may have got new outputs from one of its gradients to the next.
+_MAX_GROWTH = 32
+
+
+def _check_growth(graph: Any) -> None:
+    """Ends what would not end: TensorFlow differentiates a function again and again until that adds no outputs to it.
+
+    Raises:
+      RuntimeError: it has added some each time so far.
+    """
+    count, times = getattr(graph, "_symgrad_growth", (0, 0))
+    graph._symgrad_growth = len(graph.outputs), times + (len(graph.outputs) > count)
+    if times > _MAX_GROWTH:
+        raise RuntimeError(
+            f"tf_symgrad.enable: of function '{graph.name}', which has gradients of loops in it, no backward function "
+            "can be made: each needs more outputs of it than the last. Differentiate it within a tf.function, by "
+            "tf_symgrad.grad, or after tf_symgrad.disable()."
+        )
+
+
 def _gradients(stock: Callable[[], Any], **given: Any) -> list[Any]:
     """In place of `_GradientsHelper`."""
     if context.executing_eagerly():
@@ -196,6 +216,8 @@ def _gradients(stock: Callable[[], Any], **given: Any) -> list[Any]:
         raise NotNativeError("gradients of IdentityN are to be told apart, output by output")
     default = ops.get_default_graph()
     graph = given["src_graph"] or default
+    if graph is not default:
+        _check_growth(graph)
     ys, xs, stops = (_tensors(given[name], graph) for name in ("ys", "xs", "stop_gradients"))
     if any(t is None for t in [*ys, *stops]) or (zero and any(x is None for x in xs)):
         raise NotNativeError("tf.gradients is given tensors that the graph has nothing to do with")

@@ -78,7 +78,15 @@ def _concrete(root: Any, inputs: Sequence[Any]) -> Any:
     key = tuple(repr(facts(t)) for t in inputs if t.dtype == tf.resource)
     known = root.__dict__.setdefault("_symgrad_concrete", {})
     if key not in known:
-        graph = function_def_to_graph.function_def_to_graph(root.cached_definition, structured_input_signature=None)
+        # What it calls may be nowhere but in the graph that it is called in, which no other graph is inside of.
+        inside = next((t.graph for t in inputs if not isinstance(t, ops.EagerTensor)), ops.get_default_graph())
+        functions = _library.reachable(root, _library.finder(inside)).values()
+        with tf.Graph().as_default() as scope:
+            for function in functions:
+                scope._add_function(function)
+            graph = function_def_to_graph.function_def_to_graph(root.cached_definition, structured_input_signature=None)
+        for function in functions:
+            graph._add_function(function)
         for outer, t in zip(inputs, graph.inputs, strict=True):
             handle_data_util.copy_handle_data(outer, t)
         _prepare(graph)
