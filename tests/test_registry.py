@@ -113,6 +113,7 @@ ENGINE = {
         "emits it, or leaves broadcasts to it",
         {"AddN", "AddV2", "BroadcastTo", "Mul", "RealDiv", "Sub", "UnsortedSegmentSum"},
     ),
+    "emit/shapes.cc": (EMITS, None),
     "emit/vocabulary.cc": (EMITS, None),
     "facts/facts.cc": (
         "corrects its shape function, or needs not to run it",
