@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import tf_symgrad
 from benchmarks import __main__ as benchmarks_main
-from benchmarks import cell, compare, limit, native, nodes, performance, report, steps, threads
+from benchmarks import cell, compare, first, limit, native, nodes, performance, report, steps, threads
 from benchmarks.methods import METHODS
 from benchmarks.workloads import Workload, workloads
 
@@ -158,6 +158,15 @@ def test_flops_are_those_of_products() -> None:
     assert limit.flops_of(tf_symgrad.function_gradient(concrete)) == 3 * convolution + 2 * product
     by_op = tf.function(lambda *xs: tf_symgrad.symbolic_gradient(xs, f=concrete, wrt=[False, True, True]))
     assert limit.flops_of(by_op.get_concrete_function(*map(tf.TensorSpec, shapes))) == 2 * convolution + 2 * product
+
+
+def test_first(capsys: pytest.CaptureFixture[str]) -> None:
+    assert first.main(["--quick", "--only", "mlp,lstm", "--methods", "native,GradientTape,jax", "--rounds", "1"]) == 0
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rows[2:]] == ["mlp", "lstm"]
+    for _, ours, tape, *_ in rows[2:]:
+        assert 0 < float(ours) < 10
+        assert float(tape.removesuffix(" s")) > 0
 
 
 def test_limit_and_threads(capsys: pytest.CaptureFixture[str]) -> None:

@@ -516,3 +516,32 @@ def test_gradients_are_as_pythons_of_unused_outputs() -> None:
     assert stock is gradients_util._GradientsHelper
     assert [*map(kind, graph.structured_outputs)] == ["dense", "dense", "dense", "none"]
     compare(lambda: function(lambda x: tf.gradients(f(x), [x, *VARIABLES])))
+
+
+def test_a_backward_function_that_would_grow_for_ever_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorFlow differentiates a function until that gives it no new outputs."""
+    monkeypatch.setattr(_enable, "_MAX_GROWTH", 4)
+
+    def derivative(f: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def of(x: Any) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = f(x)
+            return tape.gradient(y, x)
+
+        return of
+
+    def f(x: Any) -> Any:
+        return tf.while_loop(lambda i, _: i < 2, lambda i, y: (i + 1, tf.cos(y)), [0, x])[1]
+
+    x = tf.constant(0.3)
+    with tf_symgrad.native():
+        with tf.GradientTape() as once:
+            once.watch(x)
+            y = tf.function(derivative(derivative(f)))(x)
+        np.testing.assert_allclose(once.gradient(y, x), -0.7513484, rtol=1e-5)
+        second = tf.function(derivative(derivative(f)))
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(x)
+            with pytest.raises(RuntimeError, match="no backward function can be made"):
+                second(x)
