@@ -233,7 +233,8 @@ def _flattened(
     def flat(*x: Tensor) -> list[Tensor]:
         given = iter(x)
         tensors = [next(given) if s else t for s, t in zip(smooth, call.tensors, strict=True)]
-        return [y for y in tf.nest.flatten(call.concrete(tensors)) if y.dtype in EPSILON]
+        ys = call.concrete._call_flat(tensors, call.concrete.captured_inputs)  # f's own trace may take them otherwise
+        return [y for y in tf.nest.flatten(ys) if y.dtype in EPSILON]
 
     x = [t for s, t in zip(smooth, call.tensors, strict=True) if s]
     if not x and not variables:
