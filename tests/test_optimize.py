@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.framework import attr_value_pb2, function_pb2
 
 import tf_symgrad
 from benchmarks import counting
@@ -105,6 +106,40 @@ def test_effects_happen_once_and_draws_belong_together(optimize: str) -> None:
         value, dx = run(tf_symgrad.value_and_grad(f, optimize=optimize))(x)
         np.testing.assert_allclose(value, np.sum(X * dx), rtol=1e-6)
         assert v.numpy() == k + 1
+
+
+def test_rows_are_run_as_they_are_too() -> None:
+    table = tf.Variable(tf.ones([5, 2]))
+    f = tf.function(lambda i: tf.reduce_sum(tf.gather(table, i) ** 2), input_signature=[tf.TensorSpec([2], tf.int32)])
+
+    @tf.function(autograph=False)
+    def rows(i: Any) -> Any:
+        return tf_symgrad.symbolic_gradient([i], f=f, variables=[table], sparse=True, optimize="native")[-1]
+
+    i = tf.constant([1, 3])
+    np.testing.assert_array_equal(tf.convert_to_tensor(rows(i))[:, 0], [0, 2, 0, 2, 0])
+    graph = rows.get_concrete_function(i).graph
+    assert [op.get_attr("optimize") for op in graph.get_operations() if op.type == _op.OP] == [b"native"]
+
+
+@pytest.mark.parametrize("what", ["garbage", "empty", "another dtype", "another number"])
+def test_what_somebody_else_says_was_built(what: str) -> None:
+    """The attr that the pass leaves to the kernel may come with a graph from anywhere."""
+
+    @tf.function(input_signature=[SPEC, SPEC] if what == "another dtype" else [SPEC])
+    def other(x: Any, *_: Any) -> Any:
+        return tf.cast(x, tf.int32) if what == "another dtype" else x
+
+    functions = function_pb2.FunctionDefLibrary(function=[other.get_concrete_function().function_def])
+    built = {"garbage": b"garbage", "empty": b""}.get(what, functions.SerializeToString())
+    f = tf.function(tf.sin).get_concrete_function(SPEC)
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        f.add_to_graph(tf.compat.v1.get_default_graph())
+        attrs = {"Tout": [tf.float32], "f": f, "optimize": "native"}
+        (dx,) = _op._add([tf.constant(X), tf.constant(X)], attrs)
+        dx.op._set_attr("_symgrad_built", attr_value_pb2.AttrValue(s=built))
+        with pytest.raises(tf.errors.InvalidArgumentError, match="_symgrad_built"):
+            session.run(dx)
 
 
 def test_variables_and_captured_tensors() -> None:
@@ -232,6 +267,12 @@ def test_it_lasts_as_long_as_what_it_was_said_for() -> None:
         tf_symgrad.disable()
     with tf_symgrad.native():
         assert pullbacks(f) == ["PartitionedCall"]
+    first, second = tf_symgrad.native("native"), tf_symgrad.native()  # as threads have them, which end as they like
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert pullbacks(f) == ["PartitionedCall"]
+    second.__exit__(None, None, None)
     with pytest.raises(ValueError, match="optimize must be"):
         tf_symgrad.enable("xla")
     with pytest.raises(ValueError, match="optimize must be"), tf_symgrad.native("xla"):

@@ -28,8 +28,9 @@ from tf_symgrad._backward import Backward, NotNativeError, tensor_name
 logger = logging.getLogger("tf_symgrad")
 
 _lock = threading.RLock()
-_enabled = False
-_depth = 0
+# Who is to optimise: by enable(), None if it is off; and by each native() that lasts, None if that does not say.
+_enabled: str | None = None
+_contexts: list[list[str | None]] = []
 _said: set[str] = set()
 _installed: dict[tuple[Any, str], tuple[Any, Any]] = {}  # what stood there, and what stands there now
 
@@ -62,16 +63,16 @@ def enable(optimize: str = "grappler") -> None:
     optimize = _inputs.optimizer_of(optimize)
     with _lock:
         _install()
-        _enabled = True
-        _pullback.optimize = optimize
+        _enabled = optimize
+        _tell()
 
 
 def disable() -> None:
     """Undoes `enable`. What was traced stays as it is. Within `native()`, that lasts."""
     global _enabled
     with _lock:
-        _enabled = False
-        _pullback.optimize = "grappler"
+        _enabled = None
+        _tell()
         _uninstall()
 
 
@@ -89,23 +90,26 @@ def native(optimize: str | None = None) -> Iterator[None]:
       ...     f(x)
       <tf.Tensor: shape=(), dtype=float32, numpy=12.0>
     """
-    global _depth
-    optimize = None if optimize is None else _inputs.optimizer_of(optimize)
+    own = [None if optimize is None else _inputs.optimizer_of(optimize)]
     with _lock:
         _install()
-        _depth += 1
-        outside, _pullback.optimize = _pullback.optimize, optimize or _pullback.optimize
+        _contexts.append(own)
+        _tell()
     try:
         yield
     finally:
         with _lock:
-            _depth -= 1
-            _pullback.optimize = outside
+            _contexts[:] = [other for other in _contexts if other is not own]  # those of other threads may be later
+            _tell()
             _uninstall()
 
 
 def _active() -> bool:
-    return _enabled or _depth > 0
+    return _enabled is not None or bool(_contexts)
+
+
+def _tell() -> None:
+    _pullback.optimize = next((said for (said,) in reversed(_contexts) if said), _enabled or "grappler")
 
 
 def _install() -> None:

@@ -218,7 +218,9 @@ def with_rows(function: _function.Function, inputs: Sequence[Any], wanted: Seque
     gradient, indices = function.sparse_gradient(mask)
     tout = [y.dtype for y in gradient.outputs]
     nothing = [False] * len(gradient.inputs)
-    results = run([*inputs, *map(unused, gradient.outputs)], tout, gradient, wrt=nothing, values=True)
+    results = run(
+        [*inputs, *map(unused, gradient.outputs)], tout, gradient, wrt=nothing, values=True, optimize=function.optimize
+    )
     gradients = []
     for x, dx, k in zip([x for x, w in zip(inputs, mask, strict=False) if w], results, indices, strict=False):
         of_value = _specs.variable_spec(x) if x.dtype == tf.resource else x

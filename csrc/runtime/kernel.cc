@@ -1,4 +1,5 @@
 // The kernel: runs the op where no graph pass has replaced it, as PartitionedCall would run the gradient function.
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -23,6 +24,16 @@ class SymbolicGradientOp : public FunctionKernel {
     const tensorflow::AttrValue* built = tensorflow::AttrSlice(ctx->def()).Find(kBuilt);
     OP_REQUIRES(ctx, built == nullptr || (built_.ParseFromString(built->s()) && built_.function_size() > 0),
                 absl::InvalidArgumentError(absl::StrCat("Attr ", kBuilt, " is no library of functions.")));
+    if (built == nullptr) return;
+    // Whoever takes a result trusts its dtype.
+    const tensorflow::OpDef& signature = built_.function(0).signature();
+    const auto are = [](const auto& args, const tensorflow::DataTypeVector& types) {
+      return std::equal(args.begin(), args.end(), types.begin(), types.end(),
+                        [](const auto& arg, tensorflow::DataType type) { return arg.type() == type; });
+    };
+    OP_REQUIRES(ctx, are(signature.input_arg(), call_.tin) && are(signature.output_arg(), call_.tout),
+                absl::InvalidArgumentError(absl::StrCat("Function '", signature.name(), "' of attr ", kBuilt,
+                                                        " does not take Tin and return Tout.")));
   }
 
  private:
