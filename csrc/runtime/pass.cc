@@ -5,6 +5,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <unordered_map>
@@ -126,7 +127,6 @@ class Expansion {
 
   absl::Status Run() {
     if (!IsNeeded()) return absl::OkStatus();
-    compiled_ = CompiledFunctions(*graph_, *library_);
     TF_RETURN_IF_ERROR(ResolveGraph());
     TF_RETURN_IF_ERROR(ResolveFunctions());
     NameChanged();
@@ -164,7 +164,7 @@ class Expansion {
       }
       if (!IsToExpand(node->def())) continue;
       NodeDef call = node->def();
-      TF_RETURN_IF_ERROR(Resolve({node->name(), place_, node->GetStackTrace().get()}, /*compiled=*/false, &call));
+      TF_RETURN_IF_ERROR(Resolve({node->name(), place_, node->GetStackTrace().get()}, /*function=*/"", &call));
       // That device is the one to prefer, as it is for an eager call of a function. What is inlined on a device that is
       // asked for must be there, and a GPU has no kernels for strings.
       if (is_eager_call_ && !IsGradientOp(call.op())) call.clear_device();
@@ -208,7 +208,7 @@ class Expansion {
         auto it = met->record->stack_traces().find(node.name());
         if (it != met->record->stack_traces().end()) trace = it->second.get();
       }
-      TF_RETURN_IF_ERROR(Resolve({node.name(), place, trace}, compiled_.count(name) > 0, &node));
+      TF_RETURN_IF_ERROR(Resolve({node.name(), place, trace}, name, &node));
       any = true;
     }
     if (any) met->changed = std::move(changed);
@@ -217,12 +217,12 @@ class Expansion {
 
   // Turns `node` into a call, or gives it the function that it is to run as it is. In a FunctionDef consumers say
   // node:output:i, and the output of both call ops is named so as well: their references stay right.
-  absl::Status Resolve(const Site& site, bool compiled, NodeDef* node) {
+  absl::Status Resolve(const Site& site, const std::string& function, NodeDef* node) {
     absl::StatusOr<Call> call = Call::Parse(AttrSlice(*node));
     if (!call.ok()) return site.Locate(call.status());
     absl::StatusOr<GradientFunction> gradient = PrepareCall(*library_, *call);
     if (!gradient.ok()) return site.Locate(gradient.status());
-    if (call->native && !compiled) {  // what XLA compiles has no kernels
+    if (call->native && !IsCompiled(function)) {  // what XLA compiles has no kernels
       KeepBuilt(*gradient, *library_, node);
       return absl::OkStatus();
     }
@@ -231,6 +231,11 @@ class Expansion {
     Visit(gradient->name);
     gradients_.push_back(*std::move(gradient));
     return absl::OkStatus();
+  }
+
+  bool IsCompiled(const std::string& function) {
+    if (!compiled_.has_value()) compiled_ = CompiledFunctions(*graph_, *library_);  // few programs ask
+    return compiled_->count(function) > 0;
   }
 
   void Visit(const std::string& name) {
@@ -351,7 +356,7 @@ class Expansion {
   FunctionLibraryDefinition* const library_;
   const std::string place_;  // says in errors where the graph comes from
   const bool is_eager_call_;
-  std::set<std::string> compiled_;                             // functions that XLA compiles
+  std::optional<std::set<std::string>> compiled_;              // functions that XLA compiles
   std::vector<std::pair<Node*, NodeDef>> calls_;               // nodes of the graph and what replaces them
   std::unordered_map<std::string, Met> met_;                   // by name
   std::map<std::string, std::string> renamed_;                 // functions that differ, and their new names
