@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 import tf_symgrad
 from tf_symgrad import _cli
@@ -192,6 +193,25 @@ def test_wrong_folders(saved: Any, tmp_path: Path, capsys: Any) -> None:
     shutil.rmtree(damaged / "variables")
     (damaged / "saved_model.pb").write_bytes(data)
     assert "can't be loaded" in run(capsys, "inspect", damaged)[2]
+
+
+@pytest.mark.parametrize("command", ["inspect", "explain", "add-gradient"])
+def test_signatures_that_are_none(command: str, saved: Any, tmp_path: Path, capsys: Any) -> None:
+    """What a damaged file calls its signatures is a variable."""
+    damaged = tmp_path / "damaged"
+    shutil.copytree(saved[1], damaged)
+    file = damaged / "saved_model.pb"
+    model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    nodes = model.meta_graphs[0].object_graph_def.nodes
+    variable = next(i for i, node in enumerate(nodes) if node.HasField("variable"))
+    for child in nodes[0].children:
+        if child.local_name == "signatures":
+            child.node_id = variable
+    file.write_bytes(model.SerializeToString())
+    named = ("--saved-model", damaged, "--out", tmp_path / "out") if command == "add-gradient" else (damaged,)
+    status, _, error = run(capsys, command, *named)
+    assert status == 2
+    assert "signatures must be functions by name" in " ".join(error.split())
 
 
 def test_inspect(saved: Any, tmp_path: Path, capsys: Any) -> None:

@@ -147,7 +147,10 @@ def _load(directory: str, libraries: Sequence[str]) -> Any:
 
 
 def _signatures(model: Any, name: str | None) -> dict[str, Any]:
-    signatures = dict(model.signatures)
+    with _working("Reading the signatures"):
+        from tf_symgrad import _signature
+
+        signatures = dict(_signature.signatures_of(model))
     if name is not None and name not in signatures:
         known = ", ".join(f"'{n}'" for n in signatures) or "none"
         raise CommandError(f"The model has no signature '{name}': there are {known}.")

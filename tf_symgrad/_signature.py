@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.eager.polymorphic_function import concrete_function
 
 from tf_symgrad import _concrete
 from tf_symgrad._specs import invalid
@@ -138,13 +140,27 @@ class Target:
         return run
 
 
+def signatures_of(model: Any) -> Mapping[str, Any]:
+    """The signatures of a loaded model, by name.
+
+    Raises:
+      tf.errors.InvalidArgumentError: what the model calls its signatures is something else.
+    """
+    signatures = getattr(model, "signatures", {})
+    if not isinstance(signatures, Mapping) or not all(
+        isinstance(signature, concrete_function.ConcreteFunction) for signature in signatures.values()
+    ):
+        raise invalid(f"The model is damaged: signatures must be functions by name, not {reprlib.repr(signatures)}.")
+    return signatures
+
+
 def signature_of(model: Any, name: str) -> Any:
     """A signature of a loaded model.
 
     Raises:
       tf.errors.InvalidArgumentError: the model has none of that name, or holds it in a form that can't be saved again.
     """
-    signatures = getattr(model, "signatures", {})
+    signatures = signatures_of(model)
     if name not in signatures:
         raise invalid(f"The model has no signature '{name}': there are {listed(signatures)}.")
     signature = signatures[name]
