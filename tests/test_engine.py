@@ -315,20 +315,39 @@ def test_the_result_grows_as_the_function_does(make: Callable[[int, str], Any]) 
 
 
 def test_a_function_called_often_is_differentiated_once() -> None:
-    library = build([chain(1_000, "PartitionedCall", "caller"), chain(5, "Tanh", "callee")], "caller")
+    library = build([chain(1_000, "PartitionedCall", "caller"), chain(9, "Tanh", "callee")], "caller")
     kinds = Counter(f.signature.name.split("_")[3] for f in library.function)
     assert kinds == {"caller": 1, "forward": 1, "pullback": 1}
     assert len(library.function[0].node_def) == 2_000
 
 
 def test_calls_pass_residuals_rather_than_run_twice() -> None:
-    @tf.function
+    @tf.function(experimental_attributes={"_noinline": True})
     def layer(x: tf.Tensor) -> tf.Tensor:
         return tf.sin(tf.exp(x))
 
     _, library = tf_symgrad.gradient_function(concrete(lambda x: layer(layer(x)), VECTOR))
     ops = sum((ops_of(f) for f in library.function), Counter())
     assert (ops["Exp"], ops["PartitionedCall"]) == (1, 4)
+
+
+@pytest.mark.parametrize(("length", "attr", "calls"), [(8, None, 0), (9, None, 4), (2, "_noinline", 4)])
+def test_functions_of_a_few_nodes_are_written_out(length: int, attr: str | None, calls: int) -> None:
+    callee = chain(length, "Tanh", "callee")
+    if attr is not None:
+        callee.attr[attr].b = True
+    ops = sum((ops_of(f) for f in build([chain(2, "PartitionedCall", "caller"), callee], "caller").function), Counter())
+    once = length * (1 if calls else 2)
+    assert (ops["PartitionedCall"], ops["Tanh"], ops["TanhGrad"]) == (calls, once, once)
+
+
+def test_errors_in_functions_of_a_few_nodes_name_them() -> None:
+    callee = chain(2, "Tanh", "callee")
+    callee.node_def[1].input[0] = "nowhere:y:0"
+    with pytest.raises(
+        _loader.native().StatusError, match="'callee' is malformed.*node 'n1' \\(op Tanh\\): input 'nowhere:y:0'"
+    ):
+        build([chain(2, "PartitionedCall", "caller"), callee], "caller")
 
 
 def test_nested_functions_to_depth_50() -> None:

@@ -745,6 +745,8 @@ def wrong(f: Callable[..., Any], x: list[Tensor], tol: float, order: int) -> lis
     found = mismatches("eager", gradient(static)(*inputs), expected, tol)
     found += mismatches("in a tf.function", first(*inputs), expected, tol)
     found += mismatches("with unknown shapes", dynamic(*inputs), expected, tol)
+    kept = tf.function(f, autograph=False, experimental_attributes={"_noinline": True})  # a small one is written out
+    found += mismatches("in a call", gradient(lambda *x: kept(*x))(*inputs), expected, tol)
     if order > 1 and not found:
         ddy = cotangents(expected, 2)
         try:

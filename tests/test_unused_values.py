@@ -17,8 +17,10 @@ Function = Callable[[Any], Any]
 
 X = np.array([0.7, -1.0, 0.0, 2.0, 1.0, -1e-300, 1e4, -0.3, 1.3])
 
-SQUARE = tf.function(lambda h: h * h)
-LOG = tf.function(math.log)
+# As small as they are, they would be written out.
+KEPT = {"experimental_attributes": {"_noinline": True}}
+SQUARE = tf.function(lambda h: h * h, **KEPT)
+LOG = tf.function(math.log, **KEPT)
 
 
 def branch(x: Any, f: Function) -> Any:
@@ -73,6 +75,7 @@ UNUSED: dict[str, Function] = {
     "argument of a call": lambda x: SQUARE(math.log(x)),
     "result of a call": lambda x: LOG(x) * LOG(x),
     "call in a call": lambda x: tf.function(lambda y: SQUARE(LOG(y)) * y)(x),
+    "small calls": lambda x: tf.function(math.square)(tf.function(math.log)(x)),
     "argument of a branch": lambda x: branch(math.log(x), math.square),
     "result of a branch": lambda x: math.square(branch(x, math.log)),
     "a loop's variable": lambda x: loop(lambda h: h * h, math.log(x)),

@@ -23,6 +23,22 @@ absl::StatusOr<tf::NameAttrList> WithCheckpoint(tf::NameAttrList f, const std::s
   return f;
 }
 
+// What `build` makes. What fails is done once more, to say what is wrong in terms of the functions that there are.
+template <typename Build>
+auto Made(const tf::FunctionLibraryDefinition& library, const Build& build)
+    -> decltype(build(std::declval<Differentiator*>())) {
+  decltype(build(std::declval<Differentiator*>())) made;
+  TF_RETURN_IF_ERROR(OnLargeStack([&] {
+    Differentiator differentiator(library);
+    made = build(&differentiator);
+    if (made.ok() || absl::IsResourceExhausted(made.status())) return made.status();
+    Differentiator literal(library, /*keep=*/true);
+    made = build(&literal);
+    return made.status();
+  }));
+  return made;
+}
+
 absl::StatusOr<GradientFunction> Build(Differentiator* differentiator, const tf::NameAttrList& f,
                                        const GradientRequest& request) {
   GradientFunction gradient;
@@ -48,18 +64,14 @@ absl::StatusOr<VjpFunctions> Build(Differentiator* differentiator, const tf::Nam
 absl::StatusOr<GradientFunction> FindOrBuild(const tf::FunctionLibraryDefinition& library,
                                              const GradientRequest& request) {
   TF_ASSIGN_OR_RETURN(const tf::NameAttrList f, WithCheckpoint(request.f, request.checkpoint));
-  Differentiator differentiator(library);
   std::string asked = absl::StrCat(NumRules(), request.values ? "|values" : "", request.sparse ? "|sparse|" : "|");
   for (const bool wanted : request.wrt) asked += wanted ? '1' : '0';
-  const std::string key = Fingerprint(differentiator, f, asked);
+  const std::string key = Fingerprint(Differentiator(library), f, asked);
   if (std::optional<GradientFunction> cached = GradientCache::Global().Find(key)) return *std::move(cached);
 
-  absl::StatusOr<GradientFunction> gradient;
-  TF_RETURN_IF_ERROR(OnLargeStack([&] {
-    gradient = Build(&differentiator, f, request);
-    return gradient.status();
-  }));
-  GradientCache::Global().Insert(key, *gradient);
+  TF_ASSIGN_OR_RETURN(GradientFunction gradient,
+                      Made(library, [&](Differentiator* differentiator) { return Build(differentiator, f, request); }));
+  GradientCache::Global().Insert(key, gradient);
   return gradient;
 }
 
@@ -82,25 +94,14 @@ absl::StatusOr<VjpFunctions> BuildVjp(const tf::FunctionLibraryDefinition& libra
   const NoFork no_fork;
   TF_RETURN_IF_ERROR(CheckRegistry());
   TF_ASSIGN_OR_RETURN(const tf::NameAttrList told, WithCheckpoint(f, checkpoint));
-  absl::StatusOr<VjpFunctions> vjp;
-  TF_RETURN_IF_ERROR(OnLargeStack([&] {
-    Differentiator differentiator(library);
-    vjp = Build(&differentiator, told, wrt);
-    return vjp.status();
-  }));
-  return vjp;
+  return Made(library, [&](Differentiator* differentiator) { return Build(differentiator, told, wrt); });
 }
 
 absl::StatusOr<std::vector<InputGradient>> InputGradients(const tf::FunctionLibraryDefinition& library,
                                                           const tf::NameAttrList& f) {
   const NoFork no_fork;
   TF_RETURN_IF_ERROR(CheckRegistry());
-  absl::StatusOr<std::vector<InputGradient>> inputs;
-  TF_RETURN_IF_ERROR(OnLargeStack([&] {
-    inputs = Differentiator(library).Inputs(f);
-    return inputs.status();
-  }));
-  return inputs;
+  return Made(library, [&](Differentiator* differentiator) { return differentiator->Inputs(f); });
 }
 
 }  // namespace symgrad

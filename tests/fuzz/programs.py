@@ -250,7 +250,8 @@ class Generator:
 
     def _call(self, depth: int) -> Step:
         inner, x, y = self._inner(depth), self._pick(), self._pick()
-        function = tf.function(inner, autograph=False)
+        kept = {"_noinline": True} if self.rng.random() < 0.5 else None  # a small function is written out else
+        function = tf.function(inner, autograph=False, experimental_attributes=kept)
         return lambda values: function(x(values), y(values))
 
     def _cond(self, depth: int) -> Step:

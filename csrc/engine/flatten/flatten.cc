@@ -13,6 +13,7 @@
 #include "csrc/engine/body/calls.h"
 #include "csrc/engine/facts/known_inputs.h"
 #include "csrc/engine/library/gradient_op.h"
+#include "csrc/engine/library/references.h"
 #include "tensorflow/core/framework/node_def_util.h"
 
 namespace symgrad {
@@ -44,7 +45,21 @@ struct Scope {
 constexpr int kMaxDepth = 50;
 constexpr int64_t kMaxNodes = 1'000'000;
 
-enum class Inlines { kAll, kGradients };
+// What a call costs, residuals handed on and a function written out, is more than so many nodes do.
+constexpr int kFewNodes = 8;
+
+enum class Inlines { kAll, kFew };
+
+// Whether a function is as good as its call: of a few nodes that refer to no functions. An implementation of another
+// is chosen by whoever runs it.
+bool IsSmall(const Functions& functions, const tf::FunctionDef& f) {
+  if (functions.keeps_calls() || f.node_def_size() > kFewNodes || f.attr().contains("api_implements")) return false;
+  return std::all_of(f.node_def().begin(), f.node_def().end(), [&](const tf::NodeDef& node) {
+    int names = 0;
+    VisitReferences(node, [&](const std::string&) { ++names; });
+    return names == 1 && functions.Find(node.op()) == nullptr;
+  });
+}
 
 class Flattener {
  public:
@@ -52,7 +67,7 @@ class Flattener {
       : functions_(functions), inlines_(inlines), compiled_(IsTrue(f.attr(), kCompiled)) {
     const tf::FunctionDef* fdef = functions->Find(f.name());
     if (fdef == nullptr) return;
-    if (inlines == Inlines::kGradients) Count(*fdef);
+    if (inlines == Inlines::kFew) Count(*fdef);
     Enter(*fdef, -1, nullptr);
     for (size_t s = 0; s < scopes_.size() && !recursive_; ++s) Read(static_cast<int>(s));
   }
@@ -96,6 +111,10 @@ class Flattener {
       for (const tf::NodeDef& node : f.node_def()) names_.insert(node.name());
   }
 
+  bool Stays(const tf::FunctionDef& callee) {
+    return inlines_ == Inlines::kFew && calls_[&callee] > 1 && !IsSmall(*functions_, callee);
+  }
+
   // How often each function is called by what may be written out.
   void Count(const tf::FunctionDef& f) {
     std::vector<const tf::FunctionDef*> pending = {&f};
@@ -117,8 +136,7 @@ class Flattener {
       const bool known = functions_->LookUp(node.op(), &op).ok();
       const tf::FunctionDef* callee =
           known && num_nodes_ < kMaxNodes && scopes_[s].depth < kMaxDepth ? Called(node, *op) : nullptr;
-      const bool shared = inlines_ == Inlines::kGradients && callee != nullptr && calls_[callee] > 1;
-      if (callee == nullptr || shared || !CanBeInlined(*callee, node)) {
+      if (callee == nullptr || Stays(*callee) || !CanBeInlined(*callee, node)) {
         scopes_[s].others[node.name()] = known && op->op_def.is_stateful();
         continue;
       }
@@ -152,9 +170,10 @@ class Flattener {
                  : nullptr;
     }
     if (!IsCall(node, op) || IsTrue(node.attr(), "_XlaMustCompile")) return nullptr;
-    const std::string callee = Callee(node).name();
-    if (inlines_ == Inlines::kGradients && !HasGeneratedName(callee)) return nullptr;
-    return functions_->GradientDef(callee).empty() ? functions_->Find(callee) : nullptr;
+    const std::string name = Callee(node).name();
+    const tf::FunctionDef* callee = functions_->GradientDef(name).empty() ? functions_->Find(name) : nullptr;
+    const bool few = callee != nullptr && (HasGeneratedName(name) || IsSmall(*functions_, *callee));
+    return inlines_ == Inlines::kAll || few ? callee : nullptr;
   }
 
   static bool Fit(const tf::DataTypeVector& types, const tf::protobuf::RepeatedPtrField<tf::OpDef::ArgDef>& args) {
@@ -306,19 +325,21 @@ absl::StatusOr<tf::NameAttrList> Flatten(Functions* functions, const tf::NameAtt
   return flat;
 }
 
-std::optional<tf::FunctionDef> InlineGradients(Functions* functions, const tf::NameAttrList& f,
-                                               const tf::FunctionDef& fdef) {
-  const auto stands_for_another = [](const tf::NodeDef& node) {
+std::optional<tf::FunctionDef> InlineFew(Functions* functions, const tf::NameAttrList& f, const tf::FunctionDef& fdef) {
+  const auto stands_for_another = [&](const tf::NodeDef& node) {
     if (AsksForGradient(node.op()) || node.attr().contains(kSameAs)) return true;
     const absl::string_view op = node.op();
     if (op != "PartitionedCall" && op != "StatefulPartitionedCall") return false;
-    const auto callee = node.attr().find("f");
-    return callee != node.attr().end() && HasGeneratedName(callee->second.func().name());
+    const auto attr = node.attr().find("f");
+    if (attr == node.attr().end()) return false;
+    const std::string& name = attr->second.func().name();
+    const tf::FunctionDef* callee = functions->Find(name);
+    return HasGeneratedName(name) || (callee != nullptr && IsSmall(*functions, *callee));
   };
   if (fdef.signature().attr_size() > 0 || IsTrue(f.attr(), kCompiled) ||
       std::none_of(fdef.node_def().begin(), fdef.node_def().end(), stands_for_another))
     return std::nullopt;
-  Flattener flattener(functions, f, Inlines::kGradients);
+  Flattener flattener(functions, f, Inlines::kFew);
   if (!flattener.Any()) return std::nullopt;
   return flattener.Write();
 }

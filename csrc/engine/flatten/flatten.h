@@ -13,11 +13,12 @@ namespace symgrad {
 // be inlined, or its function is polymorphic. Nodes are called <call>/<node>. f itself if there is nothing to do.
 absl::StatusOr<tf::NameAttrList> Flatten(Functions* functions, const tf::NameAttrList& f);
 
-// f, whose function `fdef` is, with gradient functions in place of the gradient ops, and halves in place of their
-// calls, where they are called once: then nothing is shared that way, and to the next derivative a call would only hand
-// on residuals, of which each order has more, and hide which shapes are the same. And with what is the same as a node
-// in the node's place (kSameAs). Nothing if there is nothing to do.
-std::optional<tf::FunctionDef> InlineGradients(Functions* functions, const tf::NameAttrList& f,
-                                               const tf::FunctionDef& fdef);
+// f, whose function `fdef` is, with these in place of what stands for them; nothing if there is nothing to do.
+//  - Gradient functions in place of the gradient ops, and halves in place of their calls, where they are called once:
+//    then nothing is shared that way, and to the next derivative a call would only hand on residuals, of which each
+//    order has more, and hide which shapes are the same.
+//  - Functions of a few nodes that call none, in place of their calls, unless `functions` keeps calls.
+//  - What is the same as a node (kSameAs).
+std::optional<tf::FunctionDef> InlineFew(Functions* functions, const tf::NameAttrList& f, const tf::FunctionDef& fdef);
 
 }  // namespace symgrad

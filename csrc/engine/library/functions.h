@@ -59,12 +59,13 @@ struct FunctionFlows {
 // Of what needs a gradient or a body to be told, it says what is asked, and Differentiator answers.
 class Functions {
  public:
-  explicit Functions(const tf::FunctionLibraryDefinition& library) : library_(library) {}
+  // With `keep` calls of small functions stay (flatten): who is to say what is wrong names them.
+  explicit Functions(const tf::FunctionLibraryDefinition& library, bool keep = false)
+      : library_(library), keeps_calls_(keep) {}
   virtual ~Functions() = default;
 
   // A function by name, which stays where it is; null if there is none.
   const tf::FunctionDef* Find(const std::string& name) const;
-  // An op or function by name.
   absl::Status LookUp(const std::string& op, const tf::OpRegistrationData** data) const;
 
   // The name of the gradient function that the library names for a function (GradientDef); empty if it names none.
@@ -83,6 +84,7 @@ class Functions {
   // Counts what is made, nodes and tensors: it grows exponentially with the order, or where calls in calls keep
   // residuals. An error once it is more than TF_SYMGRAD_MAX_NODES (5 million).
   absl::Status Spend(int64_t made);
+  bool keeps_calls() const { return keeps_calls_; }
   bool IsGenerated(const std::string& name) const { return generated_.contains(name); }
   // Those that `names` name and what they call, of the generated functions. They are shared, not copied.
   std::shared_ptr<const tf::FunctionDefLibrary> Generated(const std::vector<std::string>& names) const;
@@ -107,11 +109,11 @@ class Functions {
   };
 
   const tf::FunctionLibraryDefinition& library_;
+  const bool keeps_calls_;
   mutable absl::flat_hash_map<std::string, tf::core::RefCountPtr<tf::FunctionRecord>> found_;  // in the library
   mutable absl::flat_hash_map<std::string, Generation> generated_;
-  mutable absl::flat_hash_map<std::string, Effects> effects_;  // by function
-  // Of ops that stand for no functions.
-  mutable absl::flat_hash_map<const tf::OpRegistrationData*, Effects> op_effects_;
+  mutable absl::flat_hash_map<std::string, Effects> effects_;                       // by function
+  mutable absl::flat_hash_map<const tf::OpRegistrationData*, Effects> op_effects_;  // of those that are no functions
   int64_t spent_ = 0, most_ = 0;  // made so far; and at most, once that was read
 };
 

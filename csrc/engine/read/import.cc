@@ -45,7 +45,7 @@ class FunctionReader {
     if (HasFrames(*fdef_)) {
       TF_ASSIGN_OR_RETURN(tf::FunctionDef functional, Functionalize(functions_, *fdef_, attrs_));
       Replace(std::move(functional));
-    } else if (std::optional<tf::FunctionDef> flat = InlineGradients(functions_, f_, *fdef_)) {
+    } else if (std::optional<tf::FunctionDef> flat = InlineFew(functions_, f_, *fdef_)) {
       Replace(*std::move(flat));
     }
     ReadArgs();
