@@ -304,6 +304,34 @@ def test_explain_counts_what_is_kept() -> None:
     assert tf_symgrad.explain(f).kept_bytes == 5 * 4
 
 
+def test_explain_counts_what_loops_keep() -> None:
+    w = tf.Variable(2.0)
+
+    def loop(count: Any, x: Any) -> Any:
+        return tf.while_loop(lambda i, _: i < count, lambda i, y: (i + 1, w * tf.sin(tf.exp(y))), (0, x))[1]
+
+    batch, number = tf.TensorSpec([None, 5]), tf.TensorSpec([], tf.int32)
+    counted = tf_symgrad.explain(tf.function(lambda x: loop(9, x), input_signature=[batch]), unknown=7)
+    lists = [size for size in counted.kept.values() if size > 4]
+    assert lists
+    assert set(lists) == {9 * 7 * 5 * 4}
+    assert counted.gradient_nodes > 20  # those of bodies, too
+    assert all(n.startswith("while") for n in counted.repeated)
+    unknown = tf_symgrad.explain(tf.function(loop, input_signature=[number, batch]))
+    assert -1 in unknown.kept.values()
+    assert "of unknown size" in str(unknown)
+
+
+def test_explain_knows_a_gradient_within_the_function_from_its_own() -> None:
+    def f(x: Any) -> Any:
+        return tf.gradients(tf.exp(tf.sin(x)), x)[0] * x
+
+    explanation = tf_symgrad.explain(tf.function(f, input_signature=[tf.TensorSpec([3])]))
+    assert explanation.scope == "gradients_1"
+    assert "gradients/Exp_grad/mul" in explanation.repeated
+    assert explanation.kept["gradients/Sin_grad/Cos:0"] == 3 * 4
+
+
 def test_value_and_gradient_are_of_one_draw(tmp_path: Path, capsys: Any) -> None:
     model = tf.Module()
     model.w = tf.Variable(tf.ones(50))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +21,7 @@ _CALLS = {"PartitionedCall", "StatefulPartitionedCall", "RemoteCall"}
 _BRANCHES = {"If", "StatelessIf", "Case", "StatelessCase"}
 _LOOPS = {"While", "StatelessWhile"}
 INPUTS = ("Placeholder", "VarHandleOp")  # as the picture of a function has them
-SCOPE = "gradients"  # name scope of the nodes that the engine makes
+SCOPE = "gradients"  # name scope of the nodes that the engine makes, with a number where f has one of that name
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,13 @@ class Explanation:
       inputs: its inputs, captured ones at the end.
       error: why it can't be differentiated, empty if it can.
       forward_nodes: nodes of the function and all that it calls.
-      gradient_nodes: nodes of the gradient function, calls written out in place, constants left out.
+      gradient_nodes: nodes of the gradient function and of what it calls, constants left out.
       repeated: those of them that compute `f`, for the way back's sake.
-      kept: for each tensor of the forward pass that the way back needs, its bytes, or -1 where they are not known.
+      kept: for each tensor of the forward pass that the way back needs, inputs and variables left out, its bytes, or -1
+        where they are not known. What a loop keeps is a list for each such tensor of its body, of as many as it has
+        iterations.
       graph: the graph of the gradient function, what it calls written out in place; None if there is none.
+      scope: the name scope of the way back in `graph`.
     """
 
     function: str
@@ -76,6 +81,11 @@ class Explanation:
     repeated: list[str] = field(default_factory=list)
     kept: dict[str, int] = field(default_factory=dict)
     graph: graph_pb2.GraphDef | None = None
+    scope: str = SCOPE
+
+    def is_backward(self, node: str) -> bool:
+        """Whether a node of `graph` belongs to the way back, by its name."""
+        return node.partition("/")[0] == self.scope
 
     @property
     def kept_bytes(self) -> int:
@@ -157,17 +167,40 @@ def explain(
     except tf.errors.OpError as error:
         explanation.error = str(error.message)
         return explanation
+    explanation.scope = _scope(resolved)
     explanation.graph = graph = _flattened(gradient, unknown)
-    nodes = [node for node in graph.node if node.op not in (*INPUTS, "Const", "NoOp")]
-    explanation.gradient_nodes = len(nodes)
-    explanation.repeated = [n.name for n in nodes if not is_backward(n.name) and n.op != "Identity"]
-    explanation.kept = _kept(graph)
+    nodes = [node for node in graph.node if _counts(node)]
+    explanation.gradient_nodes = len(nodes) + sum(_counts(n) for f in _reached(graph) for n in f.node_def)
+    backward = explanation.is_backward
+    explanation.repeated = [n.name for n in nodes if not backward(n.name) and n.op != "Identity"]
+    explanation.kept = _kept(graph, backward, unknown)
     return explanation
 
 
-def is_backward(node: str) -> bool:
-    """Whether a node of a gradient function belongs to the way back, by its name."""
-    return SCOPE in node.split("/")
+def _counts(node: node_def_pb2.NodeDef) -> bool:
+    return node.op not in (*INPUTS, "Const", "NoOp")
+
+
+def _scope(function: Function) -> str:
+    """The name scope of the way back in a gradient function: one that the function does not have."""
+    (definition,) = (d for d in function.definitions().function if d.signature.name == function.name)
+    taken = {node.name.partition("/")[0] for node in definition.node_def}
+    numbered = (f"{SCOPE}_{k}" for k in itertools.count(1))
+    return next(scope for scope in itertools.chain([SCOPE], numbered) if scope not in taken)
+
+
+def _reached(graph: graph_pb2.GraphDef) -> list[function_pb2.FunctionDef]:
+    """The functions that the nodes of a graph refer to, and these in turn."""
+    library = {f.signature.name: f for f in graph.library.function}
+    reached: dict[str, function_pb2.FunctionDef] = {}
+    pending: list[node_def_pb2.NodeDef] = list(graph.node)
+    while pending:
+        node = pending.pop()
+        named = [f.name for attr in node.attr.values() for f in (attr.func, *attr.list.func)]
+        for name in {node.op, *named} & library.keys() - reached.keys():
+            reached[name] = library[name]
+            pending += library[name].node_def
+    return list(reached.values())
 
 
 def _flattened(function: Any, unknown: int) -> graph_pb2.GraphDef:
@@ -207,7 +240,7 @@ def _flattened(function: Any, unknown: int) -> graph_pb2.GraphDef:
     return graph
 
 
-def _kept(definition: graph_pb2.GraphDef) -> dict[str, int]:
+def _kept(definition: graph_pb2.GraphDef, is_backward: Callable[[str], bool], unknown: int) -> dict[str, int]:
     """The tensors that go from the forward part to the backward part, with their bytes (-1: not known)."""
     with tf.Graph().as_default() as graph:
         tf.graph_util.import_graph_def(definition, name="")
@@ -217,12 +250,25 @@ def _kept(definition: graph_pb2.GraphDef) -> dict[str, int]:
         for x in operation.inputs if asks else ():
             while x.op.type == "Identity" and not is_backward(x.op.name):
                 x = x.op.inputs[0]
-            if is_backward(x.op.name) or x.op.type in (*INPUTS, "Const"):
-                continue
-            size = x.shape.num_elements()
-            known = size is not None and x.dtype not in (tf.variant, tf.resource, tf.string)
-            kept[x.name] = size * x.dtype.size if known else -1
+            if not is_backward(x.op.name) and x.op.type not in (*INPUTS, "ReadVariableOp", "Const"):
+                kept[x.name] = _bytes(x, unknown)
     return kept
+
+
+def _bytes(x: Any, unknown: int) -> int:
+    """Of a tensor, or of the list that a loop fills; -1 if not known."""
+    if x.dtype == tf.variant and x.op.type in _LOOPS:
+        x = x.op.inputs[x.value_index]
+        if x.op.type != "EmptyTensorList":
+            return -1
+        element, length = (tf.get_static_value(i) for i in x.op.inputs)
+        if element is None or element.ndim == 0 or length is None or length < 0:
+            return -1
+        shape = [unknown if size < 0 else int(size) for size in element]
+        return int(length) * math.prod(shape) * int(tf.as_dtype(x.op.get_attr("element_dtype")).size)
+    size = x.shape.num_elements()
+    known = size is not None and x.dtype not in (tf.variant, tf.resource, tf.string)
+    return int(size * x.dtype.size) if known else -1
 
 
 class _Paths:

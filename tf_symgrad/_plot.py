@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tensorflow.core.framework import graph_pb2
 
-from tf_symgrad._explain import INPUTS, SCOPE, is_backward
+from tf_symgrad._explain import INPUTS, SCOPE
 
 if TYPE_CHECKING:
     from tf_symgrad._explain import Explanation
@@ -34,8 +34,7 @@ def picture(explanation: Explanation, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     drawing = graphviz.Digraph(name=explanation.function, graph_attr={"rankdir": "TB", "fontname": "sans-serif"})
     drawing.attr("node", shape="box", style="filled,rounded", fontname="sans-serif", fontsize="10", color="#888888")
-    kept = {name.partition(":")[0] for name in explanation.kept}
-    _draw(explanation.graph, kept, drawing)
+    _draw(explanation, explanation.graph, drawing)
     if path.suffix in (".dot", ".gv"):
         path.write_text(drawing.source)
         return
@@ -47,22 +46,22 @@ def picture(explanation: Explanation, path: str | os.PathLike[str]) -> None:
     path.write_bytes(drawing.pipe(format=path.suffix.lstrip(".") or "svg"))
 
 
-def _draw(graph: graph_pb2.GraphDef, kept: set[str], drawing: Any) -> None:
+def _draw(explanation: Explanation, graph: graph_pb2.GraphDef, drawing: Any) -> None:
+    kept = {name.partition(":")[0] for name in explanation.kept}
     nodes = [node for node in graph.node if node.op not in ("Const", "NoOp")]
     depth = None if len(nodes) <= _MOST_NODES else _depth([node.name for node in nodes])
     members: dict[str, list[str]] = defaultdict(list)
     kinds: dict[str, str] = {}
     group: dict[str, str] = {}
     for node in nodes:
-        backward = is_backward(node.name)
-        kind = "input" if node.op in INPUTS else "backward" if backward else "forward"
+        kind = "input" if node.op in INPUTS else "backward" if explanation.is_backward(node.name) else "forward"
         kind = "kept" if node.name in kept else kind
         name = node.name if depth is None else f"{_scope(node.name, depth)} ({kind})"
         group[node.name] = name
         kinds[name] = kind
         members[name].append(node.op)
     for name, ops in members.items():
-        label = name.removeprefix(f"{SCOPE}/")
+        label = name.removeprefix(f"{explanation.scope}/")
         if kinds[name] != "input":
             label += f"\n{ops[0]}" if len(ops) == 1 else f"\n{len(ops)} nodes"
         drawing.node(_id(name), label, fillcolor=_COLORS[kinds[name]])
