@@ -9,7 +9,7 @@ BUILD_REQUIRES := $(shell sed -n 's/^requires = \[\(.*\)\]$$/\1/p' pyproject.tom
 WHEEL_REQUIRES := $(shell sed -n 's/^wheel = \[\(.*\)\]$$/\1/p' pyproject.toml | sed 's/", "/" "/g')
 DOCS_REQUIRE := $(shell sed -n 's/^docs = \[\(.*\)\]$$/\1/p' pyproject.toml | sed 's/", "/" "/g')
 MODELS_REQUIRE := $(shell sed -n 's/^models = \[\(.*\)\]$$/\1/p' pyproject.toml | sed 's/", "/" "/g')
-CXX_FILES = $(shell find csrc tests/fuzz tests/sanitize -name '*.cc' -o -name '*.h')
+CXX_FILES = $(shell find csrc tests/fuzz tests/sanitize examples -name '*.cc' -o -name '*.h' -o -name '*.c')
 
 .PHONY: help build demo test test-gpu wheel test-wheel test-models test-all mutation fuzz sanitize soak leaks bench bench-steps bench-compare performance bench-fit bench-remat coverage docs lint format bazel clean
 .DEFAULT_GOAL := build

@@ -25,8 +25,7 @@ int main(int argc, char** argv) {
   TF_Buffer* meta_graph = TF_NewBuffer();
   TF_SessionOptions* options = TF_NewSessionOptions();
   const char* tag = "serve";
-  TF_Session* session =
-      TF_LoadSessionFromSavedModel(options, NULL, argv[1], &tag, 1, graph, meta_graph, status);
+  TF_Session* session = TF_LoadSessionFromSavedModel(options, NULL, argv[1], &tag, 1, graph, meta_graph, status);
   check(status);
   TFSG_Signature* signature = TFSG_FindSignature(graph, meta_graph, argv[2], status);
   check(status);

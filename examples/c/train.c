@@ -1,6 +1,6 @@
 /* Trains a SavedModel from C. The model (save_digits.py) has a signature `loss` of images and labels, and `predict` of
-   images; its variables are what is trained. The gradient is one node of the op TfSymgrad>SymbolicGradient, whose `f` is
-   the function behind the signature.
+   images; its variables are what is trained. The gradient is one node of the op TfSymgrad>SymbolicGradient, whose `f`
+   is the function behind the signature.
 
    gcc -O2 -I$TF/include -I$SYMGRAD/include train.c -o train -L$SYMGRAD -ltf_symgrad_cc -ltf_symgrad \
        -L$TF -l:libtensorflow_cc.so.2 -l:libtensorflow_framework.so.2 -Wl,-rpath,$SYMGRAD -Wl,-rpath,$TF
@@ -138,8 +138,7 @@ int main(int argc, char** argv) {
   TF_Buffer* meta_graph = TF_NewBuffer();
   TF_SessionOptions* options = TF_NewSessionOptions();
   const char* tag = "serve";
-  TF_Session* session =
-      TF_LoadSessionFromSavedModel(options, NULL, argv[1], &tag, 1, graph, meta_graph, status);
+  TF_Session* session = TF_LoadSessionFromSavedModel(options, NULL, argv[1], &tag, 1, graph, meta_graph, status);
   check();
   TFSG_Signature* loss = TFSG_FindSignature(graph, meta_graph, "loss", status);
   check();

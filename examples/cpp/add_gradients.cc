@@ -1,5 +1,5 @@
-/* Gradients of a graph that C++ builds, by TensorFlow's own AddSymbolicGradients; linking to libtf_symgrad_cc teaches it
-   the rules of tf_symgrad.
+/* Gradients of a graph that C++ builds, by TensorFlow's own AddSymbolicGradients; linking to libtf_symgrad_cc teaches
+   it the rules of tf_symgrad.
 
    g++ $(python3 -c 'import tensorflow as tf; print(*tf.sysconfig.get_compile_flags())') -DNDEBUG -w add_gradients.cc \
        -o add_gradients -Wl,--no-as-needed -L$SYMGRAD -ltf_symgrad_cc -ltf_symgrad -L$TF -l:libtensorflow_cc.so.2 \

@@ -54,10 +54,9 @@ class LinearRecurrence : public tensorflow::OpKernel {
   bool reverse_ = false;
 };
 
-#define REGISTER(T)                                                                          \
-  REGISTER_KERNEL_BUILDER(                                                                   \
-      Name("Example>LinearRecurrence").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), \
-      LinearRecurrence<T>)
+#define REGISTER(T)                                                                                               \
+  REGISTER_KERNEL_BUILDER(Name("Example>LinearRecurrence").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), \
+                          LinearRecurrence<T>)
 REGISTER(float);
 REGISTER(double);
 
