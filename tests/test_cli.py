@@ -271,6 +271,16 @@ def test_explain_tells_where_gradients_end() -> None:
     assert "ends at StopGradient" in str(tf_symgrad.explain(f))
 
 
+def test_explain_leaves_out_shapes_of_what_has_a_gradient() -> None:
+    @tf.function(input_signature=[tf.TensorSpec([None]), tf.TensorSpec([None])], autograph=False)
+    def f(x: Any, y: Any) -> Any:
+        return tf.reduce_sum(x) * tf.cast(tf.size(x) + tf.size(y), tf.float32)
+
+    x, y = tf_symgrad.explain(f).inputs
+    assert (x.connected, x.cuts) == (True, [])
+    assert (y.connected, [cut.op for cut in y.cuts]) == (False, ["Size"])
+
+
 def test_explain_knows_custom_gradients() -> None:
     @tf.custom_gradient
     def half(x: Any, y: Any) -> Any:

@@ -20,6 +20,7 @@ from tf_symgrad._function import Function
 _CALLS = {"PartitionedCall", "StatefulPartitionedCall", "RemoteCall"}
 _BRANCHES = {"If", "StatelessIf", "Case", "StatelessCase"}
 _LOOPS = {"While", "StatelessWhile"}
+_SHAPES = {"Shape", "ShapeN", "Size", "Rank"}
 INPUTS = ("Placeholder", "VarHandleOp")  # as the picture of a function has them
 SCOPE = "gradients"  # name scope of the nodes that the engine makes, with a number where f has one of that name
 
@@ -246,7 +247,7 @@ def _kept(definition: graph_pb2.GraphDef, is_backward: Callable[[str], bool], un
         tf.graph_util.import_graph_def(definition, name="")
     kept = {}
     for operation in graph.get_operations():
-        asks = is_backward(operation.name) and operation.type not in ("Shape", "ShapeN", "Size", "Rank")
+        asks = is_backward(operation.name) and operation.type not in _SHAPES
         for x in operation.inputs if asks else ():
             while x.op.type == "Identity" and not is_backward(x.op.name):
                 x = x.op.inputs[0]
@@ -257,10 +258,11 @@ def _kept(definition: graph_pb2.GraphDef, is_backward: Callable[[str], bool], un
 
 def _bytes(x: Any, unknown: int) -> int:
     """Of a tensor, or of the list that a loop fills; -1 if not known."""
-    if x.dtype == tf.variant and x.op.type in _LOOPS:
+    while x.dtype == tf.variant and x.op.type in (*_LOOPS, "Identity"):
         x = x.op.inputs[x.value_index]
-        if x.op.type != "EmptyTensorList":
-            return -1
+    if x.op.type == "TensorListFromTensor":
+        return _bytes(x.op.inputs[0], unknown)
+    if x.op.type in ("EmptyTensorList", "TensorListReserve"):
         element, length = (tf.get_static_value(i) for i in x.op.inputs)
         if element is None or element.ndim == 0 or length is None or length < 0:
             return -1
@@ -288,11 +290,9 @@ class _Paths:
             smooth, _, cuts = self._reach(function.name, frozenset([i]))
             if not ((variable or spec).dtype.is_floating or (variable or spec).dtype.is_complex):
                 smooth, cuts = set(), []  # its dtype says it all
-            found.append(
-                Input(
-                    str(name).partition(":")[0], (variable or spec).dtype.name, bool(smooth), list(dict.fromkeys(cuts))
-                )
-            )
+            # That a shape has no derivative is news only where nothing else is asked of the input.
+            told = [cut for cut in dict.fromkeys(cuts) if not smooth or cut.op not in _SHAPES]
+            found.append(Input(str(name).partition(":")[0], (variable or spec).dtype.name, bool(smooth), told))
         return found
 
     def _reach(self, name: str, sources: frozenset[int]) -> tuple[set[int], set[int], list[Cut]]:
