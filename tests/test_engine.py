@@ -341,6 +341,15 @@ def test_functions_of_a_few_nodes_are_written_out(length: int, attr: str | None,
     assert (ops["PartitionedCall"], ops["Tanh"], ops["TanhGrad"]) == (calls, once, once)
 
 
+def test_small_functions_that_hand_on_what_they_are_given() -> None:
+    """Each of 20,000 arguments is what the first call was given: looked up once, or this takes half a minute."""
+    callee, caller = chain(1, "Tanh", "callee"), chain(20_000, "PartitionedCall", "caller")
+    callee.ret["y"] = "x"
+    (gradient,) = build([caller, callee], "caller").function
+    assert not gradient.node_def
+    assert list(gradient.ret.values()) == ["dy_0"]
+
+
 def test_errors_in_functions_of_a_few_nodes_name_them() -> None:
     callee = chain(2, "Tanh", "callee")
     callee.node_def[1].input[0] = "nowhere:y:0"

@@ -33,6 +33,7 @@ struct Scope {
   int parent = -1;
   const tf::NodeDef* call = nullptr;                    // in the parent
   absl::flat_hash_map<absl::string_view, int> args;     // by name
+  std::vector<std::string> resolved;                    // what arguments are called outside, once that was asked
   absl::flat_hash_map<absl::string_view, int> scopes;   // by name of the call
   absl::flat_hash_map<absl::string_view, bool> others;  // nodes by name: whether they are stateful
   std::vector<std::string> before;                      // what the call waits for
@@ -106,6 +107,7 @@ class Flattener {
     }
     const tf::FunctionDef& f = scope.f();
     for (int i = 0; i < f.signature().input_arg_size(); ++i) scope.args[f.signature().input_arg(i).name()] = i;
+    scope.resolved.resize(f.signature().input_arg_size());
     num_nodes_ += f.node_def_size();
     if (parent < 0)
       for (const tf::NodeDef& node : f.node_def()) names_.insert(node.name());
@@ -195,13 +197,24 @@ class Flattener {
   }
 
   // What a tensor of a scope is called outside: through results of calls, and arguments. Each scope is entered and left
-  // once, unless there is a cycle, of which import complains.
-  std::string Resolve(int s, std::string reference) const {
+  // once, unless there is a cycle, of which import complains; and each argument once for all that take it, as calls may
+  // hand on what they were given.
+  std::string Resolve(int s, std::string reference) {
+    std::vector<std::string*> passed;
+    std::string resolved = Resolve(s, std::move(reference), &passed);
+    for (std::string* argument : passed) *argument = resolved;
+    return resolved;
+  }
+
+  std::string Resolve(int s, std::string reference, std::vector<std::string*>* passed) {
     for (size_t steps = 0; steps <= 2 * scopes_.size(); ++steps) {
-      const Scope& scope = scopes_[s];
+      Scope& scope = scopes_[s];
       const std::vector<absl::string_view> parts = absl::StrSplit(reference, ':');
       if (const auto arg = scope.args.find(parts[0]); arg != scope.args.end()) {
         if (scope.parent < 0) return reference;
+        std::string& known = scope.resolved[arg->second];
+        if (!known.empty()) return known;
+        passed->push_back(&known);
         std::string input = scope.call->input(arg->second);
         s = scope.parent;
         reference = std::move(input);
@@ -275,7 +288,7 @@ class Flattener {
     }
   }
 
-  void RenameReferences(int s, tf::NodeDef* node) const {
+  void RenameReferences(int s, tf::NodeDef* node) {
     if (const auto it = node->mutable_attr()->find(kCustomInputs); it != node->mutable_attr()->end())
       for (std::string& reference : *it->second.mutable_list()->mutable_s()) reference = Resolve(s, reference);
     if (const auto it = node->mutable_attr()->find("_class"); it != node->mutable_attr()->end())
