@@ -1,7 +1,7 @@
 """`python -m benchmarks.first`: what a user waits for, from a Python function to its first gradients.
 
 Traces the loss, builds the gradient, optimises and runs it once, in CPU seconds: all methods by turns in one process,
-each time anew. The first round does not count.
+each time anew. The first round does not count. `loss` is the loss alone, which nobody's gradient can do without.
 """
 
 from __future__ import annotations
@@ -9,27 +9,30 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from benchmarks.__main__ import missing, selected
 from benchmarks.cell import seed
-from benchmarks.methods import METHODS
-from benchmarks.workloads import Workload, workloads
+from benchmarks.methods import METHODS, Built, forward
+from benchmarks.workloads import Problem, Workload, workloads
 
 CHOSEN = "tf_symgrad,native,function_gradient,value_and_grad,GradientTape,tf.gradients"
 PEER = "GradientTape"
+LOSS = "loss"
 
 
 def seconds(workload: Workload, methods: Sequence[str], rounds: int) -> dict[str, float]:
-    """By method, the median."""
-    found: dict[str, list[float]] = {name: [] for name in methods if not _reason(workload, name)}
+    """By method, and of the loss alone, the median."""
+    builders: dict[str, Callable[[Problem], Built]] = {LOSS: forward}
+    builders |= {name: METHODS[name].build for name in methods if not _reason(workload, name)}
+    found: dict[str, list[float]] = {name: [] for name in builders}
     for _ in range(rounds + 1):
-        for name, times in found.items():
+        for name, build in builders.items():
             seed()
-            problem = workload.make(METHODS[name].operations())
+            problem = workload.make(METHODS[PEER if name == LOSS else name].operations())
             start = time.process_time()
-            METHODS[name].build(problem).call()
-            times.append(time.process_time() - start)
+            build(problem).call()
+            found[name].append(time.process_time() - start)
     return {name: statistics.median(times[1:]) for name, times in found.items()}
 
 
@@ -47,13 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     methods = selected(METHODS, options.methods, "method")
     known = {workload.name: workload for workload in workloads(options.quick)}
-    print(f"| | {' | '.join(methods)} |\n|---|{'---:|' * len(methods)}")
+    columns = [LOSS, *methods]
+    print(f"| | {' | '.join(columns)} |\n|---|{'---:|' * len(columns)}")
     for name in selected(known, options.only, "workload"):
         found = seconds(known[name], methods, options.rounds)
         peer = found.get(PEER)
         entries = [
             "" if m not in found else f"{found[m]:.3g} s" if m == PEER or not peer else f"{found[m] / peer:.2f}"
-            for m in methods
+            for m in columns
         ]
         print(f"| {name} | {' | '.join(entries)} |", flush=True)
     return 0

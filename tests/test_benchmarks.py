@@ -164,7 +164,8 @@ def test_first(capsys: pytest.CaptureFixture[str]) -> None:
     assert first.main(["--quick", "--only", "mlp,lstm", "--methods", "native,GradientTape,jax", "--rounds", "1"]) == 0
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
     assert [row[0] for row in rows[2:]] == ["mlp", "lstm"]
-    for _, ours, tape, *_ in rows[2:]:
+    for _, loss, ours, tape, *_ in rows[2:]:
+        assert 0 < float(loss) < 10
         assert 0 < float(ours) < 10
         assert float(tape.removesuffix(" s")) > 0
 
