@@ -51,14 +51,23 @@ constexpr int kFewNodes = 8;
 
 enum class Inlines { kAll, kFew };
 
-// Whether a function is as good as its call: of a few nodes that refer to no functions. An implementation of another
-// is chosen by whoever runs it.
+// Whether nodes are on several devices. Then a call's cotangents are to add up where it is, before they are copied.
+bool SpansDevices(const tf::FunctionDef& f) {
+  absl::string_view device;
+  return std::any_of(f.node_def().begin(), f.node_def().end(), [&](const tf::NodeDef& node) {
+    if (device.empty()) device = node.device();
+    return !node.device().empty() && node.device() != device;
+  });
+}
+
+// Whether a function is as good as its call: of a few nodes that refer to no functions, and to no device. An
+// implementation of another is chosen by whoever runs it.
 bool IsSmall(const Functions& functions, const tf::FunctionDef& f) {
   if (functions.keeps_calls() || f.node_def_size() > kFewNodes || f.attr().contains("api_implements")) return false;
   return std::all_of(f.node_def().begin(), f.node_def().end(), [&](const tf::NodeDef& node) {
     int names = 0;
     VisitReferences(node, [&](const std::string&) { ++names; });
-    return names == 1 && functions.Find(node.op()) == nullptr;
+    return names == 1 && node.device().empty() && functions.Find(node.op()) == nullptr;
   });
 }
 
@@ -68,6 +77,7 @@ class Flattener {
       : functions_(functions), inlines_(inlines), compiled_(IsTrue(f.attr(), kCompiled)) {
     const tf::FunctionDef* fdef = functions->Find(f.name());
     if (fdef == nullptr) return;
+    spans_devices_ = SpansDevices(*fdef);
     if (inlines == Inlines::kFew) Count(*fdef);
     Enter(*fdef, -1, nullptr);
     for (size_t s = 0; s < scopes_.size() && !recursive_; ++s) Read(static_cast<int>(s));
@@ -174,7 +184,8 @@ class Flattener {
     if (!IsCall(node, op) || IsTrue(node.attr(), "_XlaMustCompile")) return nullptr;
     const std::string name = Callee(node).name();
     const tf::FunctionDef* callee = functions_->GradientDef(name).empty() ? functions_->Find(name) : nullptr;
-    const bool few = callee != nullptr && (HasGeneratedName(name) || IsSmall(*functions_, *callee));
+    const bool few =
+        callee != nullptr && (HasGeneratedName(name) || (!spans_devices_ && IsSmall(*functions_, *callee)));
     return inlines_ == Inlines::kAll || few ? callee : nullptr;
   }
 
@@ -319,6 +330,7 @@ class Flattener {
   Functions* const functions_;
   const Inlines inlines_;
   const bool compiled_;
+  bool spans_devices_ = false;
   absl::flat_hash_map<const tf::FunctionDef*, int> calls_;
   std::deque<Scope> scopes_;  // those that call before those that are called
   std::set<std::string> names_;
@@ -339,6 +351,7 @@ absl::StatusOr<tf::NameAttrList> Flatten(Functions* functions, const tf::NameAtt
 }
 
 std::optional<tf::FunctionDef> InlineFew(Functions* functions, const tf::NameAttrList& f, const tf::FunctionDef& fdef) {
+  const bool spans_devices = SpansDevices(fdef);
   const auto stands_for_another = [&](const tf::NodeDef& node) {
     if (AsksForGradient(node.op()) || node.attr().contains(kSameAs)) return true;
     const absl::string_view op = node.op();
@@ -347,7 +360,7 @@ std::optional<tf::FunctionDef> InlineFew(Functions* functions, const tf::NameAtt
     if (attr == node.attr().end()) return false;
     const std::string& name = attr->second.func().name();
     const tf::FunctionDef* callee = functions->Find(name);
-    return HasGeneratedName(name) || (callee != nullptr && IsSmall(*functions, *callee));
+    return HasGeneratedName(name) || (!spans_devices && callee != nullptr && IsSmall(*functions, *callee));
   };
   if (fdef.signature().attr_size() > 0 || IsTrue(f.attr(), kCompiled) ||
       std::none_of(fdef.node_def().begin(), fdef.node_def().end(), stands_for_another))

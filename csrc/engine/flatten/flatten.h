@@ -17,7 +17,8 @@ absl::StatusOr<tf::NameAttrList> Flatten(Functions* functions, const tf::NameAtt
 //  - Gradient functions in place of the gradient ops, and halves in place of their calls, where they are called once:
 //    then nothing is shared that way, and to the next derivative a call would only hand on residuals, of which each
 //    order has more, and hide which shapes are the same.
-//  - Functions of a few nodes that call none, in place of their calls, unless `functions` keeps calls.
+//  - Functions of a few nodes that call none, in place of their calls, unless `functions` keeps calls or f spans
+//  devices.
 //  - What is the same as a node (kSameAs).
 std::optional<tf::FunctionDef> InlineFew(Functions* functions, const tf::NameAttrList& f, const tf::FunctionDef& fdef);
 
