@@ -547,6 +547,24 @@ def test_known_values_of_a_rank_that_a_shape_function_does_not_expect() -> None:
         differentiate(text_format.Merge(INDEX, f))
 
 
+def test_known_values_of_a_dtype_that_a_shape_function_does_not_expect() -> None:
+    """TensorFlow's own ends the process."""
+    f = one_node("f", """op: "SplitV" input: "x" input: "s:output:0" input: "i:output:0"
+      attr { key: "num_split" value { i: 1 } } attr { key: "T" value { type: DT_FLOAT } }
+      attr { key: "Tlen" value { type: DT_INT8 } }""")  # fmt: skip
+    f.arg_attr[0].attr["_output_shapes"].list.shape.add().dim.add(size=2)
+    sizes = INDEX.replace('"i"', '"s"').replace("INT32", "INT8").replace("{ }", "{ dim { size: 1 } }")
+    differentiate(text_format.Merge(INDEX, text_format.Merge(sizes, f)))
+
+
+@pytest.mark.parametrize("axis", [-(2**31), 2**31 - 1])
+def test_an_axis_far_from_any_dimension(axis: int) -> None:
+    """What is unknown of x and that axis together is an integer still."""
+    f = one_node("f", f"""op: "Concat" input: "i:output:0" input: "x" input: "x" {NODE_T}
+      attr {{ key: "N" value {{ i: 2 }} }}""")  # fmt: skip
+    differentiate(text_format.Merge(INDEX.replace("int_val: 0", f"int_val: {axis}"), f))
+
+
 def test_a_scalar_whose_last_dimension_a_shape_function_reads() -> None:
     f = one_node("f", 'op: "FakeQuantWithMinMaxVarsPerChannelGradient" input: "x" input: "c:output:0" '
       'input: "c:output:0" input: "c:output:0"', "backprops_wrt_input")  # fmt: skip

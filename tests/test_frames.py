@@ -159,3 +159,16 @@ def test_a_gradient_array_is_an_error() -> None:
     definition = function_of_frames(f, SPEC).function_def
     with pytest.raises(_loader.native().StatusError, match="a gradient that TensorFlow made"):
         build(definition)
+
+
+@pytest.mark.parametrize("make", [tf.reduce_sum, lambda x: tf.image.resize(x[None, :, None, None], [1, 1])[0, 0, 0, 0]])
+def test_a_flow_that_comes_from_no_array_is_an_error(make: Callable[[Any], Any]) -> None:
+    def f(x: Any) -> Any:
+        elements = v1.TensorArray(tf.float32, 1)
+        x = tf.cast(x, tf.float32)
+        flow = tf.raw_ops.TensorArrayWriteV3(handle=elements.handle, index=0, value=x, flow_in=make(x))
+        return tf.raw_ops.TensorArrayReadV3(handle=elements.handle, index=0, flow_in=flow, dtype=tf.float32)
+
+    definition = function_of_frames(f, SPEC).function_def
+    with pytest.raises(_loader.native().StatusError, match="takes a result of it for its flow"):
+        build(definition)

@@ -208,6 +208,24 @@ def test_a_constant_of_many_resources() -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + (100 << 10)  # kB
 
 
+@pytest.mark.parametrize("read", ["split:output:0", "split:output"])
+def test_nodes_of_few_bytes_and_many_tensors(read: str) -> None:
+    """A node names its outputs by a number, and takes them all by one name."""
+    f = scalar_function("f", "n0:sum:0")
+    axis = f.node_def.add(name="axis", op="Const").attr
+    axis["dtype"].type = axis["value"].tensor.dtype = types_pb2.DT_INT32
+    axis["value"].tensor.tensor_shape.SetInParent()
+    for i in range(20):
+        split = f.node_def.add(name=f"split{i}", op="Split", input=["axis:output:0", "x"]).attr
+        split["T"].type, split["num_split"].i = FLOAT, 1 << 20
+        node = f.node_def.add(name=f"n{i}", op="AddN", input=[read.replace("split", f"split{i}")])
+        node.attr["T"].type, node.attr["N"].i = FLOAT, 1 if read.endswith("0") else 1 << 20
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(StatusError, match="TF_SYMGRAD_MAX_NODES"):
+        build([f], "f")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + (300 << 10)  # kB
+
+
 OUT_OF_MEMORY = """
 import os, resource
 from tests import test_limits

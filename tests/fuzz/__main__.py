@@ -47,7 +47,7 @@ def work(sanitizer: Sanitizer, number: int, end: float) -> int:
         seconds = min(int(end - time.monotonic()), SECONDS_A_RUN)
         if seconds < 1:
             break
-        command = [str(sanitizer.tree / "build" / "fuzz")]
+        command = [str(sanitizer.executable)]
         command += options_of(sanitizer, seconds, MOST_BYTES if run % 4 == 3 else FEW_BYTES)
         log = FOUND / f"log-{sanitizer.name}-{number}-{run}"
         with log.open("w") as file:

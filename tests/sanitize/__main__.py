@@ -3,18 +3,20 @@
 Builds engine, rules, runtime, C API and Python module with g++'s, and runs the fuzz target on its seeds and mutants of
 them, where leaks are looked for as well, then the tests that reach most. TensorFlow itself is not instrumented. What a
 sanitizer finds ends the process that it is found in, so that its test fails with the report. Engine and rules are built
-once more for the sanitizer of threads, and all seeds built in eight threads at once.
+once more for the sanitizer of threads, and all seeds built in eight threads at once. Where there is a valgrind, some of
+them are built by the library as users get it, under memcheck, which sees into TensorFlow as well.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import time
 
-from tests.sanitize.build import ADDRESS, ROOT, THREAD, Sanitizer, build, build_target, environment_of_python
+from tests.sanitize.build import ADDRESS, MEMCHECK, ROOT, THREAD, Sanitizer, build, build_target, environment_of_python
 
 # What reads functions of strangers, what is deep or large, each kind of structure, the programs of the C API, threads.
 TESTS = [
@@ -26,15 +28,24 @@ TESTS = [
 ]
 MUTANTS = 20_000
 THREADS = 8
+MEMCHECKED = 100  # seeds
+CORPUS = ROOT / "build" / "corpus"
 
 
-def run_target(sanitizer: Sanitizer, *options: str) -> bool:
-    corpus = ROOT / "build" / "corpus"
-    if not corpus.exists():
-        subprocess.run([sys.executable, "-m", "tests.fuzz.corpus", str(corpus)], cwd=ROOT, check=True)
+def run_target(sanitizer: Sanitizer, *arguments: str, under: tuple[str, ...] = ()) -> bool:
     environment = {**os.environ, **sanitizer.options, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [str(build_target(sanitizer)), str(corpus), *options]
+    command = [*under, str(build_target(sanitizer)), *arguments]
     return subprocess.run(command, cwd=sanitizer.tree / "build", env=environment, check=False).returncode == 0
+
+
+def run_memcheck() -> bool:
+    if not shutil.which("valgrind"):
+        print("There is no valgrind (Debian: apt-get install valgrind): no memcheck.")
+        return True
+    seeds = sorted(CORPUS.iterdir(), key=lambda seed: (seed.stat().st_size, seed.name))
+    suppressions = f"--suppressions={ROOT / 'tests' / 'sanitize' / 'memcheck.supp'}"
+    valgrind = ("valgrind", "--quiet", "--error-exitcode=1", "--num-callers=30", suppressions)
+    return run_target(MEMCHECK, *(str(seed) for seed in seeds[:: len(seeds) // MEMCHECKED]), under=valgrind)
 
 
 def run_test(test: str) -> bool:
@@ -55,11 +66,14 @@ def main() -> int:
     tests = parser.parse_args().tests
     failed = []
     if not tests:
+        if not CORPUS.exists():
+            subprocess.run([sys.executable, "-m", "tests.fuzz.corpus", str(CORPUS)], cwd=ROOT, check=True)
+        failed += [] if run_memcheck() else ["memcheck"]
         build(THREAD, "libtf_symgrad.so")
-        failed += [] if run_target(THREAD, "--threads", str(THREADS)) else ["threads"]
+        failed += [] if run_target(THREAD, str(CORPUS), "--threads", str(THREADS)) else ["threads"]
     build(ADDRESS)
     if not tests:
-        failed += [] if run_target(ADDRESS, "--mutants", str(MUTANTS)) else ["the fuzz target"]
+        failed += [] if run_target(ADDRESS, str(CORPUS), "--mutants", str(MUTANTS)) else ["the fuzz target"]
     failed += [test for test in tests or TESTS if not run_test(test)]
     print(f"sanitizers: {'failed: ' + ', '.join(failed) if failed else 'clean'}")
     return 1 if failed else 0

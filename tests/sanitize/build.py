@@ -35,7 +35,12 @@ class Sanitizer:
 
     @property
     def tree(self) -> Path:
-        return ROOT / "build" / "sanitize" / self.name
+        return ROOT / "build" / "sanitize" / self.name if self.flags else ROOT
+
+    @property
+    def executable(self) -> Path:
+        """The fuzz target."""
+        return self.tree / "build" / "fuzz_target"
 
 
 ADDRESS = Sanitizer(
@@ -56,6 +61,7 @@ ADDRESS = Sanitizer(
     # The C++ library with it: the sanitizer looks its functions up before Python has loaded TensorFlow.
     runtimes=("libasan.so", "libstdc++.so"),
 )
+MEMCHECK = Sanitizer("memcheck", "g++", (), "", {})  # valgrind's: of what users get, with TensorFlow
 THREAD = Sanitizer(
     "thread",
     "g++",
@@ -137,13 +143,12 @@ def build_target(sanitizer: Sanitizer) -> Path:
             subprocess.run([*words, "-c", source, "-o", str(target)], cwd=tree, check=True)
     tensorflow = next(word for word in words if word.startswith("-isystem") and "tensorflow" in word)
     libraries = (str(tree / "tf_symgrad"), str(Path(tensorflow.removeprefix("-isystem")).parent))
-    executable = tree / "build" / "fuzz"
     # Without libtensorflow_cc there are no ops.
     links = ["-l:libtf_symgrad.so", "-Wl,--no-as-needed", "-l:libtensorflow_cc.so.2", "-l:libtensorflow_framework.so.2"]
     places = [flag for path in libraries for flag in (f"-L{path}", f"-Wl,-rpath,{path}")]
-    flags = [*sanitizer.flags, *sanitizer.target, *objects, *places, *links, "-o", str(executable)]
+    flags = [*sanitizer.flags, *sanitizer.target, *objects, *places, *links, "-o", str(sanitizer.executable)]
     subprocess.run([*shlex.split(sanitizer.cxx), *flags], check=True)
-    return executable
+    return sanitizer.executable
 
 
 def environment_of_python(sanitizer: Sanitizer) -> dict[str, str]:

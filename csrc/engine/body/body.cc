@@ -42,9 +42,8 @@ void Body::ReplaceOutputs(int node, const tf::DataTypeVector& dtypes) {
 
 int64_t Body::dim(Port p, int axis) const {
   const int r = rank(p);
-  if (axis < 0) axis += r;
-  if (r < 0 || axis < 0 || axis >= r) return -1;
-  return InferenceContext::Value(InferenceContext::DimKnownRank(output(p).shape, axis));
+  if (r < 0 || axis < -r || axis >= r) return -1;
+  return InferenceContext::Value(InferenceContext::DimKnownRank(output(p).shape, axis < 0 ? axis + r : axis));
 }
 
 bool Body::SameShape(Port a, Port b) const {

@@ -107,6 +107,11 @@ constexpr absl::string_view kByDimension[] = {
     "block_shape", "input_sizes", "filter_sizes",  "output_shape",    "end",       "image_size", "dense_values_shape",
     "strides",     "input_shape", "element_shape", "orig_input_shape"};
 
+// SplitV's takes sizes that are not int32 for int64.
+bool Misreads(const Node& n, size_t input, tf::DataType dtype) {
+  return n.type() == "SplitV" && input == 1 && !IsIntegral(dtype);
+}
+
 absl::Status CheckDimensions(const Body& body, const Node& n) {
   for (size_t i = 0; i < n.inputs.size(); ++i) {
     const Output& in = body.output(n.inputs[i]);
@@ -223,7 +228,9 @@ class Inference {
     for (size_t i = 0; i < node_.inputs.size(); ++i) {
       if (tensors_[i] != nullptr || !c->requested_input_tensor(static_cast<int>(i))) continue;
       const tf::AttrValue* value = ConstValue(*body_, node_.inputs[i]);
-      if (value == nullptr || !ReadTensor(value->tensor(), &values_[i])) continue;
+      if (value == nullptr || Misreads(node_, i, body_->output(node_.inputs[i]).dtype) ||
+          !ReadTensor(value->tensor(), &values_[i]))
+        continue;
       tensors_[i] = &values_[i];
       given = true;
     }

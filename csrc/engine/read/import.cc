@@ -53,19 +53,19 @@ class FunctionReader {
     ReadNodes();
     ReadEdges();
     std::vector<std::vector<Port>> results = ReadResults();
-    if (errors_.empty()) {
+    if (errors_.empty() && exhausted_.ok()) {
       const std::vector<int> order = Sort();
       if (errors_.empty()) Build(order);
     }
     TF_RETURN_IF_ERROR(exhausted_);
     if (!errors_.empty()) return Malformed();
     for (const auto& ports : results)
-      for (const Port& p : ports) body_->results.push_back(BodyPort(p));
+      for (const Port& p : ports) body_->results.push_back(items_.BodyPort(p));
     for (const auto& [output, node] : fdef_->control_ret())
       if (const int item = items_.Find(node); item >= 0 && items_[item].def != nullptr)
         body_->control_results.push_back(items_[item].id);
     for (const Item& item : items_)
-      for (const Port& p : item.custom_inputs) body_->custom_inputs[item.id].push_back(BodyPort(p));
+      for (const Port& p : item.custom_inputs) body_->custom_inputs[item.id].push_back(items_.BodyPort(p));
     body_->num_forward = body_->num_nodes();
     if (functions_->has_arrays()) {
       ReadArgFlows(attrs_, body_.get());
@@ -97,12 +97,20 @@ class FunctionReader {
     }
   }
 
+  // A name, or a number in an attr, may stand for a million tensors.
+  bool Affords(int64_t tensors) {
+    if (tensors > 1) exhausted_.Update(functions_->Spend(tensors - 1));
+    return exhausted_.ok();
+  }
+
   // The dtypes that arguments of the signature stand for.
   tf::DataTypeVector Dtypes(const tf::OpDef::ArgDef& arg) {
     tf::DataTypeVector dtypes;
     const int64_t count = ArgCount(arg, attrs_);
     if (count < 0 || count > kMaxArity) {
       errors_.Add(absl::StrCat("argument '", arg.name(), "' has a length of ", count));
+    } else if (!Affords(count)) {
+      return dtypes;
     } else if (!arg.type_list_attr().empty()) {
       for (const int t : attrs_[arg.type_list_attr()].list().type()) dtypes.push_back(static_cast<tf::DataType>(t));
     } else {
@@ -132,23 +140,6 @@ class FunctionReader {
     }
   }
 
-  // A variable's dtype is told by whoever reads it, where the caller has not told it.
-  void InferHandleDtypes() {
-    for (const Item& item : items_) {
-      if (item.def == nullptr) continue;
-      const auto dtype = item.def->attr().find("dtype");
-      if (dtype == item.def->attr().end()) continue;
-      for (const Port& p : item.inputs) {
-        const Item& source = items_[p.node];
-        if (source.def != nullptr || source.out[p.index] != tf::DT_RESOURCE) continue;
-        auto& handle = body_->handles[body_->output_index(BodyPort(p))][0];
-        if (handle.dtype == tf::DT_INVALID) handle.dtype = dtype->second.type();
-      }
-    }
-    // A handle of unknown dtype would be taken for a dtype that differs from the reader's.
-    absl::erase_if(body_->handles, [](const auto& handle) { return handle.second[0].dtype == tf::DT_INVALID; });
-  }
-
   // The node as the function's attrs instantiate it and with the defaults of its op: itself in the common case.
   const tf::NodeDef* Instantiate(const tf::NodeDef& node, const tf::OpDef& op) {
     if (IsComplete(node, op)) return &node;
@@ -169,6 +160,7 @@ class FunctionReader {
       } else {
         item.def = Instantiate(node, item.op->op_def);
         if (!ReadTypes(&item)) item.op = nullptr;
+        if (!Affords(static_cast<int64_t>(item.out.size()))) return;
       }
       AddItem(node.name(), std::move(item));
     }
@@ -235,6 +227,7 @@ class FunctionReader {
           ok = false;
           continue;
         }
+        if (!Affords(source.count)) return;
         for (int i = 0; i < source.count; ++i) item.inputs.push_back({source.item, source.first + i});
       }
       if (ok) CheckInputs(item);
@@ -310,7 +303,7 @@ class FunctionReader {
   }
 
   void Build(const std::vector<int>& order) {
-    InferHandleDtypes();
+    InferHandleDtypes(items_, body_.get());
     for (const int i : order) {
       if (!exhausted_.ok()) return;
       Item& item = items_[i];
@@ -318,7 +311,7 @@ class FunctionReader {
       item.id = constants_.Share(item, body_->num_nodes());
       if (item.id < body_->num_nodes()) continue;
       std::vector<Port> inputs = item.inputs;
-      for (Port& p : inputs) p = BodyPort(p);
+      for (Port& p : inputs) p = items_.BodyPort(p);
       if (AsksForGradient(item.def->op())) ResolveGradient(&item, inputs);
       for (int k = 0, n = FalselyClaimed(*body_, *item.def, inputs); k < n; ++k) Veil(item, k, &inputs[k]);
       item.id = body_->AddNode(item.op, item.def, inputs, item.out, -1);
@@ -355,12 +348,6 @@ class FunctionReader {
       (*attr)["T"].set_type(item.in[input]);
       (*attr)[kVeil].set_b(true);
     });
-  }
-
-  // Each tensor of an argument is a node of the body; all outputs of a node are of one.
-  Port BodyPort(Port p) const {
-    const Item& item = items_[p.node];
-    return item.def == nullptr ? Port{item.id + p.index, 0} : Port{item.id, p.index};
   }
 
   // What can't be differentiated is no mistake of the function that asks; of what is too large nothing more can be

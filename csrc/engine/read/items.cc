@@ -37,6 +37,11 @@ int Items::Find(absl::string_view name) const {
   return it == by_name_.end() ? -1 : it->second;
 }
 
+Port Items::BodyPort(Port p) const {
+  const Item& item = items_[p.node];
+  return item.def == nullptr ? Port{item.id + p.index, 0} : Port{item.id, p.index};
+}
+
 bool Items::Resolve(absl::string_view reference, Source* source, std::string* error) const {
   const size_t colon = reference.find(':');
   source->item = Find(reference.substr(0, colon));
@@ -78,6 +83,22 @@ bool Items::Resolve(absl::string_view reference, Source* source, std::string* er
   source->first += index;
   source->count = 1;
   return true;
+}
+
+void InferHandleDtypes(const Items& items, Body* body) {
+  for (size_t i = 0; i < items.size(); ++i) {
+    if (items[i].def == nullptr) continue;
+    const auto dtype = items[i].def->attr().find("dtype");
+    if (dtype == items[i].def->attr().end()) continue;
+    for (const Port& p : items[i].inputs) {
+      const Item& source = items[p.node];
+      if (source.def != nullptr || source.out[p.index] != tf::DT_RESOURCE) continue;
+      auto& handle = body->handles[body->output_index(items.BodyPort(p))][0];
+      if (handle.dtype == tf::DT_INVALID) handle.dtype = dtype->second.type();
+    }
+  }
+  // A handle of unknown dtype would be taken for a dtype that differs from the reader's.
+  absl::erase_if(body->handles, [](const auto& handle) { return handle.second[0].dtype == tf::DT_INVALID; });
 }
 
 }  // namespace symgrad

@@ -49,6 +49,8 @@ class Items {
   // Finds what "node:output:index", "node:output", "argument" or "argument:index" names. If it fails, `error` says why,
   // unless it is empty: then the item that is named is at fault, which has been reported.
   bool Resolve(absl::string_view reference, Source* source, std::string* error) const;
+  // In the body, where each tensor of an argument is a node; all outputs of a node are of one.
+  Port BodyPort(Port p) const;
 
   Item& operator[](int i) { return items_[i]; }
   const Item& operator[](int i) const { return items_[i]; }
@@ -60,5 +62,8 @@ class Items {
   std::vector<Item> items_;
   absl::flat_hash_map<std::string, int> by_name_;
 };
+
+// A variable's dtype is told by whoever reads it, where the caller has not told it.
+void InferHandleDtypes(const Items& items, Body* body);
 
 }  // namespace symgrad

@@ -119,6 +119,14 @@ FunctionFlows FindFlows(Functions* functions, Body* body) {
   return flows;
 }
 
+bool ComputesFlow(const Body& body, int id) {
+  const absl::string_view op = body.node(id).type();
+  if (body.flow_elements.empty() || IsArrayOp(op) || op == "Identity" || op == "AddN") return false;
+  for (int i = 0; i < body.node(id).num_outputs; ++i)
+    if (body.flow_element({id, i}) != tf::DT_INVALID) return true;
+  return false;
+}
+
 bool UsesGradientArray(const Body& body, const Node& node) {
   if (body.flow_elements.empty()) return false;
   return std::any_of(node.inputs.begin(), node.inputs.end(), [&](Port p) {

@@ -18,6 +18,9 @@ bool HasArrays(const Functions& functions, const std::string& f);
 // Fills in body->flow_elements, where arguments may be marked already; what it finds of arguments and results.
 FunctionFlows FindFlows(Functions* functions, Body* body);
 
+// Whether an array takes what a node computes, one that is no array's, for its flow.
+bool ComputesFlow(const Body& body, int id);
+
 // Whether a node takes a gradient array, one that TensorFlow itself made for the gradients of another. Its flow is that
 // of the other array, and a list can't tell the elements of the two.
 bool UsesGradientArray(const Body& body, const Node& node);

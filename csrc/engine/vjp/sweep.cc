@@ -149,6 +149,8 @@ class Sweep {
           "it belongs to a gradient that TensorFlow made, of which there is no further one: differentiate the "
           "function before that, twice");
     if (IsStructure(*n.def, *n.op)) return nodes_->StructureGradient(builder_, query);
+    if (ComputesFlow(*body_, query.node))
+      return absl::InvalidArgumentError("a TensorArray takes a result of it for its flow, and flows come from arrays");
     const Rule* rule = FindRule(n.type());
     if (rule == nullptr)
       return absl::UnimplementedError(
