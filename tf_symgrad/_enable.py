@@ -190,19 +190,21 @@ _GRADIENTS = [
 ]
 
 
-# How often a function may have got new outputs from one of its gradients to the next.
-_MAX_GROWTH = 32
+# How often a function may have got new outputs that gradients flow to, from one of its gradients to the next. Most get
+# some twice, for values and for shapes that a loop keeps.
+_MAX_GROWTH = 8
 
 
 def _check_growth(graph: Any) -> None:
     """Ends what would not end: TensorFlow differentiates a function again and again until that adds no outputs to it.
 
     Raises:
-      RuntimeError: it has added some each time so far.
+      RuntimeError: it has added some too often.
     """
-    count, times = getattr(graph, "_symgrad_growth", (0, 0))
-    graph._symgrad_growth = len(graph.outputs), times + (len(graph.outputs) > count)
-    if times > _MAX_GROWTH:
+    last, times = getattr(graph, "_symgrad_growth", (0, -1))
+    count = sum(map(backprop_util.IsTrainable, graph.outputs))
+    graph._symgrad_growth = count, times + (count > last)
+    if times >= _MAX_GROWTH:
         raise RuntimeError(
             f"tf_symgrad.enable: of function '{graph.name}', which has gradients of loops in it, no backward function "
             "can be made: each needs more outputs of it than the last. Differentiate it within a tf.function, by "

@@ -22,11 +22,42 @@ bool Broadcasts(absl::string_view type) {
   return false;
 }
 
+// Whether an op computes of shapes, and of nothing else.
+bool IsShape(absl::string_view type) { return type == "Shape" || type == "BroadcastGradientArgs"; }
+
+bool IsKnown(const Body& body, Port p) {
+  const IntsPtr ints = body.output(p).ints;
+  return ints != nullptr && ints->known();
+}
+
+// The first of a node's inputs that are no known integers.
+Port Unknown(const Body& body, absl::Span<const Port> inputs) {
+  const auto p = std::find_if(inputs.begin(), inputs.end(), [&](Port p) { return !IsKnown(body, p); });
+  return p == inputs.end() ? inputs[0] : *p;
+}
+
+// Whether two tensors are one, or are the same integers.
+bool AreSame(const Body& body, Port p, Port q) {
+  if (p == q) return true;
+  if (!IsKnown(body, p) || !IsKnown(body, q) || body.output(p).dtype != body.output(q).dtype) return false;
+  const Ints &a = *body.output(p).ints, &b = *body.output(q).ints;
+  const auto equal = [](const Ints::Element& x, const Ints::Element& y) { return x.value == y.value; };
+  return a.dims == b.dims &&
+         std::equal(a.elements.begin(), a.elements.end(), b.elements.begin(), b.elements.end(), equal);
+}
+
 absl::Status BadEmission(const char* type, absl::string_view what) {
   return absl::InternalError(absl::StrCat("a rule emitted op ", type, ": ", what));
 }
 
 }  // namespace
+
+Builder::Builder(Body* body) : body_(body) {
+  for (int id = 0; id < body->num_forward; ++id) {
+    const Node& n = body->node(id);
+    if (!n.is_arg() && IsShape(n.type())) shapes_[body->output_index(Unknown(*body, n.inputs))].push_back(id);
+  }
+}
 
 Builder::Scope::Scope(Builder* builder) : previous_(std::exchange(current, builder)) {}
 Builder::Scope::~Scope() { current = previous_; }
@@ -78,6 +109,20 @@ bool Builder::IsBroadcast(int id) const {
   return id >= body_->num_forward && !body_->node(id).is_arg() && body_->node(id).type() == "BroadcastTo";
 }
 
+int Builder::FindShape(const tf::NodeDef& def, const std::vector<Port>& inputs) const {
+  const auto known = shapes_.find(body_->output_index(Unknown(*body_, inputs)));
+  if (known == shapes_.end()) return -1;
+  for (const int id : known->second) {
+    const Node& n = body_->node(id);
+    if (n.type() != def.op() || n.def->device() != def.device()) continue;
+    const auto same = [&](Port p, Port q) { return AreSame(*body_, p, q); };
+    if (!std::equal(inputs.begin(), inputs.end(), n.inputs.begin(), n.inputs.end(), same)) continue;
+    const auto out = def.attr().find("out_type"), its = n.def->attr().find("out_type");
+    if (out == def.attr().end() || (its != n.def->attr().end() && its->second.type() == out->second.type())) return id;
+  }
+  return -1;
+}
+
 V Builder::AddNode(const tf::OpRegistrationData* op, tf::NodeDef* def, const std::vector<Port>& inputs,
                    std::string key) {
   const std::string& type = def->op();
@@ -102,6 +147,7 @@ V Builder::AddNode(const tf::OpRegistrationData* op, tf::NodeDef* def, const std
     const auto it = emitted_.find(key);
     if (it != emitted_.end()) return V::Tensor(it->second, 0);
   }
+  if (const int known = IsShape(type) ? FindShape(*def, inputs) : -1; known >= 0) return V::Tensor(known, 0);
   const int id = body_->AddNode(op, def, inputs, dtypes, origin_);
   const absl::Status inferred = InferFacts(body_, id);
   if (!inferred.ok()) return Fail(BadEmission(type.c_str(), inferred.message())), none;

@@ -28,12 +28,14 @@ struct VjpQuery {
   bool as_python = false;     // gradients are zeros and rows where TensorFlow's Python makes such
 };
 
-// A builder dedups: an op without state, of the same inputs and attrs on the same device, is emitted once.
+// A builder dedups: an op without state, of the same inputs and attrs on the same device, is emitted once. Of shapes,
+// what the body has already is not emitted again: derivatives of derivatives ask for the same ones, and what a loop
+// keeps of them for each iteration it keeps once.
 //
 // Rules reach the builder of their thread through Current(); a Scope makes a builder current.
 class Builder {
  public:
-  explicit Builder(Body* body) : body_(body) {}
+  explicit Builder(Body* body);
 
   class Scope {
    public:
@@ -87,6 +89,8 @@ class Builder {
   V SumHere(const std::vector<V>& values);
   int OriginOf(const V& v) const;
   std::string DeviceOf(int origin) const;
+  // The node of the body that computes the same of shapes; -1 if there is none.
+  int FindShape(const tf::NodeDef& def, const std::vector<Port>& inputs) const;
   // The node that computes `def` of `inputs`, new or emitted before.
   V AddNode(const tf::OpRegistrationData* op, tf::NodeDef* def, const std::vector<Port>& inputs, std::string key);
 
@@ -96,7 +100,8 @@ class Builder {
   absl::Status status_;
   std::vector<RowsValue> rows_;
   absl::flat_hash_map<std::string, const tf::OpRegistrationData*> ops_;
-  absl::flat_hash_map<std::string, int> emitted_;  // key -> node
+  absl::flat_hash_map<std::string, int> emitted_;      // key -> node
+  absl::flat_hash_map<int, std::vector<int>> shapes_;  // output -> nodes that came with the body and are shapes of it
 };
 
 inline Port ToPort(const V& v) { return {v.node(), v.port()}; }
