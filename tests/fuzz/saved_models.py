@@ -166,6 +166,8 @@ def survey(first: int, count: int) -> collections.Counter[str]:
                 return outcomes + collections.Counter(json.loads(last))
             print(*lines, last, sep="\n")
             tried = [line for line in done.stderr.splitlines() if line.startswith("[") and line.endswith('"]')]
+            if not tried:
+                raise RuntimeError(f"no model was tried: {done.stderr[-2000:]}")
             seed, command_name = json.loads(tried[-1])
             outcomes["dies in TensorFlow" if not loads(good, seed) else "wrong"] += 1
             print(f"seed {seed}, {command_name}: the process died: {done.stderr[-500:]}")
