@@ -1,10 +1,13 @@
 """What a gradient is compared with beside finite differences: TensorFlow's Python gradients."""
 
+from collections.abc import Callable
+from typing import Any
+
 import tensorflow as tf
 
 from tf_symgrad._differences import Function, Tensor, analytic_mismatch
 
-__all__ = ["Function", "Tensor", "analytic_mismatch", "python_gradient"]
+__all__ = ["Function", "Tensor", "analytic_mismatch", "python_gradient", "taped"]
 
 
 def python_gradient(f: Function, count: int, missing: list[int] | None = None) -> Function:
@@ -24,3 +27,15 @@ def python_gradient(f: Function, count: int, missing: list[int] | None = None) -
         return [tf.zeros_like(a) if d is None else tf.convert_to_tensor(d) for a, d in zip(x, dx, strict=True)]
 
     return g
+
+
+def taped(f: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The derivative of an f of one tensor, as GradientTape computes it."""
+
+    def derivative(x: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = f(x)
+        return tape.gradient(y, x)
+
+    return derivative

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tensorflow.python.ops import gradients_util
 
 import tf_symgrad
+from tests.oracles import taped
 
 _backward, _enable, _structure = (
     importlib.import_module(f"tf_symgrad.{name}") for name in ("_backward", "_enable", "_structure")
@@ -518,16 +519,6 @@ def test_gradients_are_as_pythons_of_unused_outputs() -> None:
     compare(lambda: function(lambda x: tf.gradients(f(x), [x, *VARIABLES])))
 
 
-def derivative(f: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def of(x: Any) -> Any:
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = f(x)
-        return tape.gradient(y, x)
-
-    return of
-
-
 def cosines(x: Any) -> Any:
     return tf.while_loop(lambda i, _: i < 2, lambda i, y: (i + 1, tf.cos(y)), [0, x])[1]
 
@@ -570,7 +561,7 @@ def test_eager_tapes_that_may_ask_again_over_derivatives(f: Callable[[Any], Any]
         f(x)  # which makes its variables
     once, expected = f, f
     for _ in range(order):
-        once = derivative(once)
+        once = taped(once)
     for _ in range(order + 1):
         expected = tf_symgrad.grad(expected)
     expected = tf.function(expected)(x)
@@ -590,7 +581,7 @@ def test_a_backward_function_that_would_grow_for_ever_is_refused(monkeypatch: py
     """Not all end, and TensorFlow would not."""
     x = tf.constant(0.3)
     with tf_symgrad.native():
-        second = tf.function(derivative(derivative(cosines)))
+        second = tf.function(taped(taped(cosines)))
         monkeypatch.setattr(_enable, "_MAX_GROWTH", 1)
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(x)

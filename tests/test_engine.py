@@ -331,12 +331,26 @@ def test_calls_pass_residuals_rather_than_run_twice() -> None:
     assert (ops["Exp"], ops["PartitionedCall"]) == (1, 4)
 
 
-@pytest.mark.parametrize(("length", "attr", "calls"), [(8, None, 0), (9, None, 4), (2, "_noinline", 4)])
-def test_functions_of_a_few_nodes_are_written_out(length: int, attr: str | None, calls: int) -> None:
-    callee = chain(length, "Tanh", "callee")
+@pytest.mark.parametrize(
+    ("length", "attr", "devices", "calls"),
+    [
+        (8, None, ["", ""], 0),
+        (9, None, ["", ""], 4),
+        (2, "_noinline", ["", ""], 4),
+        (2, "api_implements", ["", ""], 4),
+        (2, None, ["/CPU:0", "/CPU:0"], 0),
+        (2, None, ["/CPU:0", "/CPU:1"], 4),  # where cotangents add up before they are copied
+    ],
+)
+def test_functions_of_a_few_nodes_are_written_out(
+    length: int, attr: str | None, devices: list[str], calls: int
+) -> None:
+    callee, caller = chain(length, "Tanh", "callee"), chain(2, "PartitionedCall", "caller")
     if attr is not None:
         callee.attr[attr].b = True
-    ops = sum((ops_of(f) for f in build([chain(2, "PartitionedCall", "caller"), callee], "caller").function), Counter())
+    for node, device in zip(caller.node_def, devices, strict=True):
+        node.device = device
+    ops = sum((ops_of(f) for f in build([caller, callee], "caller").function), Counter())
     once = length * (1 if calls else 2)
     assert (ops["PartitionedCall"], ops["Tanh"], ops["TanhGrad"]) == (calls, once, once)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.oracles import taped
 from tf_symgrad import symbolic_gradient
 
 X = tf.constant([0.5, -1.0, 2.0])
@@ -19,16 +20,6 @@ def compiled(f: Callable[..., Any], **options: Any) -> Any:
 
 def gradient(f: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda x: symbolic_gradient([x], f=f)[0]
-
-
-def tape(f: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def g(x: Any) -> Any:
-        with tf.GradientTape() as t:
-            t.watch(x)
-            y = f(x)
-        return t.gradient(y, x)
-
-    return g
 
 
 def squared_norm(f: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -134,7 +125,7 @@ def popped(from_a_loop: bool) -> Callable[[Any], Any]:
     return f
 
 
-# The tape's gradients of most of these do not compile: its stacks have no fixed size.
+# The taped's gradients of most of these do not compile: its stacks have no fixed size.
 FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "while_loop": power_loop,
     "maximum_iterations": maximum_iterations,
@@ -194,7 +185,7 @@ BY_TAPE = [
 
 @pytest.mark.parametrize("name", BY_TAPE)
 def test_second_derivative_by_tape(name: str) -> None:
-    check(tape(squared_norm(gradient(FUNCTIONS[name]))))
+    check(taped(squared_norm(gradient(FUNCTIONS[name]))))
 
 
 @pytest.mark.parametrize("name", ["while_loop", "ends early", "nested, to the outer counter", "cond, two loops"])
