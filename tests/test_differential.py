@@ -11,3 +11,9 @@ from tests.fuzz.differential import compare
 )
 def test_agrees_with_the_tape(seed: int, mode: str, order: int) -> None:
     assert compare(seed, mode, order) == ""
+
+
+def test_branches_whose_residuals_are_of_unknown_and_unequal_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grappler took the shape of one branch's residual for that of the other's, as they crossed in one slot."""
+    monkeypatch.setenv("TF_SYMGRAD_DISABLE_PASS", "1")
+    assert compare(3000117, "function", 3) == ""

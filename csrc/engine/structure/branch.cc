@@ -25,7 +25,8 @@ void SetBranches(const std::vector<Callable>& functions, tf::NodeDef* node) {
 
 // What crosses from forward to pullback, the same for all branches: results, and after them slots. A slot serves each
 // branch that has a residual of its dtype and static shape. XLA wants all branches to return tensors of the same
-// shapes.
+// shapes. Elsewhere neither a result nor a slot crosses for several branches but where it is of one known shape, and no
+// list: Grappler takes what one branch says of a tensor's shape for all of them.
 struct Slots {
   TensorSpecs tensors;
   std::vector<std::vector<int>> of;  // branch, residual -> slot; below 0: ~result
@@ -37,16 +38,17 @@ struct Slots {
       std::vector<int>& mine = of.emplace_back();
       crosses.resize(split.num_results, false);
       for (size_t r = 0; r < split.residuals.size(); ++r) {
-        if (const auto result = static_cast<size_t>(split.residuals[r]); result < split.num_results) {
+        const TensorSpec& residual = split.residual(r);
+        const TensorSpec wanted{residual.dtype, compiled ? residual.shape : Known(residual.shape)};
+        const bool shared = compiled ? !wanted.shape.unknown_rank() : IsOneShape(wanted);
+        if (const auto result = static_cast<size_t>(split.residuals[r]);
+            result < split.num_results && (compiled || AreOneShape(splits, result))) {
           crosses[result] = true;
           mine.push_back(~split.residuals[r]);
           continue;
         }
-        const TensorSpec& residual = split.residual(r);
-        const TensorSpec wanted{residual.dtype, compiled ? residual.shape : Known(residual.shape)};
-        size_t slot = 0;
+        size_t slot = shared ? 0 : tensors.size();
         while (slot < tensors.size() && (taken[slot] || !Fits(wanted, tensors[slot]))) ++slot;
-        if (compiled && wanted.shape.unknown_rank()) slot = tensors.size();
         if (slot == tensors.size()) tensors.push_back(wanted), taken.push_back(false);
         taken[slot] = true;
         mine.push_back(static_cast<int>(slot));
@@ -70,6 +72,15 @@ struct Slots {
   static tf::PartialTensorShape Known(const tf::PartialTensorShape& shape) {
     return shape.IsFullyDefined() ? shape : tf::PartialTensorShape();
   }
+  static bool IsOneShape(const TensorSpec& tensor) {
+    return tensor.dtype != tf::DT_VARIANT && tensor.shape.IsFullyDefined();
+  }
+  static bool AreOneShape(const std::vector<SplitVjp>& splits, size_t result) {
+    return std::all_of(splits.begin(), splits.end(), [&](const SplitVjp& split) {
+      const TensorSpec& tensor = split.forward.results[result];
+      return IsOneShape(tensor) && Fits(tensor, splits[0].forward.results[result]);
+    });
+  }
   static bool Fits(const TensorSpec& tensor, const TensorSpec& slot) {
     return tensor.dtype == slot.dtype && slot.shape.IsIdenticalTo(tensor.shape);
   }
@@ -78,7 +89,8 @@ struct Slots {
 // What a branch that has nothing to say puts into a slot: where the shape is known, a tensor of it that is allocated
 // once and never written; else something small.
 V Filler(FunctionAuthor* branch, const TensorSpec& slot) {
-  if (slot.dtype == tf::DT_VARIANT) return op("EmptyTensorList", ints({}), 0, Attr("element_dtype", DType::kFloat));
+  if (slot.dtype == tf::DT_VARIANT)
+    return op("EmptyTensorList", constant(-1, DType::kInt32), 0, Attr("element_dtype", DType::kFloat));
   if (!slot.shape.IsFullyDefined()) return constant(0, static_cast<DType>(slot.dtype));
   tf::NodeDef& node = *(*branch)->body()->NewDef();
   node.set_op("FakeParam");
