@@ -41,9 +41,9 @@ struct Slots {
         const TensorSpec& residual = split.residual(r);
         const TensorSpec wanted{residual.dtype, compiled ? residual.shape : Known(residual.shape)};
         const bool shared = compiled ? !wanted.shape.unknown_rank() : IsOneShape(wanted);
-        if (const auto result = static_cast<size_t>(split.residuals[r]);
-            result < split.num_results && (compiled || AreOneShape(splits, result))) {
-          crosses[result] = true;
+        const auto place = static_cast<size_t>(split.residuals[r]);
+        if (place < split.num_results && (compiled || AreOneShape(splits, place))) {
+          crosses[place] = true;
           mine.push_back(~split.residuals[r]);
           continue;
         }
