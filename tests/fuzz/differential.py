@@ -22,10 +22,9 @@ import numpy as np
 import tensorflow as tf
 
 import tf_symgrad
-from tests.fuzz.programs import Program, random_program
+from tests.fuzz.programs import SHAPE, Program, random_program
 
 MODES = ("function", "eager", "jit")
-SHAPE = (3, 4)
 STEP = 1e-3  # of differences
 BATCH = 400
 
@@ -113,8 +112,10 @@ def compare(seed: int, mode: str, order: int) -> str:
 
     Each derivative is compared with differences of the one before, as a tape takes several times as long, and a tape of
     a tape ten times. A tape is asked where they are not equal, which most often is a kink, and of each eighth program.
+    In each fourth program, TensorFlow does not know the shapes of half the values, which XLA could not compile.
     """
-    program, x, rng = random_program(random.Random(seed), order), inputs(seed), np.random.default_rng(seed)
+    hides = random.Random(~seed) if seed % 4 == 2 and mode != "jit" else None
+    program, x, rng = random_program(random.Random(seed), order, hides), inputs(seed), np.random.default_rng(seed)
     lower: Program = traced(value(program), x)
     for n in range(1, order + 1):
         by_tapes = derivative(value(program), by_tape, n)

@@ -19,13 +19,20 @@ Step = Callable[[list[Value]], Value]
 Program = Callable[..., Value]
 
 
+SHAPE = (3, 4)  # of all values
 # What is equal by construction, rows that were gathered twice or zeros that were padded, would be ties of a maximum.
-UNEQUAL = np.sin(np.arange(12.0)).reshape(3, 4)
+UNEQUAL = np.sin(np.arange(12.0)).reshape(SHAPE)
 
 
 def tame(x: Value) -> Value:
     """A value of moderate size, whatever came before: what is far from 0 grows slowly, at every order."""
-    return tf.asinh(x + UNEQUAL if x.shape == UNEQUAL.shape else x)
+    return tf.asinh(x + UNEQUAL)
+
+
+def hidden(x: Value, rank: int | None) -> Value:
+    """The same values in a tensor whose sizes TensorFlow knows when it runs, its rank perhaps before."""
+    sizes = tf.boolean_mask(list(SHAPE), tf.math.is_finite(tf.reshape(x, [-1])[:2]))
+    return tf.reshape(x, sizes if rank is None else tf.ensure_shape(sizes, [rank]))
 
 
 def rows(x: Value) -> Value:
@@ -79,11 +86,11 @@ BINARY: list[Callable[[Value, Value], Value]] = [
 class Generator:
     """Draws steps. `size` elements an axis are plenty: shapes matter here, and not their sizes."""
 
-    def __init__(self, rng: random.Random, orders: int) -> None:
-        self.rng, self.orders = rng, orders
+    def __init__(self, rng: random.Random, orders: int, hides: random.Random | None = None) -> None:
+        self.rng, self.orders, self.hides = rng, orders, hides
 
     def program(self, length: int, depth: int) -> Program:
-        steps = [self.step(depth) for _ in range(length)]
+        steps = [self._perhaps_hidden(self.step(depth)) for _ in range(length)]
 
         def run(*inputs: Value) -> Value:
             values = list(inputs)
@@ -92,10 +99,20 @@ class Generator:
             # The result has the shape of the first input, so that programs fit into structures.
             total = tf.zeros_like(inputs[0])
             for value in values[len(inputs) :]:
-                total += tf.reduce_mean(value) if value.shape != inputs[0].shape else value
+                total += value
             return tame(total)
 
         return run
+
+    def _perhaps_hidden(self, step: Step) -> Step:
+        if self.hides is None or self.hides.random() < 0.5:
+            return step
+        rank = self.hides.choice([2, 2, None])
+        return lambda values: hidden(step(values), rank)
+
+    def _entering(self, x: Value) -> Value:
+        """What a loop starts with: of no static shape, where what an iteration makes may have none."""
+        return x if self.hides is None else hidden(x, None)
 
     def step(self, depth: int) -> Step:
         kinds = ["unary"] * 4 + ["binary"] * 4 + ["array"] * 5 + ["reduce"] * 2 + ["product"] * 2 + ["matrix", "signal"]
@@ -120,9 +137,7 @@ class Generator:
 
         def run(values: list[Value]) -> Value:
             a, b = x(values), y(values)
-            if a.shape != b.shape:
-                b = tf.reduce_mean(b)
-            elif how == "row":
+            if how == "row":
                 b = tf.reduce_sum(b, 0, keepdims=True)
             elif how == "column":
                 b = tf.reduce_sum(b, -1, keepdims=True)
@@ -149,7 +164,6 @@ class Generator:
 
         def run(values: list[Value]) -> Value:
             a, b = x(values), y(values)
-            b = b if a.shape == b.shape else tf.sin(a)
             match kind:
                 case 0:
                     return tf.matmul(tf.matmul(a, b, transpose_b=True), a)
@@ -172,12 +186,11 @@ class Generator:
 
         def run(values: list[Value]) -> Value:
             a, b = x(values), y(values)
-            b = b if a.shape == b.shape else tf.cos(a)
             match kind:
                 case 0:
                     return tf.concat([a[:k], b[k:]], 0)
                 case 1:
-                    return tf.transpose(tf.reshape(a, a.shape[::-1]))
+                    return tf.transpose(tf.reshape(a, SHAPE[::-1]))
                 case 2:
                     return tf.gather(a, [k, 0, k], axis=0) + b
                 case 3:
@@ -189,7 +202,7 @@ class Generator:
                 case 6:
                     return tf.pad(a, [[1, 0], [0, 1]], "REFLECT" if k else "CONSTANT")[1:, :-1]
                 case 7:
-                    return tf.stack(tf.unstack(a, axis=k % 2)[::-1], axis=k % 2)
+                    return tf.stack(tf.unstack(a, SHAPE[k % 2], axis=k % 2)[::-1], axis=k % 2)
                 case 8:
                     return tf.tile(a, [2, 1])[k : k + 3]
                 case 9:
@@ -214,7 +227,7 @@ class Generator:
 
         def run(values: list[Value]) -> Value:
             a = x(values)
-            spread = tf.linalg.diag(tf.range(1.0, a.shape[0] + 1.0, dtype=a.dtype))
+            spread = tf.linalg.diag(tf.range(1.0, SHAPE[0] + 1.0, dtype=a.dtype))
             square = tf.matmul(a, a, transpose_b=True) + 4.0 * spread  # positive, with a gap between eigenvalues
             match kind:
                 case 0:
@@ -290,7 +303,7 @@ class Generator:
 
         def run(values: list[Value]) -> Value:
             a, c = x(values), captured(values)
-            return tf.while_loop(lambda i, _: i < trips, lambda i, v: (i + 1, body(v, c)), [0, a])[1]
+            return tf.while_loop(lambda i, _: i < trips, lambda i, v: (i + 1, body(v, c)), [0, self._entering(a)])[1]
 
         return run
 
@@ -304,7 +317,7 @@ class Generator:
             def go_on(i: Value, v: Value) -> Value:
                 return tf.logical_and(i < 4, tf.reduce_sum(tf.sin(v)) < 1.0)
 
-            return tf.while_loop(go_on, lambda i, v: (i + 1, body(v)), [0, a])[1]
+            return tf.while_loop(go_on, lambda i, v: (i + 1, body(v)), [0, self._entering(a)])[1]
 
         return run
 
@@ -315,13 +328,13 @@ class Generator:
         def run(values: list[Value]) -> Value:
             a, b = x(values), y(values)
             rows = tf.TensorArray(a.dtype, 3, element_shape=[None]).unstack(a)
-            made = tf.TensorArray(a.dtype, 3, element_shape=[a.shape[1]])
+            made = tf.TensorArray(a.dtype, 3, element_shape=[SHAPE[1]])
 
             def step(i: Value, state: Value, made: Value) -> Any:
                 state = body(state) * tf.tanh(rows.read(i))
                 return i + 1, state, made.write(i, state[0])
 
-            state = tf.ones_like(a) * tf.reduce_mean(b)
+            state = self._entering(tf.ones_like(a) * tf.reduce_mean(b))
             return tf.while_loop(lambda i, *_: i < 3, step, [0, state, made])[2].stack()
 
         return run
@@ -331,7 +344,7 @@ class Generator:
 
         def run(values: list[Value]) -> Value:
             a = x(values)
-            return tf.scan(lambda s, row: body(rows(s * row))[1], a, a[0], reverse=reverse)
+            return tf.scan(lambda s, row: tf.ensure_shape(body(rows(s * row))[1], SHAPE[1:]), a, a[0], reverse=reverse)
 
         return run
 
@@ -350,18 +363,18 @@ class Generator:
 
         def run(values: list[Value]) -> Value:
             a = x(values)
-            empty = tf.raw_ops.EmptyTensorList(element_shape=a.shape, max_num_elements=-1, element_dtype=a.dtype)
+            empty = tf.raw_ops.EmptyTensorList(element_shape=SHAPE, max_num_elements=-1, element_dtype=a.dtype)
 
             def push(i: Value, v: Value, stack: Value) -> Any:
                 return i + 1, inner(v), tf.raw_ops.TensorListPushBack(input_handle=stack, tensor=v)
 
             def pop(i: Value, v: Value, stack: Value) -> Any:
                 stack, top = tf.raw_ops.TensorListPopBack(
-                    input_handle=stack, element_shape=a.shape, element_dtype=a.dtype
+                    input_handle=stack, element_shape=SHAPE, element_dtype=a.dtype
                 )
                 return i + 1, tf.tanh(v) * top, stack
 
-            _, v, stack = tf.while_loop(lambda i, *_: i < 2, push, [0, a, empty])
+            _, v, stack = tf.while_loop(lambda i, *_: i < 2, push, [0, self._entering(a), empty])
             return tf.while_loop(lambda i, *_: i < 2, pop, [0, v, stack])[1]
 
         return run
@@ -379,9 +392,9 @@ class Generator:
         return run
 
 
-def random_program(rng: random.Random, orders: int = 1) -> Program:
-    """A function of two [3, 4] matrices of float64, to be differentiated so often."""
-    generator = Generator(rng, orders)
+def random_program(rng: random.Random, orders: int = 1, hides: random.Random | None = None) -> Program:
+    """A function of two matrices of float64, to be differentiated so often. `hides` draws whose shapes are hidden."""
+    generator = Generator(rng, orders, hides)
     if orders > 2:
         return generator.program(rng.randint(1, 3), rng.choice([0, 0, 1]))
     # Most are small: what two steps do to each other, few large ones would not show as often.
