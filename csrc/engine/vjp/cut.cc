@@ -59,8 +59,10 @@ class Cutter {
     const std::vector<bool> written = WrittenArguments(functions_, body_);
     invariant_.assign(body_.num_nodes(), false);
     std::vector<bool> constant(body_.num_nodes(), false);  // a variable that is only read
+    bool apart = false;
     for (size_t i = 0; i < loop_->size(); ++i) {
       const LoopArgument& arg = (*loop_)[i];
+      apart = apart || arg.apart;
       invariant_[body_.args[i]] = arg.invariant && !arg.apart;
       constant[body_.args[i]] = arg.invariant && !arg.apart && !written[i] && !arg.written;
     }
@@ -72,7 +74,7 @@ class Cutter {
       };
       const bool looks =
           !n.op->op_def.is_stateful() || functions_.EffectsOf(body_, id) == kReads || MeasuresVariable(n);
-      const bool settled = n.type() == "Const" || (n.controls.empty() && !n.inputs.empty() && looks);
+      const bool settled = n.type() == "Const" || (!apart && n.controls.empty() && !n.inputs.empty() && looks);
       invariant_[id] = settled && std::all_of(n.inputs.begin(), n.inputs.end(), same);
     }
   }

@@ -12,7 +12,7 @@ struct LoopArgument {
   bool invariant = false;  // the same in all iterations
   bool counter = false;    // an integer that the number of the iteration tells
   bool written = false;    // a variable that the condition writes
-  bool apart = false;      // what is computed of it is to be kept as if it were another in each iteration
+  bool apart = false;      // what is computed of it, and of constants, is kept as if it were another in each iteration
 };
 using LoopArguments = std::vector<LoopArgument>;
 
