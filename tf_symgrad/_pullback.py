@@ -10,10 +10,10 @@ import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2
 from tensorflow.core.function.polymorphism import function_type as function_type_lib
 from tensorflow.python import pywrap_tfe
-from tensorflow.python.eager import record
+from tensorflow.python.eager import backprop_util, record
 from tensorflow.python.eager.polymorphic_function import concrete_function
 from tensorflow.python.framework import function_def_to_graph, ops
-from tensorflow.python.ops import control_flow_util_v2, handle_data_util
+from tensorflow.python.ops import control_flow_util_v2, default_gradient, handle_data_util
 
 from tf_symgrad import _custom, _library, _nodes, _op, _specs
 
@@ -69,8 +69,13 @@ class Named:
 
 def gradient_of_call(functions: Sequence[Any], op: Any, *dys: Any) -> Any:
     """The gradient of a call of the first of some functions, as TensorFlow differentiates calls: few ask for it."""
-    rewrite = _concrete(functions[0], op.inputs)._delayed_rewrite_functions._rewrite_forward_and_call_backward
-    return rewrite(op, *dys)
+    concrete = _concrete(functions[0], op.inputs)
+    # TensorFlow would take zeros like the function's own results: of lists, of which these know less, in its graph.
+    seeds = [
+        default_gradient.zeros_like(y) if dy is None and backprop_util.IsTrainable(inner) else dy
+        for y, dy, inner in zip(op.outputs, dys, concrete.graph.outputs, strict=False)
+    ]
+    return concrete._delayed_rewrite_functions._rewrite_forward_and_call_backward(op, *seeds)
 
 
 def _concrete(root: Any, inputs: Sequence[Any]) -> Any:

@@ -25,8 +25,8 @@ void SetBranches(const std::vector<Callable>& functions, tf::NodeDef* node) {
 
 // What crosses from forward to pullback, the same for all branches: results, and after them slots. A slot serves each
 // branch that has a residual of its dtype and static shape. XLA wants all branches to return tensors of the same
-// shapes. Elsewhere neither a result nor a slot crosses for several branches but where it is of one known shape, and no
-// list: Grappler takes what one branch says of a tensor's shape for all of them.
+// shapes. Elsewhere a slot serves several branches only where its shape is known, and it is no list: Grappler takes
+// what one branch says of a tensor's shape for all of them.
 struct Slots {
   TensorSpecs tensors;
   std::vector<std::vector<int>> of;  // branch, residual -> slot; below 0: ~result
@@ -38,15 +38,14 @@ struct Slots {
       std::vector<int>& mine = of.emplace_back();
       crosses.resize(split.num_results, false);
       for (size_t r = 0; r < split.residuals.size(); ++r) {
-        const TensorSpec& residual = split.residual(r);
-        const TensorSpec wanted{residual.dtype, compiled ? residual.shape : Known(residual.shape)};
-        const bool shared = compiled ? !wanted.shape.unknown_rank() : IsOneShape(wanted);
-        const auto place = static_cast<size_t>(split.residuals[r]);
-        if (place < split.num_results && (compiled || AreOneShape(splits, place))) {
-          crosses[place] = true;
+        if (const auto result = static_cast<size_t>(split.residuals[r]); result < split.num_results) {
+          crosses[result] = true;
           mine.push_back(~split.residuals[r]);
           continue;
         }
+        const TensorSpec& residual = split.residual(r);
+        const TensorSpec wanted{residual.dtype, compiled ? residual.shape : Known(residual.shape)};
+        const bool shared = compiled ? !wanted.shape.unknown_rank() : IsOneShape(wanted);
         size_t slot = shared ? 0 : tensors.size();
         while (slot < tensors.size() && (taken[slot] || !Fits(wanted, tensors[slot]))) ++slot;
         if (slot == tensors.size()) tensors.push_back(wanted), taken.push_back(false);
@@ -74,12 +73,6 @@ struct Slots {
   }
   static bool IsOneShape(const TensorSpec& tensor) {
     return tensor.dtype != tf::DT_VARIANT && tensor.shape.IsFullyDefined();
-  }
-  static bool AreOneShape(const std::vector<SplitVjp>& splits, size_t result) {
-    return std::all_of(splits.begin(), splits.end(), [&](const SplitVjp& split) {
-      const TensorSpec& tensor = split.forward.results[result];
-      return IsOneShape(tensor) && Fits(tensor, splits[0].forward.results[result]);
-    });
   }
   static bool Fits(const TensorSpec& tensor, const TensorSpec& slot) {
     return tensor.dtype == slot.dtype && slot.shape.IsIdenticalTo(tensor.shape);
