@@ -90,7 +90,7 @@ def of_function(definition: function_pb2.FunctionDef) -> Body | None:
     """None if an op of the function is Python's, or some runtime has a function of its own in place of it."""
     if any(name in definition.attr for name in ("api_implements", "_implements")):
         return None
-    nodes = {node.name: node for node in definition.node_def}
+    nodes, constants = {node.name: node for node in definition.node_def}, _constants(definition)
     differing = _differing(len(ops.gradient_registry.list()), _loader.native().num_rules())
 
     needy = False
@@ -99,7 +99,7 @@ def of_function(definition: function_pb2.FunctionDef) -> Body | None:
         if _custom.has_pythons(node, rules):
             needy = needy or _custom.GRADIENT not in node.attr
             continue
-        if node.op in differing:
+        if node.op in differing and not _differ_in_constants(node, constants):
             return None
         if node.op in _FOREIGN or node.op.startswith(("Ref", "TensorArray", "Stack")):
             return None
@@ -133,6 +133,26 @@ def _differing(known: int, _: int) -> frozenset[str]:
     rules = _loader.rules()
     differing = {name for name, has in _pythons(known).items() if name in rules and rules[name] != has}
     return frozenset(differing | DEAF.keys() | _PYTHONS)
+
+
+def _constants(definition: function_pb2.FunctionDef) -> set[str]:
+    """Nodes that compute of constants alone: nothing flows through them."""
+    found: set[str] = set()
+    for node in definition.node_def:  # in the order in which they were made
+        if node.op == "Const" or (_sources(node) and found.issuperset(_sources(node))):
+            found.add(node.name)
+    return found
+
+
+def _sources(node: node_def_pb2.NodeDef) -> list[str]:
+    """The nodes, or arguments, that a node's inputs come from."""
+    return [name.partition(":")[0] for name in node.input if not name.startswith("^")]
+
+
+def _differ_in_constants(node: node_def_pb2.NodeDef, constants: set[str]) -> bool:
+    """Whether the inputs that the engine and Python have different gradients of are constants, of one that differs."""
+    sources = _sources(node)
+    return constants.issuperset([sources[i] for i in DEAF.get(node.op, range(len(sources)))])
 
 
 def _is_python_node(node: node_def_pb2.NodeDef, nodes: dict[str, node_def_pb2.NodeDef]) -> bool:

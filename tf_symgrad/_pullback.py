@@ -13,7 +13,7 @@ from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import backprop_util, record
 from tensorflow.python.eager.polymorphic_function import concrete_function
 from tensorflow.python.framework import function_def_to_graph, ops
-from tensorflow.python.ops import control_flow_util_v2, default_gradient, handle_data_util
+from tensorflow.python.ops import control_flow_util_v2, handle_data_util
 
 from tf_symgrad import _custom, _library, _nodes, _op, _specs
 
@@ -72,7 +72,7 @@ def gradient_of_call(functions: Sequence[Any], op: Any, *dys: Any) -> Any:
     concrete = _concrete(functions[0], op.inputs)
     # TensorFlow would take zeros like the function's own results: of lists, of which these know less, in its graph.
     seeds = [
-        default_gradient.zeros_like(y) if dy is None and backprop_util.IsTrainable(inner) else dy
+        tf.zeros_like(y) if dy is None and y.dtype != tf.resource and backprop_util.IsTrainable(inner) else dy
         for y, dy, inner in zip(op.outputs, dys, concrete.graph.outputs, strict=False)
     ]
     return concrete._delayed_rewrite_functions._rewrite_forward_and_call_backward(op, *seeds)
