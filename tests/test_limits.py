@@ -42,9 +42,13 @@ def calls(depth: int, times: int = 1) -> Definitions:
     return definitions
 
 
-def branches(depth: int) -> Definitions:
+def branches(depth: int, alike: bool = True) -> Definitions:
+    """Functions each of which has two branches, both of which are, or call, the one before it."""
     definitions = [chain(2, "Tanh", "f0")]
     for k in range(depth):
+        other = chain(1, "PartitionedCall", f"other{k}")
+        other.node_def[0].attr["f"].func.name = f"f{k}"
+        definitions += [] if alike else [other]
         f = scalar_function(f"f{k + 1}", "if:output:0")
         yes = f.node_def.add(name="yes", op="Const")
         yes.attr["dtype"].type = yes.attr["value"].tensor.dtype = BOOL
@@ -54,8 +58,8 @@ def branches(depth: int) -> Definitions:
         node.attr["Tcond"].type = BOOL
         for types in ("Tin", "Tout"):
             node.attr[types].list.type.append(FLOAT)
-        for branch in ("then_branch", "else_branch"):
-            node.attr[branch].func.name = f"f{k}"
+        node.attr["then_branch"].func.name = f"f{k}"
+        node.attr["else_branch"].func.name = f"f{k}" if alike else f"other{k}"
         definitions.append(f)
     return definitions
 
@@ -130,7 +134,9 @@ def test_too_deeply_nested(nest: Callable[[int], Definitions]) -> None:
     assert len(message) < 300
 
 
-@pytest.mark.parametrize("definitions", [calls(30, times=2), gradients(60)], ids=["calls", "orders"])
+@pytest.mark.parametrize(
+    "definitions", [calls(30, times=2), branches(60, alike=False), gradients(60)], ids=["calls", "branches", "orders"]
+)
 def test_exponential(definitions: Definitions, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TF_SYMGRAD_MAX_NODES", "20000")
     error = on_a_small_stack(lambda: build(definitions, definitions[-1].signature.name))
@@ -224,6 +230,15 @@ def test_nodes_of_few_bytes_and_many_tensors(read: str) -> None:
     with pytest.raises(StatusError, match="TF_SYMGRAD_MAX_NODES"):
         build([f], "f")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + (300 << 10)  # kB
+
+
+def test_a_batch_of_many_lists() -> None:
+    """Its gradient takes nodes for each list, and a shape of few bytes tells of how many."""
+    lists, rows = tf.TensorSpec([None], tf.variant), tf.TensorSpec([1 << 20, 4])
+    f = tf.function(lambda lists, rows: tf.raw_ops.TensorListPushBackBatch(input_handles=lists, tensor=rows))
+    g = f.get_concrete_function(lists, rows).function_def
+    with pytest.raises(StatusError, match="op TensorListPushBackBatch.*of so many lists"):
+        build([g], g.signature.name)
 
 
 OUT_OF_MEMORY = """

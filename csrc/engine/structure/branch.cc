@@ -26,7 +26,7 @@ void SetBranches(const std::vector<Callable>& functions, tf::NodeDef* node) {
 // What crosses from forward to pullback, the same for all branches: results, and after them slots. A slot serves each
 // branch that has a residual of its dtype and static shape. XLA wants all branches to return tensors of the same
 // shapes. Elsewhere a slot serves several branches only where its shape is known, and it is no list: Grappler takes
-// what one branch says of a tensor's shape for all of them.
+// what one branch says of a tensor's shape for all of them. Branches that are one function say the same.
 struct Slots {
   TensorSpecs tensors;
   std::vector<std::vector<int>> of;  // branch, residual -> slot; below 0: ~result
@@ -34,6 +34,14 @@ struct Slots {
 
   Slots(const std::vector<SplitVjp>& splits, bool compiled) {
     for (const SplitVjp& split : splits) {
+      const auto is_same = [&](const SplitVjp& other) {
+        return other.forward.name == split.forward.name && other.residuals == split.residuals;
+      };
+      const auto first = std::find_if(splits.begin(), splits.end(), is_same) - splits.begin();
+      if (first < static_cast<int64_t>(of.size())) {
+        of.push_back(std::vector<int>(of[first]));
+        continue;
+      }
       std::vector<bool> taken(tensors.size(), false);
       std::vector<int>& mine = of.emplace_back();
       crosses.resize(split.num_results, false);
