@@ -232,6 +232,16 @@ def test_nodes_of_few_bytes_and_many_tensors(read: str) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + (300 << 10)  # kB
 
 
+def test_a_node_of_many_unknown_dimensions() -> None:
+    """Each is looked up among those that there are; by comparing it with all, that would take minutes."""
+    f = chain(1)
+    part = f.node_def.add(name="part", op="Cast", input=["x"]).attr
+    part["SrcT"].type, part["DstT"].type = FLOAT, types_pb2.DT_INT32
+    parts = f.node_def.add(name="parts", op="DynamicPartition", input=["x", "part:y:0"]).attr
+    parts["T"].type, parts["num_partitions"].i = FLOAT, 1 << 20
+    assert build([f], "chain").function
+
+
 def test_a_batch_of_many_lists() -> None:
     """Its gradient takes nodes for each list, and a shape of few bytes tells of how many."""
     lists, rows = tf.TensorSpec([None], tf.variant), tf.TensorSpec([1 << 20, 4])

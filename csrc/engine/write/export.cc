@@ -104,9 +104,6 @@ class FunctionWriter {
     for (const int c : part_.hubs[hub].controls) def->add_input(absl::StrCat("^", names_[c]));
   }
 
-  bool IsArg(Port p) const { return arg_of_.contains(body_.output_index(p)); }
-
-  // Values, each after the checks, if there is a gate.
   void WriteResults() {
     for (size_t i = 0; i < results_.size(); ++i) {
       tf::OpDef::ArgDef* arg = fdef_.mutable_signature()->add_output_arg();
@@ -114,14 +111,13 @@ class FunctionWriter {
       arg->set_type(tf::BaseType(body_.output(results_[i]).dtype));
       std::string& ret = (*fdef_.mutable_ret())[arg->name()];
       ret = Reference(results_[i]);
-      const bool is_reference = tf::IsRefType(body_.output(results_[i]).dtype) && !IsArg(results_[i]);
-      if (part_.gate < 0 && !is_reference) continue;
+      if (part_.gate < 0) continue;
       tf::NodeDef* def = fdef_.add_node_def();
-      def->set_name(absl::StrCat(scope_, "/out_", i));
+      def->set_name(absl::StrCat(names_[part_.gate], "/out_", i));
       def->set_op("Identity");
       (*def->mutable_attr())["T"].set_type(arg->type());
       def->add_input(ret);
-      if (part_.gate >= 0) def->add_input(absl::StrCat("^", names_[part_.gate]));
+      def->add_input(absl::StrCat("^", names_[part_.gate]));
       ret = absl::StrCat(def->name(), ":output:0");
     }
   }
@@ -134,11 +130,11 @@ class FunctionWriter {
       names_[id] = body_.name(id);
       if (absl::StartsWith(names_[id], "gradients")) scopes.insert(names_[id].substr(0, names_[id].find('/')));
     }
-    scope_ = Unused(scopes, "gradients");
+    const std::string scope = Unused(scopes, "gradients");
     for (size_t k = 0; k < part_.hubs.size(); ++k)
       names_[body_.num_nodes() + k] = body_.num_nodes() + static_cast<int>(k) == part_.gate
-                                          ? absl::StrCat(scope_, "/checks")
-                                          : absl::StrCat(scope_, "/order_", k);
+                                          ? absl::StrCat(scope, "/checks")
+                                          : absl::StrCat(scope, "/order_", k);
 
     absl::flat_hash_map<std::pair<int, absl::string_view>, int> count;  // of nodes of one op for one forward node
     for (int id = body_.num_forward; id < body_.num_nodes(); ++id) {
@@ -146,8 +142,8 @@ class FunctionWriter {
       if (n.is_arg()) continue;
       if (!part_.kept[id]) continue;
       const int k = count[{n.origin, n.type()}]++;
-      names_[id] = n.origin < 0 ? absl::StrCat(scope_, "/", n.type())
-                                : absl::StrCat(scope_, "/", names_[n.origin], "/", n.type());
+      names_[id] =
+          n.origin < 0 ? absl::StrCat(scope, "/", n.type()) : absl::StrCat(scope, "/", names_[n.origin], "/", n.type());
       if (k > 0) absl::StrAppend(&names_[id], "_", k);
     }
   }
@@ -225,7 +221,6 @@ class FunctionWriter {
   tf::FunctionDef& fdef_ = *function_;
   absl::flat_hash_map<int, int> arg_of_;  // output index -> which argument it is
   std::vector<std::string> names_, arg_names_;
-  std::string scope_;  // of nodes that were emitted
 };
 
 }  // namespace
