@@ -536,6 +536,16 @@ def test_an_attr_that_its_constant_cannot_hold() -> None:
         differentiate(gather("i", "j", 2**62))
 
 
+def test_windows_of_more_samples_than_there_are() -> None:
+    """No int64 is the next power of two."""
+    attrs = " ".join(
+        f'attr {{ key: "{name}" value {{ {value} }} }}'
+        for name, value in {"window_size": f"i: {2**62 + 1}", "stride": "i: 1", "magnitude_squared": "b: true"}.items()
+    )
+    with pytest.raises(native.StatusError, match="op AudioSpectrogram.*of windows of so many samples"):
+        differentiate(one_node("f", f'op: "AudioSpectrogram" input: "x" {attrs}', "spectrogram"))
+
+
 @pytest.mark.parametrize("batch_dims", [2, -2, 2**40])
 def test_more_batch_dims_than_dimensions(batch_dims: int) -> None:
     """Of an axis that is not known, TensorFlow's shape function makes a shape of a negative rank."""
