@@ -43,11 +43,17 @@ def calls(depth: int, times: int = 1) -> Definitions:
 
 
 def branches(depth: int, alike: bool = True) -> Definitions:
-    """Functions each of which has two branches, both of which are, or call, the one before it."""
+    """Functions each of which has two branches: the one before it, and that once more or the tanh of its tanh."""
     definitions = [chain(2, "Tanh", "f0")]
+    definitions[0].arg_attr.clear()
     for k in range(depth):
-        other = chain(1, "PartitionedCall", f"other{k}")
-        other.node_def[0].attr["f"].func.name = f"f{k}"
+        other = scalar_function(f"other{k}", "last:y:0")
+        call = other.node_def.add(name="call", op="PartitionedCall", input=["x"]).attr
+        call["Tin"].list.type.append(FLOAT)
+        call["Tout"].list.type.append(FLOAT)
+        call["f"].func.name = f"f{k}"
+        other.node_def.add(name="first", op="Tanh", input=["call:output:0"]).attr["T"].type = FLOAT
+        other.node_def.add(name="last", op="Tanh", input=["first:y:0"]).attr["T"].type = FLOAT
         definitions += [] if alike else [other]
         f = scalar_function(f"f{k + 1}", "if:output:0")
         yes = f.node_def.add(name="yes", op="Const")
