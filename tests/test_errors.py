@@ -511,6 +511,15 @@ def test_an_argument_that_is_a_reference() -> None:
             assert function_def_to_graph.function_def_to_graph(g).outputs[0].dtype == tf.float32
 
 
+def test_a_result_that_is_a_reference() -> None:
+    """What is made returns values, and no op of a function takes that of a reference."""
+    f = one_node("f", 'op: "Variable" attr { key: "dtype" value { type: DT_FLOAT } }', "ref")
+    f.node_def[0].attr["shape"].shape.SetInParent()
+    f.signature.output_arg[0].type = types_pb2.DT_FLOAT_REF
+    with pytest.raises(native.StatusError, match="output 'y' is a reference: return the variable's value"):
+        differentiate(f)
+
+
 def gather(indices: str, axis: str, batch_dims: int) -> function_pb2.FunctionDef:
     f = one_node("f", f"""op: "GatherV2" input: "x" input: "{indices}" input: "{axis}"
       attr {{ key: "Tparams" value {{ type: DT_FLOAT }} }} attr {{ key: "Tindices" value {{ type: DT_INT32 }} }}
@@ -525,6 +534,16 @@ def test_an_attr_that_its_constant_cannot_hold() -> None:
     """The conversion would be undefined."""
     with pytest.raises(native.StatusError, match=r"node 'n' .op GatherV2.*a literal can't be DT_INT32"):
         differentiate(gather("i", "j", 2**62))
+
+
+def test_windows_of_more_samples_than_there_are() -> None:
+    """No int64 is the next power of two."""
+    attrs = " ".join(
+        f'attr {{ key: "{name}" value {{ {value} }} }}'
+        for name, value in {"window_size": f"i: {2**62 + 1}", "stride": "i: 1", "magnitude_squared": "b: true"}.items()
+    )
+    with pytest.raises(native.StatusError, match="op AudioSpectrogram.*of windows of so many samples"):
+        differentiate(one_node("f", f'op: "AudioSpectrogram" input: "x" {attrs}', "spectrogram"))
 
 
 @pytest.mark.parametrize("batch_dims", [2, -2, 2**40])

@@ -42,9 +42,19 @@ def calls(depth: int, times: int = 1) -> Definitions:
     return definitions
 
 
-def branches(depth: int) -> Definitions:
+def branches(depth: int, alike: bool = True) -> Definitions:
+    """Functions each of which has two branches: the one before it, and that once more or the tanh of its tanh."""
     definitions = [chain(2, "Tanh", "f0")]
+    definitions[0].arg_attr.clear()
     for k in range(depth):
+        other = scalar_function(f"other{k}", "last:y:0")
+        call = other.node_def.add(name="call", op="PartitionedCall", input=["x"]).attr
+        call["Tin"].list.type.append(FLOAT)
+        call["Tout"].list.type.append(FLOAT)
+        call["f"].func.name = f"f{k}"
+        other.node_def.add(name="first", op="Tanh", input=["call:output:0"]).attr["T"].type = FLOAT
+        other.node_def.add(name="last", op="Tanh", input=["first:y:0"]).attr["T"].type = FLOAT
+        definitions += [] if alike else [other]
         f = scalar_function(f"f{k + 1}", "if:output:0")
         yes = f.node_def.add(name="yes", op="Const")
         yes.attr["dtype"].type = yes.attr["value"].tensor.dtype = BOOL
@@ -54,8 +64,8 @@ def branches(depth: int) -> Definitions:
         node.attr["Tcond"].type = BOOL
         for types in ("Tin", "Tout"):
             node.attr[types].list.type.append(FLOAT)
-        for branch in ("then_branch", "else_branch"):
-            node.attr[branch].func.name = f"f{k}"
+        node.attr["then_branch"].func.name = f"f{k}"
+        node.attr["else_branch"].func.name = f"f{k}" if alike else f"other{k}"
         definitions.append(f)
     return definitions
 
@@ -130,7 +140,9 @@ def test_too_deeply_nested(nest: Callable[[int], Definitions]) -> None:
     assert len(message) < 300
 
 
-@pytest.mark.parametrize("definitions", [calls(30, times=2), gradients(60)], ids=["calls", "orders"])
+@pytest.mark.parametrize(
+    "definitions", [calls(30, times=2), branches(60, alike=False), gradients(60)], ids=["calls", "branches", "orders"]
+)
 def test_exponential(definitions: Definitions, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TF_SYMGRAD_MAX_NODES", "20000")
     error = on_a_small_stack(lambda: build(definitions, definitions[-1].signature.name))
@@ -224,6 +236,25 @@ def test_nodes_of_few_bytes_and_many_tensors(read: str) -> None:
     with pytest.raises(StatusError, match="TF_SYMGRAD_MAX_NODES"):
         build([f], "f")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + (300 << 10)  # kB
+
+
+def test_a_node_of_many_unknown_dimensions() -> None:
+    """Each is looked up among those that there are; by comparing it with all, that would take minutes."""
+    f = chain(1)
+    part = f.node_def.add(name="part", op="Cast", input=["x"]).attr
+    part["SrcT"].type, part["DstT"].type = FLOAT, types_pb2.DT_INT32
+    parts = f.node_def.add(name="parts", op="DynamicPartition", input=["x", "part:y:0"]).attr
+    parts["T"].type, parts["num_partitions"].i = FLOAT, 1 << 20
+    assert build([f], "chain").function
+
+
+def test_a_batch_of_many_lists() -> None:
+    """Its gradient takes nodes for each list, and a shape of few bytes tells of how many."""
+    lists, rows = tf.TensorSpec([None], tf.variant), tf.TensorSpec([1 << 20, 4])
+    f = tf.function(lambda lists, rows: tf.raw_ops.TensorListPushBackBatch(input_handles=lists, tensor=rows))
+    g = f.get_concrete_function(lists, rows).function_def
+    with pytest.raises(StatusError, match="op TensorListPushBackBatch.*of so many lists"):
+        build([g], g.signature.name)
 
 
 OUT_OF_MEMORY = """

@@ -57,14 +57,16 @@ Grads SetItemGrad(const Op& o) {
 
 Grads ListConcatGrad(const Op& o) { return {op("TensorListSplit", o.dy(), PieceShape(o.out()), OUT(lengths))}; }
 
-// A row each for the lists of a vector.
+// A row each for the lists of a vector. There is no op that takes one from each: it takes nodes for each list.
 Grads PushBackBatchGrad(const Op& o) {
+  constexpr int kMost = 1 << 16;
   const V rows = IN(tensor), dy = o.dy();
-  const int n = static_cast<int>(rows.dim(0));
+  const int64_t n = rows.dim(0);
   if (n < 0) return o.unsupported("the number of lists must be known when building");
+  if (n > kMost) return o.unsupported("of so many lists: push to smaller batches of them, or use one list of rows");
   if (n == 0) return {dy, zeros_like(rows)};
   Values lists, items;
-  for (const V& list : unpack(dy, n)) {
+  for (const V& list : unpack(dy, static_cast<int>(n))) {
     lists.push_back(op("TensorListPopBack", list, RowShape(rows), Attr("element_dtype", rows.dtype())));
     items.push_back(lists.back().out(1));
   }

@@ -68,6 +68,7 @@ Grads IrfftGrad(const Op& o, const char* inverse, int dims) {
 Grads AudioSpectrogramGrad(const Op& o) {
   const V x = IN(input), y = o.out(), dy = o.dy();
   const int64_t size = o.integer("window_size"), stride = o.integer("stride");
+  if (size > 1 << 30) return o.unsupported("of windows of so many samples");  // positions are int32
   int64_t length = 1;
   while (length < size) length *= 2;
   const V t = range(0, constant(size, DType::kInt32)), fft_length = ints({length});
@@ -89,7 +90,7 @@ Grads MfccGrad(const Op& o) {
   const int64_t bands = o.integer("filterbank_channel_count"), features = o.integer("dct_coefficient_count");
   const double low = o.number("lower_frequency_limit"), high = o.number("upper_frequency_limit");
   auto mel = [](double hertz) { return 1127 * std::log1p(hertz / 700); };
-  const double space = (mel(high) - mel(low)) / static_cast<double>(bands + 1);
+  const double space = (mel(high) - mel(low)) / (static_cast<double>(bands) + 1);
   auto numbers = [](const V& n) { return cast(range(0, cast(n, DType::kInt32)), DType::kDouble); };
   const V n = dim(x, -1), k = numbers(n), band = numbers(bands);
   const V step = 0.5 * cast(IN(sample_rate), DType::kDouble) / cast(n - 1, DType::kDouble);

@@ -6,7 +6,8 @@
 #include <memory>
 #include <utility>
 
-#include "absl/container/inlined_vector.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "csrc/engine/body/node_check.h"
 #include "csrc/engine/facts/plain_shapes.h"
@@ -49,23 +50,22 @@ Shape ToShape(Body* body, const Ints& ints) {
   return body->shapes()->MakeShape(dims);
 }
 
-// Carries shapes from the context of one node, which dies, to the arena. A dimension that came in keeps its identity,
-// so that the engine can tell that two dimensions that it does not know are equal.
+// Carries shapes from the context of one node, which dies, to the arena. A shape or dimension that came in keeps its
+// identity, so that the engine can tell that two dimensions that it does not know are equal.
 class Importer {
  public:
   explicit Importer(Body* body) : body_(body) {}
 
   void AddInput(Shape s) {
-    shapes_.push_back(s);
+    shapes_.insert(s.Handle());
     for (int i = 0; i < InferenceContext::Rank(s); ++i) {
       const Dim d = InferenceContext::DimKnownRank(s, i);
-      if (!InferenceContext::ValueKnown(d)) dims_.push_back({d, d});
+      if (!InferenceContext::ValueKnown(d)) dims_.try_emplace(d.Handle(), d);
     }
   }
 
   Shape Import(Shape s) {
-    for (const Shape& known : shapes_)
-      if (s.SameHandle(known)) return s;
+    if (shapes_.contains(s.Handle())) return s;
     const int rank = InferenceContext::Rank(s);
     if (rank < 0) return body_->shapes()->UnknownShape();
     std::vector<Dim> dims(rank);
@@ -76,14 +76,14 @@ class Importer {
  private:
   Dim Import(Dim d) {
     if (InferenceContext::ValueKnown(d)) return body_->shapes()->MakeDim(InferenceContext::Value(d));
-    for (const auto& [from, to] : dims_)
-      if (from.SameHandle(d)) return to;
-    return dims_.emplace_back(d, body_->shapes()->UnknownDim()).second;
+    const auto [it, is_new] = dims_.try_emplace(d.Handle());
+    if (is_new) it->second = body_->shapes()->UnknownDim();
+    return it->second;
   }
 
   Body* body_;
-  absl::InlinedVector<Shape, 4> shapes_;
-  absl::InlinedVector<std::pair<Dim, Dim>, 8> dims_;
+  absl::flat_hash_set<size_t> shapes_;
+  absl::flat_hash_map<size_t, Dim> dims_;
 };
 
 // TensorFlow's shape function takes an unknown shape for a rank of -1, which no input has whose rank the engine knows.

@@ -275,7 +275,9 @@ class FunctionReader {
         for (int i = 0; i < source.count; ++i) {
           ports.push_back({source.item, source.first + i});
           const tf::DataType got = items_[source.item].out[source.first + i];
-          if (tf::BaseType(got) != tf::BaseType(dtypes[i]))
+          if (tf::IsRefType(dtypes[i]))  // of which no op of a function takes the value
+            errors_.Add(absl::StrCat("output '", arg.name(), "' is a reference: return the variable's value"));
+          else if (tf::BaseType(got) != dtypes[i])
             errors_.Add(absl::StrCat("output '", arg.name(), "' must be ", tf::DataTypeString(dtypes[i]), ", but is ",
                                      tf::DataTypeString(got)));
         }

@@ -1,6 +1,8 @@
 // If and Case: each branch becomes a forward and a pullback half, and the node a forward and a pullback node.
 #include <algorithm>
 
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_cat.h"
 #include "csrc/engine/body/calls.h"
 #include "csrc/engine/emit/literal.h"
 #include "csrc/engine/facts/facts.h"
@@ -26,15 +28,24 @@ void SetBranches(const std::vector<Callable>& functions, tf::NodeDef* node) {
 // What crosses from forward to pullback, the same for all branches: results, and after them slots. A slot serves each
 // branch that has a residual of its dtype and static shape. XLA wants all branches to return tensors of the same
 // shapes. Elsewhere a slot serves several branches only where its shape is known, and it is no list: Grappler takes
-// what one branch says of a tensor's shape for all of them.
+// what one branch says of a tensor's shape for all of them. Branches that are one function say the same.
 struct Slots {
   TensorSpecs tensors;
   std::vector<std::vector<int>> of;  // branch, residual -> slot; below 0: ~result
   std::vector<bool> crosses;         // by result
 
   Slots(const std::vector<SplitVjp>& splits, bool compiled) {
+    absl::flat_hash_map<std::string, std::vector<int>> alike;  // slots that branches share, by dtype and shape
     for (const SplitVjp& split : splits) {
-      std::vector<bool> taken(tensors.size(), false);
+      const auto is_same = [&](const SplitVjp& other) {
+        return other.forward.name == split.forward.name && other.residuals == split.residuals;
+      };
+      const auto first = std::find_if(splits.begin(), splits.end(), is_same) - splits.begin();
+      if (first < static_cast<int64_t>(of.size())) {
+        of.push_back(std::vector<int>(of[first]));
+        continue;
+      }
+      absl::flat_hash_map<std::string, size_t> taken;  // how many of those
       std::vector<int>& mine = of.emplace_back();
       crosses.resize(split.num_results, false);
       for (size_t r = 0; r < split.residuals.size(); ++r) {
@@ -46,11 +57,14 @@ struct Slots {
         const TensorSpec& residual = split.residual(r);
         const TensorSpec wanted{residual.dtype, compiled ? residual.shape : Known(residual.shape)};
         const bool shared = compiled ? !wanted.shape.unknown_rank() : IsOneShape(wanted);
-        size_t slot = shared ? 0 : tensors.size();
-        while (slot < tensors.size() && (taken[slot] || !Fits(wanted, tensors[slot]))) ++slot;
-        if (slot == tensors.size()) tensors.push_back(wanted), taken.push_back(false);
-        taken[slot] = true;
-        mine.push_back(static_cast<int>(slot));
+        const std::string like = absl::StrCat(wanted.dtype, shared ? wanted.shape.DebugString() : "");
+        std::vector<int>& slots = alike[like];
+        const size_t slot = shared ? taken[like]++ : slots.size();
+        if (slot == slots.size()) {
+          slots.push_back(static_cast<int>(tensors.size()));
+          tensors.push_back(wanted);
+        }
+        mine.push_back(slots[slot]);
       }
     }
   }
@@ -73,9 +87,6 @@ struct Slots {
   }
   static bool IsOneShape(const TensorSpec& tensor) {
     return tensor.dtype != tf::DT_VARIANT && tensor.shape.IsFullyDefined();
-  }
-  static bool Fits(const TensorSpec& tensor, const TensorSpec& slot) {
-    return tensor.dtype == slot.dtype && slot.shape.IsIdenticalTo(tensor.shape);
   }
 };
 

@@ -44,6 +44,7 @@ class FunctionAuthor {
     signature.args = args_;
     signature.keeps = Keeps::kAll;
     for (const V& v : results) signature.results.push_back(ToPort(v));
+    TF_RETURN_IF_ERROR(functions_->Spend(body_.num_outputs() + static_cast<int64_t>(results.size())));
     return WriteFunction(functions_, body_, stem, signature, tf::FunctionDef());
   }
 
