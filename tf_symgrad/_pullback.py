@@ -158,6 +158,8 @@ def set_graphs(op: Any) -> None:
             for outer, inner in zip(inputs, graph.inputs, strict=True):
                 handle_data_util.copy_handle_data(outer, inner)
             _prepare(graph)
+            # What TensorFlow makes of the graph it calls after it. Other nodes have the same function, and not its graph.
+            graph.name = f"{function.name}_{ops.uid()}"
             setattr(op, attribute, graph)
 
 
