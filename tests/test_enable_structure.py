@@ -13,8 +13,8 @@ from tensorflow.python.ops import gradients_util
 import tf_symgrad
 from tests.oracles import taped
 
-_backward, _enable, _structure = (
-    importlib.import_module(f"tf_symgrad.{name}") for name in ("_backward", "_enable", "_structure")
+_backward, _enable, _pullback, _structure = (
+    importlib.import_module(f"tf_symgrad.{name}") for name in ("_backward", "_enable", "_pullback", "_structure")
 )
 RANDOM = np.random.default_rng(0)
 X = tf.constant(RANDOM.normal(size=(3, 4)), tf.float32)
@@ -605,6 +605,17 @@ def test_eager_tapes_that_may_ask_again_over_derivatives(f: Callable[[Any], Any]
             y = tf.function(once)(x)
         np.testing.assert_allclose(inner.gradient(y, x), expected, rtol=1e-4)
     assert not said.reasons
+
+
+def test_graphs_of_one_function_have_names_of_their_own() -> None:
+    """TensorFlow names after them what it makes of a loop's body, which another loop of that body may not return."""
+    with tf.Graph().as_default():
+        loop = next(op for op in cosines(tf.constant(0.3)).op.graph.get_operations() if "While" in op.type)
+        names = []
+        for _ in range(2):
+            _pullback.set_graphs(loop)
+            names.append(loop._body_graph.name)
+    assert len({*names, loop.get_attr("body").name}) == 3
 
 
 def test_a_backward_function_that_would_grow_for_ever_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

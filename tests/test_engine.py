@@ -153,6 +153,12 @@ def test_unknown_shapes_that_are_equal_broadcast_nothing(spec: tf.TensorSpec) ->
     assert not {"BroadcastGradientArgs", "Shape", "Sum", "Reshape"} & set(ops)
 
 
+def test_what_the_function_computes_of_shapes_is_not_computed_again() -> None:
+    f = lambda x: tf.reduce_sum(tf.sin(tf.concat([x, x * x], 1)))  # noqa: E731
+    ops = ops_of(gradient(tf_symgrad.grad(f), tf.TensorSpec([None, None], tf.float32)))
+    assert (ops["ConcatV2"], ops["Pack"], ops["GatherV2"]) == (2, 1, 1)
+
+
 SHAPES: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "MatMul": lambda x: tf.matmul(tf.squeeze(x, 2), tf.squeeze(x, 2), transpose_b=True),
     "MatMul of a transpose": lambda x: tf.matmul(tf.squeeze(x, 2), tf.squeeze(x, 2), transpose_a=True),

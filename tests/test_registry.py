@@ -110,11 +110,8 @@ EMITS = "emits it"
 ENGINE = {
     "differentiate/resources.cc": ("tells by parts of names what uses no variable", None),
     "emit/builder.cc": (
-        "emits it, leaves broadcasts to it, or finds it in the body",
-        {
-            *("AddN", "AddV2", "BroadcastGradientArgs", "BroadcastTo", "Mul", "RealDiv", "Shape", "Sub"),
-            "UnsortedSegmentSum",
-        },
+        "emits it, or leaves broadcasts to it",
+        {"AddN", "AddV2", "BroadcastTo", "Mul", "RealDiv", "Sub", "UnsortedSegmentSum"},
     ),
     "emit/shapes.cc": (EMITS, None),
     "emit/vocabulary.cc": (EMITS, None),

@@ -8,6 +8,7 @@
 #include "csrc/engine/emit/emission.h"
 #include "csrc/engine/emit/literal.h"
 #include "csrc/engine/facts/facts.h"
+#include "tensorflow/core/framework/attr_value_util.h"
 #include "tensorflow/core/framework/node_def_util.h"
 
 namespace symgrad {
@@ -22,18 +23,38 @@ bool Broadcasts(absl::string_view type) {
   return false;
 }
 
-// Whether an op computes of shapes, and of nothing else.
-bool IsShape(absl::string_view type) { return type == "Shape" || type == "BroadcastGradientArgs"; }
+bool IsInt(tf::DataType t) { return t == tf::DT_INT32 || t == tf::DT_INT64; }
+
+// Whether a node computes integers and nothing else, as shapes are.
+bool IsOfShapes(const Body& body, int id) {
+  const Node& n = body.node(id);
+  if (n.is_arg() || n.inputs.empty() || n.num_outputs == 0 || n.op->op_def.is_stateful()) return false;
+  for (int i = 0; i < n.num_outputs; ++i)
+    if (!IsInt(body.output({id, i}).dtype)) return false;
+  return true;
+}
+
+// Whether two nodes of one op have the same attrs, but for those of the runtime.
+bool HaveSameAttrs(const tf::OpDef& op, const tf::NodeDef& a, const tf::NodeDef& b) {
+  return std::all_of(op.attr().begin(), op.attr().end(), [&](const tf::OpDef::AttrDef& attr) {
+    const auto value = [&](const tf::NodeDef& def) -> const tf::AttrValue& {
+      const auto it = def.attr().find(attr.name());
+      return it == def.attr().end() ? attr.default_value() : it->second;
+    };
+    return tf::AreAttrValuesEqual(value(a), value(b));
+  });
+}
 
 bool IsKnown(const Body& body, Port p) {
   const IntsPtr ints = body.output(p).ints;
   return ints != nullptr && ints->known();
 }
 
-// The first of a node's inputs that are no known integers.
-Port Unknown(const Body& body, absl::Span<const Port> inputs) {
-  const auto p = std::find_if(inputs.begin(), inputs.end(), [&](Port p) { return !IsKnown(body, p); });
-  return p == inputs.end() ? inputs[0] : *p;
+// The first of a node's inputs that are no known integers: node and output.
+std::pair<int, int> Unknown(const Body& body, absl::Span<const Port> inputs) {
+  auto p = std::find_if(inputs.begin(), inputs.end(), [&](Port p) { return !IsKnown(body, p); });
+  if (p == inputs.end()) p = inputs.begin();
+  return {p->node, p->index};
 }
 
 // Whether two tensors are one, or are the same integers.
@@ -53,10 +74,8 @@ absl::Status BadEmission(const char* type, absl::string_view what) {
 }  // namespace
 
 Builder::Builder(Body* body) : body_(body) {
-  for (int id = 0; id < body->num_forward; ++id) {
-    const Node& n = body->node(id);
-    if (!n.is_arg() && IsShape(n.type())) shapes_[body->output_index(Unknown(*body, n.inputs))].push_back(id);
-  }
+  for (int id = 0; id < body->num_forward; ++id)
+    if (IsOfShapes(*body, id)) shapes_[Unknown(*body, body->node(id).inputs)].push_back(id);
 }
 
 Builder::Scope::Scope(Builder* builder) : previous_(std::exchange(current, builder)) {}
@@ -109,16 +128,16 @@ bool Builder::IsBroadcast(int id) const {
   return id >= body_->num_forward && !body_->node(id).is_arg() && body_->node(id).type() == "BroadcastTo";
 }
 
-int Builder::FindShape(const tf::NodeDef& def, const std::vector<Port>& inputs) const {
-  const auto known = shapes_.find(body_->output_index(Unknown(*body_, inputs)));
+int Builder::FindShape(const tf::OpDef& op, const tf::NodeDef& def, const std::vector<Port>& inputs) const {
+  if (inputs.empty()) return -1;
+  const auto known = shapes_.find(Unknown(*body_, inputs));
   if (known == shapes_.end()) return -1;
   for (const int id : known->second) {
     const Node& n = body_->node(id);
     if (n.type() != def.op() || n.def->device() != def.device()) continue;
     const auto same = [&](Port p, Port q) { return AreSame(*body_, p, q); };
-    if (!std::equal(inputs.begin(), inputs.end(), n.inputs.begin(), n.inputs.end(), same)) continue;
-    const auto out = def.attr().find("out_type"), its = n.def->attr().find("out_type");
-    if (out == def.attr().end() || (its != n.def->attr().end() && its->second.type() == out->second.type())) return id;
+    const bool equal = std::equal(inputs.begin(), inputs.end(), n.inputs.begin(), n.inputs.end(), same);
+    if (equal && HaveSameAttrs(op, *n.def, def)) return id;
   }
   return -1;
 }
@@ -147,7 +166,8 @@ V Builder::AddNode(const tf::OpRegistrationData* op, tf::NodeDef* def, const std
     const auto it = emitted_.find(key);
     if (it != emitted_.end()) return V::Tensor(it->second, 0);
   }
-  if (const int known = IsShape(type) ? FindShape(*def, inputs) : -1; known >= 0) return V::Tensor(known, 0);
+  const bool of_shapes = shared && std::all_of(dtypes.begin(), dtypes.end(), IsInt);
+  if (const int known = of_shapes ? FindShape(op->op_def, *def, inputs) : -1; known >= 0) return V::Tensor(known, 0);
   const int id = body_->AddNode(op, def, inputs, dtypes, origin_);
   const absl::Status inferred = InferFacts(body_, id);
   if (!inferred.ok()) return Fail(BadEmission(type.c_str(), inferred.message())), none;

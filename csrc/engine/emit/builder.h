@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -28,9 +29,9 @@ struct VjpQuery {
   bool as_python = false;     // gradients are zeros and rows where TensorFlow's Python makes such
 };
 
-// A builder dedups: an op without state, of the same inputs and attrs on the same device, is emitted once. Of shapes,
-// what the body has already is not emitted again: derivatives of derivatives ask for the same ones, and what a loop
-// keeps of them for each iteration it keeps once.
+// A builder dedups: an op without state, of the same inputs and attrs on the same device, is emitted once. Of shapes
+// and what is computed of them, what the body has already is not emitted again: derivatives of derivatives ask for the
+// same, and what a loop keeps of it for each iteration it keeps once.
 //
 // Rules reach the builder of their thread through Current(); a Scope makes a builder current.
 class Builder {
@@ -89,8 +90,8 @@ class Builder {
   V SumHere(const std::vector<V>& values);
   int OriginOf(const V& v) const;
   std::string DeviceOf(int origin) const;
-  // The node of the body that computes the same of shapes; -1 if there is none.
-  int FindShape(const tf::NodeDef& def, const std::vector<Port>& inputs) const;
+  // The node that came with the body and computes the same integers; -1 if there is none.
+  int FindShape(const tf::OpDef& op, const tf::NodeDef& def, const std::vector<Port>& inputs) const;
   // The node that computes `def` of `inputs`, new or emitted before.
   V AddNode(const tf::OpRegistrationData* op, tf::NodeDef* def, const std::vector<Port>& inputs, std::string key);
 
@@ -100,8 +101,9 @@ class Builder {
   absl::Status status_;
   std::vector<RowsValue> rows_;
   absl::flat_hash_map<std::string, const tf::OpRegistrationData*> ops_;
-  absl::flat_hash_map<std::string, int> emitted_;      // key -> node
-  absl::flat_hash_map<int, std::vector<int>> shapes_;  // output -> nodes that came with the body and are shapes of it
+  absl::flat_hash_map<std::string, int> emitted_;  // key -> node
+  // Nodes that came with the body and compute integers of a port. (Not by outputs: a node gets others in the sweep.)
+  absl::flat_hash_map<std::pair<int, int>, std::vector<int>> shapes_;
 };
 
 inline Port ToPort(const V& v) { return {v.node(), v.port()}; }
