@@ -7,7 +7,11 @@ from tests.fuzz.differential import compare
 
 @pytest.mark.parametrize(
     ("seed", "mode", "order"),
-    [*((seed, "function", 1 + seed % 2) for seed in range(8)), *((seed, "eager", 1) for seed in range(8, 12))],
+    [
+        *((seed, "function", 1 + seed % 2) for seed in range(8)),
+        *((seed, "eager", 1) for seed in range(8, 12)),
+        *((seed, "enable", 1 + seed % 2) for seed in range(12, 17)),
+    ],
 )
 def test_agrees_with_the_tape(seed: int, mode: str, order: int) -> None:
     assert compare(seed, mode, order) == ""

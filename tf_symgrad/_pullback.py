@@ -149,7 +149,7 @@ _GRAPHS = {
 
 def set_graphs(op: Any) -> None:
     """Gives a branch or a loop the graphs of its functions, as TensorFlow's Python leaves them there."""
-    inputs = op.inputs if op.type.endswith("While") else op.inputs[1:]
+    inputs, find = op.inputs if op.type.endswith("While") else op.inputs[1:], _library.finder(op.graph)
     for attr, name in _GRAPHS[op.type.removeprefix("Stateless")].items():
         functions = op.get_attr(attr)
         names = {name: functions} if attr != "branches" else {f"{name}{i}": f for i, f in enumerate(functions)}
@@ -159,8 +159,10 @@ def set_graphs(op: Any) -> None:
             graph.name = control_flow_util_v2.unique_fn_name("", function.name)
             for outer, inner in zip(inputs, graph.inputs, strict=True):
                 handle_data_util.copy_handle_data(outer, inner)
+            for called in _library.reachable(find(function.name), find).values():
+                graph._add_function(called)
             _prepare(graph)
-            # What TensorFlow makes of the graph it calls after it. Other nodes have the same function, and not its graph.
+            # TensorFlow names after the graph what it makes of it. Other nodes may have the same function.
             graph.name = f"{function.name}_{ops.uid()}"
             setattr(op, attribute, graph)
 

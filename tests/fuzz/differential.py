@@ -24,7 +24,7 @@ import tensorflow as tf
 import tf_symgrad
 from tests.fuzz.programs import SHAPE, Program, random_program
 
-MODES = ("function", "eager", "jit")
+MODES = ("function", "eager", "jit", "enable")
 STEP = 1e-3  # of differences
 BATCH = 400
 
@@ -33,6 +33,7 @@ TAPE_FAILS = {
     "You must feed a value for placeholder": "a branch's second gradient takes a tensor of a graph that it is not in",
     "AssertionError": "a gradient of a loop within a loop's gradient finds no accumulator",
     "recompute_grad tried to transpose": "recompute_grad has no second derivative",
+    "Input 'max_num_elements' of 'EmptyTensorList'": "a list of a loop's gradient takes its length from another node",
 }
 
 
@@ -65,6 +66,23 @@ def by_tape(f: Any, x: Any, y: Any) -> Any:
 def by_engine(f: Any, x: Any, y: Any) -> Any:
     concrete = tf.function(f, autograph=False).get_concrete_function(x, y)
     return tf_symgrad.symbolic_gradient([x, y, tf.ones([], x.dtype)], f=concrete)
+
+
+def enabled(way: int) -> Callable[..., Any]:
+    """A gradient by code that knows of no engine: of a tape, of a graph, of a tape that is asked twice."""
+
+    def gradient(f: Any, x: Any, y: Any) -> Any:
+        with tf_symgrad.native():
+            if way == 0:
+                return by_tape(f, x, y)
+            if way == 1:
+                return tf.gradients(f(x, y), [x, y], unconnected_gradients="zero")
+            with tf.GradientTape(persistent=True) as tape:
+                tape.watch([x, y])
+                loss = f(x, y)
+            return [tape.gradient(loss, t, unconnected_gradients="zero") for t in (x, y)]
+
+    return gradient
 
 
 def traced(f: Program, x: list[Any], jit: bool = False) -> Any:
@@ -107,6 +125,11 @@ def difference(expected: Any, got: Any) -> str:
     return "" if error < 1e-7 else f"differs by {error:.1e} of {scale:.1e}"
 
 
+def of_the_tape(failed: str) -> str:
+    """Why the tape fails so, where that is known."""
+    return next((f"the tape fails: {why}" for text, why in TAPE_FAILS.items() if text in failed), "")
+
+
 def compare(seed: int, mode: str, order: int) -> str:
     """What differs for a program; empty if nothing does.
 
@@ -119,7 +142,7 @@ def compare(seed: int, mode: str, order: int) -> str:
     lower: Program = traced(value(program), x)
     for n in range(1, order + 1):
         by_tapes = derivative(value(program), by_tape, n)
-        found, got, said = derivative(lower, by_engine), None, ""
+        found, got, said = derivative(lower, enabled(seed % 3) if mode == "enable" else by_engine), None, ""
         try:
             if n < order or mode != "eager":
                 found = traced(found, x, jit=mode == "jit" and n == order)
@@ -128,6 +151,8 @@ def compare(seed: int, mode: str, order: int) -> str:
             if mode == "jit" and not xla_compiles(by_tapes, x):
                 return ""
             said = f"{type(error).__name__}: {error}"
+            if mode == "enable" and (why := of_the_tape(said)):  # which does what is left to it
+                return why
         asks = n == 1 and seed % 8 == 0
         if asks or got is None or not agrees(got, lower, x, rng):
             try:
@@ -136,7 +161,7 @@ def compare(seed: int, mode: str, order: int) -> str:
                 if got is not None and agrees(got, lower, x, rng):
                     return ""
                 failed = f"{type(error).__name__}: {error}"
-                return f"the tape fails: {next((why for text, why in TAPE_FAILS.items() if text in failed), failed)}"
+                return of_the_tape(failed) or f"the tape fails: {failed}"
             if differs := said or difference(expected, got):
                 return f"at order {n}: {differs}"
         lower = found
@@ -168,7 +193,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--count", type=int, default=10**9)
-    parser.add_argument("--modes", nargs="*", default=["function"] * 11 + ["eager"] * 4 + ["jit"], choices=MODES)
+    parser.add_argument(
+        "--modes", nargs="*", default=["function"] * 10 + ["eager"] * 3 + ["jit"] + ["enable"] * 4, choices=MODES
+    )
     parser.add_argument("--batch-until", type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.batch_until:

@@ -23,14 +23,12 @@ bool Broadcasts(absl::string_view type) {
   return false;
 }
 
-bool IsInt(tf::DataType t) { return t == tf::DT_INT32 || t == tf::DT_INT64; }
-
-// Whether a node computes integers and nothing else, as shapes are.
-bool IsOfShapes(const Body& body, int id) {
+// Whether a node computes integers or truth values and nothing else, as shapes and masks are.
+bool IsDiscrete(const Body& body, int id) {
   const Node& n = body.node(id);
   if (n.is_arg() || n.inputs.empty() || n.num_outputs == 0 || n.op->op_def.is_stateful()) return false;
   for (int i = 0; i < n.num_outputs; ++i)
-    if (!IsInt(body.output({id, i}).dtype)) return false;
+    if (!IsIntegral(body.output({id, i}).dtype)) return false;
   return true;
 }
 
@@ -75,7 +73,7 @@ absl::Status BadEmission(const char* type, absl::string_view what) {
 
 Builder::Builder(Body* body) : body_(body) {
   for (int id = 0; id < body->num_forward; ++id)
-    if (IsOfShapes(*body, id)) shapes_[Unknown(*body, body->node(id).inputs)].push_back(id);
+    if (IsDiscrete(*body, id)) discrete_[Unknown(*body, body->node(id).inputs)].push_back(id);
 }
 
 Builder::Scope::Scope(Builder* builder) : previous_(std::exchange(current, builder)) {}
@@ -128,10 +126,10 @@ bool Builder::IsBroadcast(int id) const {
   return id >= body_->num_forward && !body_->node(id).is_arg() && body_->node(id).type() == "BroadcastTo";
 }
 
-int Builder::FindShape(const tf::OpDef& op, const tf::NodeDef& def, const std::vector<Port>& inputs) const {
+int Builder::FindDiscrete(const tf::OpDef& op, const tf::NodeDef& def, const std::vector<Port>& inputs) const {
   if (inputs.empty()) return -1;
-  const auto known = shapes_.find(Unknown(*body_, inputs));
-  if (known == shapes_.end()) return -1;
+  const auto known = discrete_.find(Unknown(*body_, inputs));
+  if (known == discrete_.end()) return -1;
   for (const int id : known->second) {
     const Node& n = body_->node(id);
     if (n.type() != def.op() || n.def->device() != def.device()) continue;
@@ -166,8 +164,8 @@ V Builder::AddNode(const tf::OpRegistrationData* op, tf::NodeDef* def, const std
     const auto it = emitted_.find(key);
     if (it != emitted_.end()) return V::Tensor(it->second, 0);
   }
-  const bool of_shapes = shared && std::all_of(dtypes.begin(), dtypes.end(), IsInt);
-  if (const int known = of_shapes ? FindShape(op->op_def, *def, inputs) : -1; known >= 0) return V::Tensor(known, 0);
+  const bool discrete = shared && std::all_of(dtypes.begin(), dtypes.end(), IsIntegral);
+  if (const int known = discrete ? FindDiscrete(op->op_def, *def, inputs) : -1; known >= 0) return V::Tensor(known, 0);
   const int id = body_->AddNode(op, def, inputs, dtypes, origin_);
   const absl::Status inferred = InferFacts(body_, id);
   if (!inferred.ok()) return Fail(BadEmission(type.c_str(), inferred.message())), none;

@@ -29,7 +29,7 @@ struct VjpQuery {
   bool as_python = false;     // gradients are zeros and rows where TensorFlow's Python makes such
 };
 
-// A builder dedups: an op without state, of the same inputs and attrs on the same device, is emitted once. Of shapes
+// A builder dedups: an op without state, of the same inputs and attrs on the same device, is emitted once. Of shapes,
 // and what is computed of them, what the body has already is not emitted again: derivatives of derivatives ask for the
 // same, and what a loop keeps of it for each iteration it keeps once.
 //
@@ -90,8 +90,8 @@ class Builder {
   V SumHere(const std::vector<V>& values);
   int OriginOf(const V& v) const;
   std::string DeviceOf(int origin) const;
-  // The node that came with the body and computes the same integers; -1 if there is none.
-  int FindShape(const tf::OpDef& op, const tf::NodeDef& def, const std::vector<Port>& inputs) const;
+  // The node that came with the body and computes the same; -1 if there is none.
+  int FindDiscrete(const tf::OpDef& op, const tf::NodeDef& def, const std::vector<Port>& inputs) const;
   // The node that computes `def` of `inputs`, new or emitted before.
   V AddNode(const tf::OpRegistrationData* op, tf::NodeDef* def, const std::vector<Port>& inputs, std::string key);
 
@@ -102,8 +102,9 @@ class Builder {
   std::vector<RowsValue> rows_;
   absl::flat_hash_map<std::string, const tf::OpRegistrationData*> ops_;
   absl::flat_hash_map<std::string, int> emitted_;  // key -> node
-  // Nodes that came with the body and compute integers of a port. (Not by outputs: a node gets others in the sweep.)
-  absl::flat_hash_map<std::pair<int, int>, std::vector<int>> shapes_;
+  // Nodes that came with the body and compute integers or truth values of a port. (Not by outputs: a node gets others
+  // in the sweep.)
+  absl::flat_hash_map<std::pair<int, int>, std::vector<int>> discrete_;
 };
 
 inline Port ToPort(const V& v) { return {v.node(), v.port()}; }
