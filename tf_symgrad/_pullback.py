@@ -155,12 +155,10 @@ def set_graphs(op: Any) -> None:
         names = {name: functions} if attr != "branches" else {f"{name}{i}": f for i, f in enumerate(functions)}
         for attribute, function in names.items():
             graph = control_flow_util_v2.get_func_graph(op, [t.shape for t in inputs], function.name)
-            # TensorFlow names after it what it makes of it, which two nodes of one function need not have in common.
-            graph.name = control_flow_util_v2.unique_fn_name("", function.name)
             for outer, inner in zip(inputs, graph.inputs, strict=True):
                 handle_data_util.copy_handle_data(outer, inner)
             _prepare(graph)
-            # What TensorFlow makes of the graph it calls after it. Other nodes have the same function, and not its graph.
+            # TensorFlow names after it what it makes of it. Other nodes have the same function, but not its graph.
             graph.name = f"{function.name}_{ops.uid()}"
             setattr(op, attribute, graph)
 
