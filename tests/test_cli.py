@@ -373,6 +373,15 @@ def test_a_model_that_was_not_saved_before(tmp_path: Path) -> None:
     np.testing.assert_allclose(got["gradient_x"], tape.gradient(y, x), rtol=1e-5)
 
 
+def test_a_model_that_has_the_signature_that_it_is_saved_with(tmp_path: Path) -> None:
+    model = tf.keras.Sequential([tf.keras.Input([3]), tf.keras.layers.Dense(1, "tanh", use_bias=False)])
+    added = tf_symgrad.save_with_gradients(model, tmp_path / "out", wrt=["inputs"])["gradients"]
+    dy = tf.ones([len(X), 1])
+    got = added(inputs=tf.constant(X, tf.float32), d_output_0=dy)["gradient_inputs"]
+    (expected,) = tf_symgrad.vjp(model, tf.constant(X, tf.float32))[1](dy)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
 def test_the_program(tmp_path: Path) -> None:
     def tf_symgrad_command(*arguments: str) -> Any:
         command = [sys.executable, "-m", "tf_symgrad", *arguments]

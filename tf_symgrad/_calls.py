@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.checkpoint import graph_view
 from tensorflow.python.eager.polymorphic_function import concrete_function, polymorphic_function
+from tensorflow.python.ops import ref_variable
 from tensorflow.python.trackable import autotrackable
+from tensorflow.python.util import nest
 
 # What a user may name with `wrt`: a position, a parameter's name, a variable, what has trainable variables, or a
 # structure of these.
@@ -84,14 +87,22 @@ class Call:
             given = iter(tensors)
             values = [next(given) if t else x for x, t in zip(flat, is_input, strict=True)]
             args, kwargs = tf.nest.pack_sequence_as(arguments, values, expand_composites=True)
-            y = tf.nest.map_structure(
-                lambda v: v if v is None or _is_composite(v) else tf.convert_to_tensor(v), f(*args, **kwargs)
-            )
+            y = tf.nest.map_structure(result, f(*args, **kwargs))
             structures.append(tf.nest.map_structure(lambda v: v if v is None else tf.type_spec_from_value(v), y))
             return [v for v in tf.nest.flatten(y, expand_composites=True) if v is not None]
 
-        specs = [tf.TensorSpec(x.shape, x.dtype) for x in self.tensors]
+        specs = [tf.TensorSpec(x.shape, x.dtype, name) for x, name in zip(self.tensors, self._names(f), strict=True)]
         return tf.function(of_tensors).get_concrete_function(specs), structures[-1]
+
+    def _names(self, f: Callable[..., Any]) -> list[str]:
+        """What a reader of the traced function may call each of its tensors."""
+        args, known = self._arguments[0], positional(f)
+        own = [*known[: len(args)], *[f"args_{i}" for i in range(len(known), len(args))]]
+        names = []
+        for (kind, key, *path), _ in nest.flatten_with_tuple_paths(self._arguments, expand_composites=True):
+            name = "_".join(map(str, (own[key] if kind == 0 else key, *path)))
+            names.append(re.sub(r"\W", "_", name, flags=re.ASCII).lstrip("_") or "x")
+        return [name for name, is_input in zip(names, self._is_input, strict=True) if is_input]
 
     def _key(self) -> str | None:
         """What the trace depends on, beside f; None if it can't be told."""
@@ -200,6 +211,30 @@ def _is_composite(value: Any) -> bool:
     return isinstance(value, (tf.SparseTensor, tf.RaggedTensor, tf.IndexedSlices))
 
 
+def result(value: Any) -> Any:
+    """What a function returns, as a tensor; None, sparse and ragged tensors as they are."""
+    if value is None or _is_composite(value):
+        return value
+    try:
+        return tf.convert_to_tensor(value)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"f returns {value!r}, no tensor: return tensors, or lists, tuples and dicts of them."
+        ) from None
+
+
+def positional(f: Any) -> list[str]:
+    """The parameters of f that may be given by position."""
+    try:
+        if isinstance(f, concrete_function.ConcreteFunction):
+            parameters = f.function_type.parameters
+        else:
+            parameters = inspect.signature(getattr(f, "python_function", f)).parameters
+    except (TypeError, ValueError):  # not to be had of everything that is written in C
+        return []
+    return [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
 def callable_of(f: Any) -> Callable[..., Any]:
     if not callable(f):
         raise TypeError(f"f must be a function, a tf.function, a ConcreteFunction or a model, not {f!r}.")
@@ -211,22 +246,24 @@ def with_tensors(
 ) -> tuple[Wrt, list[Any], dict[str, Any]]:
     """`wrt` with names of positional arguments as positions; the arguments, with numbers that it names as tensors."""
     values, named = list(args), dict(kwargs)
-    parameters: list[str] = []
-    if any(isinstance(x, str) for x in tf.nest.flatten(wrt)):
-        python_function = getattr(f, "python_function", f)
-        parameters = list(inspect.signature(python_function).parameters)
+    by_name = any(isinstance(x, str) and x not in named for x in tf.nest.flatten(wrt))
+    parameters = positional(f) if by_name else []
+    also = f"; {[*named]} are given by keyword" if named else ""
 
     def place(x: Any) -> Any:
-        if isinstance(x, str) and x not in named and x in parameters:
+        if isinstance(x, str) and x not in named and x in parameters[: len(values)]:
             x = parameters.index(x)
         if isinstance(x, int) and not isinstance(x, bool):
             if not -len(values) <= x < len(values):
-                raise TypeError(f"wrt names argument {x}, but the call has {len(values)} positional arguments.")
+                raise TypeError(f"wrt names argument {x}, but the call has {len(values)} positional arguments{also}.")
             x %= len(values)
             values[x] = tf.nest.map_structure(as_tensor, values[x])
         elif isinstance(x, str):
             if x not in named:
-                raise TypeError(f"wrt names argument {x!r}, but the call has none of that name.")
+                raise TypeError(
+                    f"wrt names argument {x!r}, but the call has none of that name: it has {len(values)} positional "
+                    f"arguments{also}. Give it, where it has a default; one of many, as in *args, has a position."
+                )
             named[x] = tf.nest.map_structure(as_tensor, named[x])
         return x
 
@@ -290,7 +327,16 @@ def variable_of(x: Any) -> Any:
 def places_of(inputs: Sequence[Any]) -> Callable[[tf.Variable], int | None]:
     """Tells which of the inputs of a function a variable is; None if the function does not read it."""
     places = {id(x): i for i, x in reversed([*enumerate(inputs)])}
-    return lambda variable: places.get(id(variable.handle))
+
+    def place(variable: tf.Variable) -> int | None:
+        if isinstance(variable, ref_variable.RefVariable):
+            raise TypeError(
+                f"'{variable.name}' is a reference variable of TensorFlow 1, of which there are no gradients: make it "
+                "with use_resource=True, or call tf.compat.v1.enable_resource_variables() first."
+            )
+        return places.get(id(variable.handle))
+
+    return place
 
 
 def select(wrt: Wrt, call: Call, inputs: Sequence[Any]) -> tuple[list[bool], Callable[[Sequence[Any]], Any]]:

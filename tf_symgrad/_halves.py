@@ -43,9 +43,9 @@ class Halves:
         self._taken = [*[operands[i] for i in inputs], *results[len(self._outputs) :]]
         self.value = self._call.output(self.tensors)
 
-    def pullback(self, dy: Any) -> tuple[Any, ...]:
+    def pullback(self, dy: Any, what: str = "cotangent") -> tuple[Any, ...]:
         """The gradient of each argument; None where none flows."""
-        cotangents = _flatten_like(dy, self.value, "cotangent")
+        cotangents = _flatten_like(dy, self.value, what)
         gradients = self.pull(cotangents)
 
         def of_variable(v: tf.Variable) -> Any:

@@ -40,7 +40,7 @@ def jacobian(f: Callable[..., Any], wrt: int | str = 0) -> Callable[..., Any]:
     def of_arguments(*args: Any, **kwargs: Any) -> Any:
         name, values, named = _calls.with_tensors(f, wrt, args, kwargs)
         argument = values[name] if isinstance(name, int) else named[name]
-        xs = [tf.convert_to_tensor(x) for x in tf.nest.flatten(argument)]
+        xs = [_tensor(x, wrt) for x in tf.nest.flatten(argument)]
 
         def of_tensors(*xs: Any) -> Any:
             given = tf.nest.pack_sequence_as(argument, xs)
@@ -59,6 +59,16 @@ def jacobian(f: Callable[..., Any], wrt: int | str = 0) -> Callable[..., Any]:
         return tf.nest.pack_sequence_as(halves.value, leaves, expand_composites=True)
 
     return of_arguments
+
+
+def _tensor(x: Any, name: int | str) -> Any:
+    value = _calls.variable_of(x)
+    if value is None and not isinstance(x, _calls.TENSORS):
+        raise TypeError(
+            f"wrt names argument {name!r}, in which there is {x!r}: no tensor or variable. Pass these, or lists, "
+            "tuples and dicts of them; of a sparse or ragged tensor its values: f of x.with_values(values)."
+        )
+    return tf.convert_to_tensor(x if value is None else value)
 
 
 def _by_columns(halves: Halves, xs: Sequence[Any]) -> list[list[Any]]:

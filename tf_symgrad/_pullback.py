@@ -155,8 +155,6 @@ def set_graphs(op: Any) -> None:
         names = {name: functions} if attr != "branches" else {f"{name}{i}": f for i, f in enumerate(functions)}
         for attribute, function in names.items():
             graph = control_flow_util_v2.get_func_graph(op, [t.shape for t in inputs], function.name)
-            # TensorFlow names after it what it makes of it, which two nodes of one function need not have in common.
-            graph.name = control_flow_util_v2.unique_fn_name("", function.name)
             for outer, inner in zip(inputs, graph.inputs, strict=True):
                 handle_data_util.copy_handle_data(outer, inner)
             for called in _library.reachable(find(function.name), find).values():

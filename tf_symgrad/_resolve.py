@@ -84,6 +84,8 @@ def _trace(f: Any, python_function: Callable[..., Any], values: Sequence[Any]) -
         traced.append(function)
     if len(traced) == 1:  # there is but one way to read the call: what does not fit is named later
         return traced[0]
+    if isinstance(failure, TypeError) and not traced and not values:
+        raise _without_signature(python_function) from failure
     if failure is not None and not traced:
         raise failure
     raise invalid(
@@ -120,10 +122,7 @@ def _argument_counts(f: Callable[..., Any], available: int) -> list[int]:
         lowest = sum(p.default is p.empty for p in positional)
         highest = available if any(p.kind == p.VAR_POSITIONAL for p in parameters) else len(positional)
     if lowest > available == 0:
-        raise invalid(
-            f"{f} has no signature, so that nobody knows what it takes. Pass a ConcreteFunction: "
-            "tf.function(f).get_concrete_function(...); to explain there is args as well: explain(f, args=[x])."
-        )
+        raise _without_signature(f)
     if lowest > available:
         raise invalid(f"{f} takes {lowest} arguments, but input holds only {available}: arguments, then cotangents.")
     if lowest == highest:
@@ -131,6 +130,13 @@ def _argument_counts(f: Callable[..., Any], available: int) -> list[int]:
     # One output is what most functions have; then those with more, then a scalar's that needs no cotangent.
     usual = [count for count in range(min(highest, available - 1), lowest - 1, -1) if count > 0]
     return usual + ([available] if available <= highest else [])
+
+
+def _without_signature(f: Any) -> tf.errors.InvalidArgumentError:
+    return invalid(
+        f"{f} has no signature, so that nobody knows what it takes. Pass a ConcreteFunction: "
+        "tf.function(f).get_concrete_function(...); to explain there is args as well: explain(f, args=[x])."
+    )
 
 
 def _trace_spec(value: Any) -> Any:

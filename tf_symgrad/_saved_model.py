@@ -45,7 +45,7 @@ def save_with_gradients(
     Whatever loads the model, TensorFlow Serving or a program in C, runs them: tf_symgrad is not needed there.
 
     Args:
-      model: what `tf.saved_model.load` returns; or a `tf.Module` or Keras model, together with `signatures`.
+      model: what `tf.saved_model.load` returns; or a `tf.Module` or Keras model, as `tf.saved_model.save` takes it.
       directory: where to save it. Must not exist, or be empty.
       signature: the name of the signature to differentiate.
       output: which of its outputs. May be left out where one alone can have a gradient.
@@ -59,7 +59,8 @@ def save_with_gradients(
         saved model.
       learning_rate: for `train`.
       checkpoint: what gradients keep of the forward pass, and what they compute again: see `value_and_grad`.
-      signatures: the signatures of a model that has not been saved before, as `tf.saved_model.save` takes them.
+      signatures: the signatures of a model that has not been saved before, as `tf.saved_model.save` takes them. If left
+        out, what that finds: of a Keras model, and of a module with one `tf.function` of a known signature, that.
       gradients: those that the model was saved without (`tf.custom_gradient`, unless
         `SaveOptions(experimental_custom_gradients=True)`), by the names that the error has that lists them:
         `{"CustomGradient-16": gradient}`. Each is a function as `tf_symgrad.rule` takes it. Its op is an `IdentityN` of
@@ -85,7 +86,7 @@ def save_with_gradients(
         wrt = _inputs.elements("wrt", wrt, "names of inputs and variables")
     request = (signature, output, wrt, name, train, learning_rate, checkpoint)
     with _rule.by_hand(gradients or {}):
-        if signatures is None:
+        if signatures is None and hasattr(model, "signatures"):
             return _save(model, directory, *request)
         with tempfile.TemporaryDirectory() as scratch:
             tf.saved_model.save(model, scratch, signatures=signatures)

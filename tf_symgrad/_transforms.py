@@ -150,9 +150,12 @@ def _check_scalar(f: Any, outputs: Sequence[tf.TensorSpec], has_aux: bool) -> No
 
 def _without_gradient_of_aux(f: Callable[..., Any]) -> Callable[..., Any]:
     def of_arguments(*args: Any, **kwargs: Any) -> Any:
-        loss, aux = f(*args, **kwargs)
+        pair = f(*args, **kwargs)
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            raise TypeError(f"has_aux: f must return a pair, of the value and of something else, not {pair!r}.")
+        aux = tf.nest.map_structure(_calls.result, pair[1])
         stop = lambda x: x if x is None else tf.stop_gradient(x)  # noqa: E731
-        return loss, tf.nest.map_structure(stop, aux, expand_composites=True)
+        return pair[0], tf.nest.map_structure(stop, aux, expand_composites=True)
 
     return of_arguments
 
@@ -222,8 +225,7 @@ def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     _check_lists("hvp", primals, tangents)
     gradient = grad(f, tuple(range(len(primals))), unconnected_gradients="zero")
     # A Hessian is symmetric, so that the pullback of the gradient will do.
-    _, pullback = vjp(gradient, *primals)
-    return pullback(tuple(tangents))
+    return Halves(gradient, primals).pullback(tuple(tangents), "tangent")
 
 
 def per_example_grad(f: Callable[..., Any], wrt: Wrt = 0, batched: Sequence[int] | None = None) -> Callable[..., Any]:
@@ -272,6 +274,12 @@ def _check_batches(batch: Sequence[int], args: Sequence[Any]) -> None:
         raise ValueError(
             f"per_example_grad: of {len(args)} positional arguments, {list(batch)} are batches. Say which are, by "
             "batched: if nobody says, those that wrt does not name."
+        )
+    composite = next((x for i in batch for x in tf.nest.flatten(args[i]) if _inputs.is_composite(x)), None)
+    if composite is not None:
+        raise TypeError(
+            f"per_example_grad: in arguments {list(batch)}, which are batches, there is a {type(composite).__name__}, "
+            "whose rows TensorFlow can't vectorise. Pass tensors: x.to_tensor() of a ragged one, tf.sparse.to_dense(x)."
         )
     shapes = [tf.TensorShape(getattr(x, "shape", ())) for i in batch for x in tf.nest.flatten(args[i])]
     if any(shape.rank == 0 for shape in shapes):
