@@ -560,6 +560,15 @@ def nested_loops(x: Any) -> Any:
     return tf.while_loop(lambda i, _: i < 2, lambda i, y: (i + 1, products(y)), [0, x])[1]
 
 
+def masked_loops(x: Any) -> Any:
+    def clipped(y: Any) -> Any:
+        return tf.while_loop(
+            lambda i, _: i < 2, lambda i, z: (i + 1, tf.maximum(tf.reduce_mean(z), z) * tf.sin(z)), [0, y]
+        )[1]
+
+    return tf.while_loop(lambda i, _: i < 2, lambda i, y: (i + 1, clipped(y)), [0, x])[1]
+
+
 def scanned(x: Any) -> Any:
     return tf.reduce_sum(tf.scan(lambda a, b: tf.sin(a * b), tf.stack([x, x, x]), initializer=x))
 
@@ -581,6 +590,8 @@ def recurrent(x: Any) -> Any:
     ("f", "order"),
     [
         *((f, order) for f in (cosines, branch, scanned, nested_loops) for order in (0, 1, 2)),
+        (masked_loops, 0),
+        (masked_loops, 1),
         (recurrent, 1),
     ],
 )
