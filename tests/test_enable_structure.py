@@ -569,6 +569,13 @@ def masked_loops(x: Any) -> Any:
     return tf.while_loop(lambda i, _: i < 2, lambda i, y: (i + 1, clipped(y)), [0, x])[1]
 
 
+def bounded_loops(x: Any) -> Any:
+    def bounded(y: Any) -> Any:
+        return tf.while_loop(lambda i, _: i < 2, lambda i, z: (i + 1, tf.maximum(tf.cos(z) * z, 0.1 * y)), [0, y])[1]
+
+    return tf.while_loop(lambda i, _: i < 2, lambda i, y: (i + 1, bounded(y)), [0, x])[1]
+
+
 def scanned(x: Any) -> Any:
     return tf.reduce_sum(tf.scan(lambda a, b: tf.sin(a * b), tf.stack([x, x, x]), initializer=x))
 
@@ -592,6 +599,7 @@ def recurrent(x: Any) -> Any:
         *((f, order) for f in (cosines, branch, scanned, nested_loops) for order in (0, 1, 2)),
         (masked_loops, 0),
         (masked_loops, 1),
+        (bounded_loops, 2),  # TensorFlow's own gradient of loops goes on with those of the engine
         (recurrent, 1),
     ],
 )

@@ -13,7 +13,7 @@ from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import backprop_util, record
 from tensorflow.python.eager.polymorphic_function import concrete_function
 from tensorflow.python.framework import function_def_to_graph, ops
-from tensorflow.python.ops import control_flow_util_v2, handle_data_util
+from tensorflow.python.ops import control_flow_util_v2, handle_data_util, while_v2
 
 from tf_symgrad import _custom, _library, _nodes, _op, _specs
 
@@ -163,6 +163,25 @@ def set_graphs(op: Any) -> None:
             # TensorFlow names after the graph what it makes of it. Other nodes may have the same function.
             graph.name = f"{function.name}_{ops.uid()}"
             setattr(op, attribute, graph)
+    if op.type.endswith("While") and not (
+        len(inputs) > 1 and inputs[1].dtype == tf.int32 and inputs[1].shape.rank == 0
+    ):
+        op._gradient_function = _gradient_of_loop
+
+
+class _Unlimited:
+    """A loop that is none of `tf.while_loop`'s, as its gradient takes it: the second input says how often at most."""
+
+    def __init__(self, op: Any) -> None:
+        with op.graph.as_default(), tf.control_dependencies(None):
+            self._op, self.inputs = op, (op.inputs[0], tf.constant(-1))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._op, name)
+
+
+def _gradient_of_loop(op: Any, *dys: Any) -> Any:
+    return while_v2._WhileGrad(_Unlimited(op), *dys)
 
 
 def facts(tensor: Any) -> tuple[int, list[int] | None]:
