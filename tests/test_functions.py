@@ -658,6 +658,12 @@ FUNCTIONS = [
         np.int32(3),
         i3,
     ),
+    row(
+        "an axis that is cast to fewer bits",
+        lambda x: tf.reduce_sum(x, tf.cast(tf.constant(2**32, tf.int64), tf.int32)) ** 2,
+        rand(3, 3, 3),
+    ),
+    row("an axis that wraps around", lambda x: tf.reduce_sum(x, tf.constant(2**30) * 4) ** 2, rand(3, 3, 3)),
     row("independent", lambda x, y: (x * 2, tf.ones_like(y) + tf.stop_gradient(y), tf.zeros_like(x)), rand(2), rand(3)),
     row("input is output", lambda x, y: (x, y, x, x + y), rand(2), rand(2)),
     row("calls", shared_calls, rand(2, 3)),

@@ -28,7 +28,8 @@ OutputInts Numbers2(const Folding& c, Fn fn) {
   });
 }
 
-int64_t FloorDiv(int64_t a, int64_t b) { return a / b - (a % b != 0 && (a < 0) != (b < 0)); }
+// Whether a / b lies above the quotient of real numbers, which is below zero and no integer.
+bool IsAbove(int64_t a, int64_t b) { return a % b != 0 && (a < 0) != (b < 0); }
 
 OutputInts Add(const Folding& c) {
   return Map2(c.in(0), c.in(1), [](const Element& a, const Element& b) {
@@ -56,14 +57,14 @@ OutputInts Mul(const Folding& c) {
 }
 OutputInts FloorDivOp(const Folding& c) {
   return Map2(c.in(0), c.in(1), [](const Element& a, const Element& b) {
-    if (a.known() && b.known() && b.value != 0) return Element{FloorDiv(a.value, b.value), {}};
+    if (a.known() && b.known() && b.value != 0) return Element{a.value / b.value - IsAbove(a.value, b.value), {}};
     return b.value == 1 ? a : Element{};
   });
 }
 OutputInts FloorMod(const Folding& c) {
   return Map2(c.in(0), c.in(1), [](const Element& a, const Element& b) {
     if (!a.known() || !b.known() || b.value == 0) return Element{};
-    return Element{a.value - FloorDiv(a.value, b.value) * b.value, {}};
+    return Element{a.value % b.value + (IsAbove(a.value, b.value) ? b.value : 0), {}};
   });
 }
 OutputInts Maximum(const Folding& c) {
