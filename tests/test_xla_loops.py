@@ -33,8 +33,13 @@ def check(g: Callable[[Any], Any], x: Any = X) -> None:
 # ---- Loops of a number of iterations that is known ----
 
 
-def power_loop(x: Any) -> Any:
-    return tf.reduce_sum(tf.while_loop(lambda i, _: i < 3, lambda i, y: (i + 1, tf.sin(y) * x), (0, x))[1])
+def power_loop(x: Any, end: Any = 3) -> Any:
+    return tf.reduce_sum(tf.while_loop(lambda i, _: i < end, lambda i, y: (i + 1, tf.sin(y) * x), (0, x))[1])
+
+
+def wrapped_end(x: Any) -> Any:
+    """To the 3 that int32 makes of it."""
+    return power_loop(x, tf.cast(tf.constant(2**32 + 3, tf.int64), tf.int32))
 
 
 def ends_early(x: Any) -> Any:
@@ -128,6 +133,7 @@ def popped(from_a_loop: bool) -> Callable[[Any], Any]:
 # The taped's gradients of most of these do not compile: its stacks have no fixed size.
 FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "while_loop": power_loop,
+    "to what wraps around": wrapped_end,
     "maximum_iterations": maximum_iterations,
     "ends early": ends_early,
     "nested": nested(lambda _: 0, lambda _: 2),

@@ -132,6 +132,8 @@ OutputInts Cast(const Folding& c) {
   if (to == c.def->attr().end() || !IsIntegral(to->second.type())) return {};
   if (to->second.type() == tf::DT_BOOL)
     return Map(c, [](const Element& x) { return x.known() ? Element{x.value != 0, {}} : Element{}; });
+  if (to->second.type() == tf::DT_INT32)
+    return Map(c, [](const Element& x) { return x.known() ? Element{static_cast<int32_t>(x.value), {}} : x; });
   return Identity(c);
 }
 

@@ -1,6 +1,7 @@
 #include "csrc/engine/plan/trip_count.h"
 
 #include <algorithm>
+#include <limits>
 #include <optional>
 #include <string>
 
@@ -36,19 +37,24 @@ Range RangeTo(const Body& body, Port p, const std::vector<Range>& args, int dept
   if (n.is_arg() || n.inputs.empty() || n.inputs.size() > 2 || depth > kMaxDepth) return {};
   const absl::string_view op = n.type();
   const Range a = RangeTo(body, n.inputs[0], args, depth + 1);
-  if (op == "Cast") return IsIntegral(body.output(n.inputs[0]).dtype) ? a : Range();
+  const auto exact = [&](Range range) {  // of int32, which wraps around
+    using Int32 = std::numeric_limits<int32_t>;
+    const bool wraps = body.output(p).dtype == tf::DT_INT32 && (range.low < Int32::min() || range.high > Int32::max());
+    return wraps ? Range() : range;
+  };
+  if (op == "Cast") return IsIntegral(body.output(n.inputs[0]).dtype) ? exact(a) : Range();
   if (n.inputs.size() != 2) return {};
   const Range b = RangeTo(body, n.inputs[1], args, depth + 1);
   const auto bounded = [](int64_t x) { return x > -kMaxNumber && x < kMaxNumber; };
   if (op == "Minimum") return {std::min(a.low, b.low), std::min(a.high, b.high)};
   if (op == "Maximum") return {std::max(a.low, b.low), std::max(a.high, b.high)};
   if (!bounded(a.low) || !bounded(a.high) || !bounded(b.low) || !bounded(b.high)) return {};
-  if (op == "AddV2" || op == "Add") return {a.low + b.low, a.high + b.high};
-  if (op == "Sub") return {a.low - b.high, a.high - b.low};
+  if (op == "AddV2" || op == "Add") return exact({a.low + b.low, a.high + b.high});
+  if (op == "Sub") return exact({a.low - b.high, a.high - b.low});
   constexpr int64_t kSmall = int64_t{1} << 20;
   if (op != "Mul" || std::max({-a.low, a.high, -b.low, b.high}) > kSmall) return {};
   const auto [low, high] = std::minmax({a.low * b.low, a.low * b.high, a.high * b.low, a.high * b.high});
-  return {low, high};
+  return exact({low, high});
 }
 
 class Reader {
