@@ -122,6 +122,31 @@ def test_a_claim_is_hidden_from_grappler(claim: str, jit: bool) -> None:
             np.testing.assert_allclose(a, b, 1e-10, 1e-12)
 
 
+@pytest.mark.parametrize("layers", [0, 12], ids=["small", "called"])
+def test_a_call_with_other_shapes_than_the_function_was_traced_for(layers: int) -> None:
+    """TensorFlow runs it."""
+
+    def mean(x: Any) -> Any:
+        for _ in range(layers):
+            x = tf.sin(x)
+        return tf.reduce_mean(x**2)
+
+    traced = tf.function(mean, autograph=False).get_concrete_function(tf.TensorSpec([3]))
+
+    def calling(x: Any) -> Any:
+        traced.add_to_graph()
+        return tf.raw_ops.PartitionedCall(args=[x], Tout=[tf.float32], f=traced)[0]
+
+    x = tf.constant([0.1, 0.2, 0.3, 0.4])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = mean(x)
+    f = tf.function(calling, autograph=False).get_concrete_function(tf.TensorSpec([4]))
+    np.testing.assert_allclose(f(x), y)
+    (dx,) = symbolic_gradient([x, tf.constant(1.0)], f=f)
+    np.testing.assert_allclose(dx, tape.gradient(y, x), rtol=1e-6)
+
+
 def test_the_mark_of_a_veil_is_not_believed() -> None:
     """Whoever writes a function can write our attr, on a node that changes shapes."""
 

@@ -47,8 +47,8 @@ void ReadArgument(const tf::FunctionDef& fdef, const AttrMap& known, int arg, si
     const auto& dtypes = List(known, kInputDtypes).type();
     const auto value = flat < dtypes.size() ? static_cast<tf::DataType>(dtypes.Get(flat)) : tf::DT_INVALID;
     body->handles[body->output_index(p)] = {{more, value}};
-  } else if (Shape merged; more_known && body->shapes()->Merge(shape, more, &merged).ok()) {
-    shape = merged;
+  } else if (Shape merged; more_known) {  // anybody may call a function with other shapes than it was traced for
+    shape = body->shapes()->Merge(shape, more, &merged).ok() ? merged : more;
   }
   body->output(p).shape = shape;
   const auto& divergent = List(known, kInputDivergent).b();
