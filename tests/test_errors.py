@@ -536,6 +536,26 @@ def test_an_attr_that_its_constant_cannot_hold() -> None:
         differentiate(gather("i", "j", 2**62))
 
 
+def test_values_of_another_shape_than_attrs_say() -> None:
+    """An index of four numbers, of rows of three as the argument's shape has it: nobody reads beyond them."""
+    scatter = one_node("f", 'op: "TensorScatterUpdate" input: "x" input: "i" input: "updates"')
+    scatter.node_def[0].attr["T"].type, scatter.node_def[0].attr["Tindices"].type = (
+        types_pb2.DT_FLOAT,
+        types_pb2.DT_INT32,
+    )
+    for arg, (name, dtype) in enumerate([("i", types_pb2.DT_INT32), ("updates", types_pb2.DT_FLOAT)], start=1):
+        scatter.signature.input_arg.add(name=name, type=dtype)
+        if name == "i":
+            scatter.arg_attr[arg].attr["_output_shapes"].list.shape.add().CopyFrom(tf.TensorShape([1, 3]).as_proto())
+    f = attr_value_pb2.NameAttrList(name="f")
+    for value in (tf.zeros([0]), tf.constant([[0, 1, 1, 0]]), tf.zeros([0])):
+        f.attr["_input_values"].list.tensor.add().CopyFrom(tf.make_tensor_proto(value))
+    library = function_pb2.FunctionDefLibrary(function=[scatter]).SerializeToString()
+    _, made = native.build_gradient(library, f.SerializeToString(), [False, False, True])
+    (gradient,) = function_pb2.FunctionDefLibrary.FromString(made).function
+    assert [node.op for node in gradient.node_def] == ["GatherNd"]  # one index is distinct
+
+
 def test_windows_of_more_samples_than_there_are() -> None:
     """No int64 is the next power of two."""
     attrs = " ".join(

@@ -316,6 +316,7 @@ bool distinct(const V& indices) {
   const auto elements = known(indices);
   if (!elements) return false;
   const int64_t width = indices.rank() > 1 ? indices.dim(-1) : 1;
+  if (width < 1 || static_cast<int64_t>(elements->size()) % width != 0) return elements->empty();
   std::set<std::vector<int64_t>> rows;
   for (auto row = elements->begin(); row != elements->end(); row += width)
     if (!rows.emplace(row, row + width).second) return false;

@@ -1,5 +1,7 @@
 #include "csrc/engine/read/arguments.h"
 
+#include <vector>
+
 #include "absl/strings/str_cat.h"
 #include "csrc/engine/facts/facts.h"
 #include "csrc/engine/facts/known_inputs.h"
@@ -40,7 +42,6 @@ void ReadArgument(const tf::FunctionDef& fdef, const AttrMap& known, int arg, si
         errors->Add(absl::StrCat("argument '", body->name(p.node), "': _output_shapes: ", status.message()));
     }
   }
-  if (const IntsPtr ints = ReadValue(known, flat, dtype)) body->output(p).ints = ints;
   const auto& shapes = List(known, kInputShapes).shape();
   const bool more_known = flat < shapes.size() && body->shapes()->MakeShapeFromShapeProto(shapes.Get(flat), &more).ok();
   if (dtype == tf::DT_RESOURCE) {
@@ -49,6 +50,12 @@ void ReadArgument(const tf::FunctionDef& fdef, const AttrMap& known, int arg, si
     body->handles[body->output_index(p)] = {{more, value}};
   } else if (Shape merged; more_known) {  // anybody may call a function with other shapes than it was traced for
     shape = body->shapes()->Merge(shape, more, &merged).ok() ? merged : more;
+  }
+  if (const IntsPtr ints = ReadValue(known, flat, dtype)) {
+    body->output(p).ints = ints;
+    std::vector<Dim> dims;
+    for (const int64_t d : ints->dims) dims.push_back(body->shapes()->MakeDim(d));
+    if (dtype != tf::DT_VARIANT) shape = body->shapes()->MakeShape(dims);  // whatever attrs say
   }
   body->output(p).shape = shape;
   const auto& divergent = List(known, kInputDivergent).b();
