@@ -207,15 +207,17 @@ def memory() -> None:
     assert calls(300) < before + 15  # MB; it would be 30
 
 
-SCENES: list[Callable[[], None]] = [
-    *(threads, fork, fork_amid_builds, the_end, the_end_amid_builds),
-    *(new_context, cancelled, session_timeout, failing, memory),
-]
+CALLS: list[Callable[[], None]] = [threads, the_end, new_context, cancelled, session_timeout, failing, memory]
+BUILDS: list[Callable[[], None]] = [fork, fork_amid_builds, the_end_amid_builds]
 
 
-@pytest.mark.parametrize("environment", [{}, {"TF_SYMGRAD_DISABLE_PASS": "1"}], ids=["pass", "kernel"])
-def test_life(environment: dict[str, str]) -> None:
-    for scene in SCENES:
+@pytest.mark.parametrize(
+    ("scenes", "environment"),
+    [(CALLS, {}), (CALLS, {"TF_SYMGRAD_DISABLE_PASS": "1"}), (BUILDS, {})],
+    ids=["pass", "kernel", "builds"],
+)
+def test_life(scenes: list[Callable[[], None]], environment: dict[str, str]) -> None:
+    for scene in scenes:
         command = [sys.executable, "-m", "tests.test_life", scene.__name__]
         process = subprocess.run(
             command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=300
@@ -232,4 +234,4 @@ if __name__ == "__main__":
     from tests.test_engine import chain
     from tf_symgrad import _loader, symbolic_gradient
 
-    {scene.__name__: scene for scene in SCENES}[sys.argv[1]]()
+    {scene.__name__: scene for scene in [*CALLS, *BUILDS]}[sys.argv[1]]()

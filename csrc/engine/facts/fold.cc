@@ -133,6 +133,12 @@ const FoldTable& SourceFolds() {
   return *folds;
 }
 
+// Whether integers are none of int32, whose arithmetic wraps around: then they are not what comes out.
+bool Wraps(const Ints& ints) {
+  return std::any_of(ints.elements.begin(), ints.elements.end(),
+                     [](const Element& e) { return e.known() && e.value != static_cast<int32_t>(e.value); });
+}
+
 OpFold Find(const FoldTable& table, absl::string_view op) {
   const auto it = table.find(op);
   return it == table.end() ? nullptr : it->second;
@@ -160,9 +166,12 @@ std::vector<IntsPtr> FoldInts(Body* body, absl::string_view op, const tf::NodeDe
   const tf::DataType first = inputs.empty() ? tf::DT_INVALID : body->output(inputs[0]).dtype;
   const bool passes_list = op == "Identity" && first == tf::DT_VARIANT;
   if (!IsIntegral(first) && !passes_list) return {};
-  for (const fold::FoldTable* table : {&fold::StructureFolds(), &fold::MathFolds()})
-    if (const fold::OpFold fold = fold::Find(*table, op)) return fold(folding);
-  return {};
+  if (const fold::OpFold structure = fold::Find(fold::StructureFolds(), op)) return structure(folding);
+  const fold::OpFold math = fold::Find(fold::MathFolds(), op);
+  std::vector<IntsPtr> ints = math == nullptr ? fold::OutputInts() : math(folding);
+  for (IntsPtr& result : ints)
+    if (first == tf::DT_INT32 && result != nullptr && fold::Wraps(*result)) result = nullptr;
+  return ints;
 }
 
 }  // namespace symgrad
