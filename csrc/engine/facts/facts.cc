@@ -263,19 +263,10 @@ class Inference {
   std::vector<std::unique_ptr<std::vector<ShapeAndType>>> handles_;
 };
 
-// Whether integers are none of int32, whose arithmetic wraps around: then they are not what comes out.
-bool Wraps(const Ints& ints) {
-  return std::any_of(ints.elements.begin(), ints.elements.end(),
-                     [](const Ints::Element& e) { return e.known() && e.value != static_cast<int32_t>(e.value); });
-}
-
 void FoldOutputs(Body* body, int node) {
   const Node& n = body->node(node);
   const std::vector<IntsPtr> ints = FoldInts(body, n.type(), *n.def, n.inputs);
-  for (size_t i = 0; i < ints.size(); ++i) {
-    Output& output = body->output({node, static_cast<int>(i)});
-    if (ints[i] != nullptr && !(output.dtype == tf::DT_INT32 && Wraps(*ints[i]))) output.ints = ints[i];
-  }
+  for (size_t i = 0; i < ints.size(); ++i) body->output({node, static_cast<int>(i)}).ints = ints[i];
 }
 
 }  // namespace
