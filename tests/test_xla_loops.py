@@ -130,7 +130,7 @@ def popped(from_a_loop: bool) -> Callable[[Any], Any]:
     return f
 
 
-# The taped's gradients of most of these do not compile: its stacks have no fixed size.
+# The tape's gradients of most of these do not compile: its stacks have no fixed size.
 FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "while_loop": power_loop,
     "to what wraps around": wrapped_end,

@@ -90,8 +90,9 @@ def of_function(definition: function_pb2.FunctionDef) -> Body | None:
     """None if an op of the function is Python's, or some runtime has a function of its own in place of it."""
     if any(name in definition.attr for name in ("api_implements", "_implements")):
         return None
-    nodes, constants = {node.name: node for node in definition.node_def}, _constants(definition)
+    nodes = {node.name: node for node in definition.node_def}
     differing = _differing(len(ops.gradient_registry.list()), _loader.native().num_rules())
+    constants = _constants(definition) if any(node.op in differing for node in definition.node_def) else set()
 
     needy = False
     rules = _loader.rules()
@@ -151,8 +152,8 @@ def _sources(node: node_def_pb2.NodeDef) -> list[str]:
 
 def _differ_in_constants(node: node_def_pb2.NodeDef, constants: set[str]) -> bool:
     """Whether the inputs that the engine and Python have different gradients of are constants, of one that differs."""
-    sources = _sources(node)
-    return constants.issuperset([sources[i] for i in DEAF.get(node.op, range(len(sources)))])
+    deaf = DEAF.get(node.op)
+    return all(source in constants for i, source in enumerate(_sources(node)) if deaf is None or i in deaf)
 
 
 def _is_python_node(node: node_def_pb2.NodeDef, nodes: dict[str, node_def_pb2.NodeDef]) -> bool:

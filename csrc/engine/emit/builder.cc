@@ -48,11 +48,14 @@ bool IsKnown(const Body& body, Port p) {
   return ints != nullptr && ints->known();
 }
 
-// The first of a node's inputs that are no known integers: node and output.
-std::pair<int, int> Unknown(const Body& body, absl::Span<const Port> inputs) {
-  auto p = std::find_if(inputs.begin(), inputs.end(), [&](Port p) { return !IsKnown(body, p); });
-  if (p == inputs.end()) p = inputs.begin();
-  return {p->node, p->index};
+// What nodes that may be equal have in common: the op, and the inputs that are no known integers.
+std::string KeyOf(const Body& body, absl::string_view type, absl::Span<const Port> inputs) {
+  std::string key(type);
+  for (const Port& p : inputs) {
+    if (IsKnown(body, p)) key += " #";
+    else absl::StrAppend(&key, " ", p.node, ":", p.index);
+  }
+  return key;
 }
 
 // Whether two tensors are one, or are the same integers.
@@ -73,7 +76,7 @@ absl::Status BadEmission(const char* type, absl::string_view what) {
 
 Builder::Builder(Body* body) : body_(body) {
   for (int id = 0; id < body->num_forward; ++id)
-    if (IsDiscrete(*body, id)) discrete_[Unknown(*body, body->node(id).inputs)].push_back(id);
+    if (IsDiscrete(*body, id)) discrete_[KeyOf(*body, body->node(id).type(), body->node(id).inputs)].push_back(id);
 }
 
 Builder::Scope::Scope(Builder* builder) : previous_(std::exchange(current, builder)) {}
@@ -127,12 +130,11 @@ bool Builder::IsBroadcast(int id) const {
 }
 
 int Builder::FindDiscrete(const tf::OpDef& op, const tf::NodeDef& def, const std::vector<Port>& inputs) const {
-  if (inputs.empty()) return -1;
-  const auto known = discrete_.find(Unknown(*body_, inputs));
+  const auto known = discrete_.find(KeyOf(*body_, def.op(), inputs));
   if (known == discrete_.end()) return -1;
   for (const int id : known->second) {
     const Node& n = body_->node(id);
-    if (n.type() != def.op() || n.def->device() != def.device()) continue;
+    if (n.def->device() != def.device()) continue;
     const auto same = [&](Port p, Port q) { return AreSame(*body_, p, q); };
     const bool equal = std::equal(inputs.begin(), inputs.end(), n.inputs.begin(), n.inputs.end(), same);
     if (equal && HaveSameAttrs(op, *n.def, def)) return id;

@@ -3,7 +3,6 @@
 
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -29,9 +28,9 @@ struct VjpQuery {
   bool as_python = false;     // gradients are zeros and rows where TensorFlow's Python makes such
 };
 
-// A builder dedups: an op without state, of the same inputs and attrs on the same device, is emitted once. Of shapes,
-// and what is computed of them, what the body has already is not emitted again: derivatives of derivatives ask for the
-// same, and what a loop keeps of it for each iteration it keeps once.
+// A builder dedups: an op without state, of the same inputs and attrs on the same device, is emitted once. Of
+// integers and truth values, as shapes and masks are, what the body has already is not emitted again: derivatives of
+// derivatives ask for the same, and what a loop keeps of it for each iteration it keeps once.
 //
 // Rules reach the builder of their thread through Current(); a Scope makes a builder current.
 class Builder {
@@ -102,9 +101,9 @@ class Builder {
   std::vector<RowsValue> rows_;
   absl::flat_hash_map<std::string, const tf::OpRegistrationData*> ops_;
   absl::flat_hash_map<std::string, int> emitted_;  // key -> node
-  // Nodes that came with the body and compute integers or truth values of a port. (Not by outputs: a node gets others
-  // in the sweep.)
-  absl::flat_hash_map<std::pair<int, int>, std::vector<int>> discrete_;
+  // Nodes that came with the body and compute integers or truth values, by what equal ones have in common. (Not by
+  // outputs, whose numbers change: a node gets others in the sweep.)
+  absl::flat_hash_map<std::string, std::vector<int>> discrete_;
 };
 
 inline Port ToPort(const V& v) { return {v.node(), v.port()}; }
