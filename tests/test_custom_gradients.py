@@ -650,6 +650,60 @@ def colored(x: Any) -> Any:
     return tf.image.hsv_to_rgb(tf.reshape(x, [1, 1, 3]))[0, 0] * x
 
 
+def growing(x: Any) -> Any:
+    return tf.sin(x) * x
+
+
+def again(x: Any) -> Any:
+    return tf.recompute_grad(growing)(x)
+
+
+def seven_times(x: Any) -> Any:
+    return SEVEN * growing(x)
+
+
+SEVEN = tf.Variable(7.0, dtype=tf.float64)
+AGAIN: dict[str, tuple[Fn, Fn]] = {
+    "alone": (again, growing),
+    "in one another": (tf.recompute_grad(lambda x: again(x) * x), lambda x: growing(x) * x),
+    "in a function": (lambda x: not_inlined_again(x) * x, lambda x: growing(x) * x),
+    "in a loop": (lambda x: loop(2, lambda i, v: (again(v) * x,), x), lambda x: growing(growing(x) * x) * x),
+    "in a branch": (lambda x: tf.cond(x[0] < 9.0, lambda: again(x), lambda: x), growing),
+    "of a variable": (tf.recompute_grad(seven_times), seven_times),
+}
+not_inlined_again = tf.function(again, experimental_attributes={"_noinline": True})
+
+
+def derivative(f: Fn, order: int, gradient: Callable[[Fn, Any], Any]) -> Fn:
+    if order == 0:
+        return f
+    lower = derivative(f, order - 1, gradient)
+    return lambda x: gradient(lambda x: tf.reduce_sum(lower(x)), x)
+
+
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("case", AGAIN)
+def test_what_is_computed_again_has_all_derivatives(case: str, order: int) -> None:
+    """A tape raises NotImplementedError, as TensorFlow wraps the gradient in a gradient that does."""
+    f, plain = AGAIN[case]
+
+    def by_tape(f: Fn, x: Any) -> Any:
+        return tape(f, [x], None)[0]
+
+    def by_engine(f: Fn, x: Any) -> Any:
+        return tf_symgrad.grad(f)(x)
+
+    def built(f: Fn, gradient: Callable[[Fn, Any], Any]) -> Any:
+        return tf.function(derivative(f, order, gradient), autograph=False)(tf.constant(VECTOR))
+
+    expected = built(plain, by_tape)
+    with pytest.raises((NotImplementedError, AssertionError)):  # the latter in a branch
+        built(f, by_tape)
+    equal([built(f, by_engine)], [expected])
+    with tf_symgrad.native():
+        equal([built(f, by_tape)], [expected])
+
+
 NATIVE: dict[str, tuple[Fn, Fn]] = {
     "recompute_grad": (lambda x: tf.recompute_grad(lambda x: remainder(x) * x)(x), lambda x: remainder(x) * x),
     "recompute_grad, declared to have none": (lambda x: tf.recompute_grad(colored)(x), colored),

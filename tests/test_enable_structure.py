@@ -331,6 +331,44 @@ def test_a_tape_that_asks_of_one_input_and_then_of_another(said: Said) -> None:
     assert not said.reasons
 
 
+def in_one_another(x: Any, f: Callable[[Any, Any], Any]) -> Any:
+    """Two loops, and what the inner one computes of what neither changes."""
+    return times(2, lambda i, y: times(3, lambda j, y: y * f(x, W[:3]), y), x)
+
+
+SAME: dict[str, Callable[[Any, Any], Any]] = {
+    "a product": lambda x, w: tf.sin(x) * tf.tanh(w),
+    "of constants": lambda x, w: tf.sin(tf.constant(0.5) + x) * tf.tanh(tf.fill([3, 4], 0.3)) * tf.exp(w),
+    "a branch": lambda x, w: tf.cond(x[0, 0] > 9.0, lambda: tf.cos(w), lambda: tf.sin(x) * tf.exp(x)),
+    "a call": lambda x, w: function(lambda x: tf.sin(x) * tf.cos(w))(tf.sin(x)),
+}
+
+
+@pytest.mark.parametrize(
+    ("same", "where"), [*((same, "alone") for same in SAME), ("a product", "in a call"), ("a call", "in a branch")]
+)
+def test_what_is_the_same_in_all_iterations_is_kept_once_for_all_gradients(same: str, where: str, said: Said) -> None:
+    """TensorFlow differentiates a loop until that gives it no new outputs, if a tape may ask more than once."""
+
+    def loops(x: Any) -> Any:
+        return in_one_another(x, SAME[same])
+
+    places: dict[str, Callable[[Any], Any]] = {
+        "alone": loops,
+        "in a call": lambda x: function(lambda x: loops(x) * x)(tf.sin(x)),
+        "in a branch": lambda x: tf.cond(x[0, 0] > -9.0, lambda: loops(x), lambda: tf.sin(x)),
+    }
+
+    def gradients(x: Any) -> Any:
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(x)
+            y = places[where](x)
+        return tape.gradient(y, x), tape.gradient(y, W)
+
+    compare(lambda: function(gradients), kinds=False)
+    assert not said.reasons
+
+
 def limited(n: Callable[[Any], Any], most: int | None = 6) -> Callable[[Any], Any]:
     """A loop of n iterations, which is to be known from the most that there may be, or from n."""
 

@@ -154,7 +154,7 @@ class Backward:
         What a user wrote is the user's to run: it may return rows, or look at what is around it.
         """
         gradient = _python_gradient(op)
-        if gradient is None or _custom._twin(op, gradient) is None:
+        if gradient is None or not (_custom._twin(op, gradient) or _custom.only_refuses(op, gradient)):
             return False
         traced = _custom._trace(op, self._graph)
         if traced is None:

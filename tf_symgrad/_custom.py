@@ -236,6 +236,21 @@ def _twin(op: Any, python_gradient: Any) -> tuple[Any, list[Any]] | None:
     return (gradient.__code__, *parts), tensors
 
 
+def only_refuses(op: Any, python_gradient: Any) -> bool:
+    """Whether an op is what `tf.recompute_grad` wraps its gradient in, so that a tape can't differentiate that again.
+
+    The op is the identity, and what it wraps has a gradient as everything else has.
+    """
+    try:
+        outer = inspect.getclosurevars(inspect.getclosurevars(python_gradient).nonlocals["tape_grad_fn"]).nonlocals
+        gradient = outer["grad_fn"]
+    except (KeyError, TypeError):
+        return False
+    name = getattr(gradient, "__qualname__", "")
+    of_recompute_grad = name.startswith("recompute_grad.") and name.endswith(".transpose")
+    return op.type == "IdentityN" and of_recompute_grad and _is_tensorflows(gradient)
+
+
 def _trace_for_all_shapes(op: Any, python_gradient: Any, tensors: list[Any]) -> tuple[Any, list[int], list[int]] | None:
     """The gradient of an op that has a twin: a function, which of the tensors it takes, and which output is whose.
 
@@ -281,7 +296,8 @@ def _trace_anew(op: Any, python_gradient: Any) -> Traced | None:
     def call() -> tuple[list[Any], list[Any], Any]:
         seeds = [tf.compat.v1.placeholder(y.dtype, y.shape) for y in op.outputs]
         # Of what can have no cotangent Python's gradients expect none.
-        return [], seeds, python_gradient(op, *[dy if backprop_util.IsTrainable(dy) else None for dy in seeds])
+        cotangents = [dy if backprop_util.IsTrainable(dy) else None for dy in seeds]
+        return [], seeds, cotangents if only_refuses(op, python_gradient) else python_gradient(op, *cotangents)
 
     gradient, body, outputs = _rule.as_function(op.type, call)
     return gradient, list(body.external_captures), outputs

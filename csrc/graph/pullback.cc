@@ -22,6 +22,7 @@ class GraphDifferentiator final : public Differentiator {
  public:
   GraphDifferentiator(const tf::FunctionLibraryDefinition& library, const Body* graph)
       : Differentiator(library), graph_(graph) {}
+  bool repeats() const override { return true; }
   absl::StatusOr<Grads> StructureGradient(Builder* builder, const VjpQuery& query) override {
     if (builder->body() != graph_) return StructureGradientAsPython(this, builder, query, nullptr);
     absl::StatusOr<Grads> grads = StructureGradientAsPython(this, builder, query, &in_place_[query.node]);

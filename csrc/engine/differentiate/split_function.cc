@@ -36,12 +36,7 @@ class FunctionSplit {
     if (!finish_.args.empty()) {
       TF_ASSIGN_OR_RETURN(split_.finish, WriteNew("finish", finish_));
     }
-    if (!cut.invariants.empty()) {
-      Signature invariants{{}, cut.invariants};
-      for (size_t i = 0; i < args_.size(); ++i)
-        if ((*loop_)[i].invariant) invariants.args.push_back({args_[i], 0});
-      TF_ASSIGN_OR_RETURN(split_.invariants, WriteNew("invariants", invariants));
-    }
+    TF_RETURN_IF_ERROR(WriteSame(cut));
     return std::move(split_);
   }
 
@@ -127,8 +122,9 @@ class FunctionSplit {
     }
   }
 
-  // What the pullback takes: arguments as they are, residuals and invariants, the cotangents that the sweep has added
-  // to the arguments. A caller from outside, who wants dense gradients, has all residuals after the results.
+  // What the pullback takes: arguments as they are, residuals, what is the same in a loop, the cotangents that the
+  // sweep has added to the arguments. A caller from outside, who wants dense gradients, has all residuals after the
+  // results.
   void Cross(const Cut& cut, bool apart) {
     for (size_t i = 0; i < args_.size(); ++i) {
       forward_.args.push_back({args_[i], 0});
@@ -149,7 +145,8 @@ class FunctionSplit {
       split_.residuals.push_back(apart ? next : result->second);
     }
     if (loop_ != nullptr) FindLists();
-    pullback_.args.insert(pullback_.args.end(), cut.invariants.begin(), cut.invariants.end());
+    for (const std::vector<Port>* same : {&cut.reads, &cut.invariants})
+      pullback_.args.insert(pullback_.args.end(), same->begin(), same->end());
     for (size_t i = args_.size(); i < body_->args.size(); ++i) pullback_.args.push_back({body_->args[i], 0});
   }
 
@@ -178,6 +175,24 @@ class FunctionSplit {
     forward_.keeps = Keeps::kEffects;
     // Where the two are equal, so are their names.
     TF_ASSIGN_OR_RETURN(split_.whole, Write("forward", forward_));
+    return absl::OkStatus();
+  }
+
+  // What is the same in all iterations of a loop.
+  absl::Status WriteSame(const Cut& cut) {
+    Signature reads{{}, cut.reads}, invariants{{}, cut.invariants};
+    for (size_t i = 0; i < args_.size() && loop_ != nullptr; ++i) {
+      if ((*loop_)[i].invariant) reads.args.push_back({args_[i], 0});
+      if (!cut.invariant_args[i]) continue;
+      split_.invariant_args.push_back(static_cast<int>(i));
+      invariants.args.push_back({args_[i], 0});
+    }
+    if (!cut.reads.empty()) {
+      TF_ASSIGN_OR_RETURN(split_.reads, WriteNew("reads", reads));
+    }
+    if (!cut.invariants.empty()) {
+      TF_ASSIGN_OR_RETURN(split_.invariants, WriteNew("invariants", invariants));
+    }
     return absl::OkStatus();
   }
 

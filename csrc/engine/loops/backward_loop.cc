@@ -135,14 +135,18 @@ class BackwardLoop : LoopWriter {
     const auto is_direct = [&](size_t i) {
       return !loop_[i].stacked() && std::find(split_.args.begin(), split_.args.end(), i) != split_.args.end();
     };
+    const auto& of_invariants = split_.invariant_args;
+    Values invariants;
     for (size_t i = 0; i < n_; ++i) {
       if (FromZeros(i)) start.summed[i] = StaticZeros(i);
       const bool like_value = FromZeros(i) && !start.summed[i];
-      if (!is_direct(i) && !like_value) continue;
+      const bool of_invariant = std::find(of_invariants.begin(), of_invariants.end(), i) != of_invariants.end();
+      if (!is_direct(i) && !like_value && !of_invariant) continue;
       args->push_back(static_cast<int>(i));
       const V arg = author->Arg(loop_[i].dtype, loop_[i].shape);
       if (is_direct(i)) start.direct[i] = arg;
       if (like_value) start.summed[i] = ZerosOf(arg, GradientSpec(i).dtype, loop_[i].flow_element);
+      if (of_invariant) invariants.push_back(arg);
     }
     start.done = constant(0, DType::kInt32);
     if (!plan_.trips.exact) {
@@ -153,8 +157,9 @@ class BackwardLoop : LoopWriter {
       if (leaves_as_tensor()) start.stacks.push_back(FromTensor(stack, author->Arg(stack.dtype, TensorShape(stack))));
       else start.stacks.push_back(author->Arg(tf::DT_VARIANT, tf::PartialTensorShape({})));
     }
-    for (const TensorSpec& invariant : split_.invariants.results)
-      start.computed.push_back(author->Arg(invariant.dtype, invariant.shape));
+    for (const TensorSpec& read : split_.reads.results) start.computed.push_back(author->Arg(read.dtype, read.shape));
+    if (const Callable& f = split_.invariants; !f.name.empty())
+      for (const V& computed : author->Call(f, invariants)) start.computed.push_back(computed);
     for (const int i : plan_.Ahead()) start.ahead[i] = author->Arg(loop_[i].dtype, loop_[i].shape);
     for (size_t i = 0; i < n_; ++i)
       if (loop_[i].carried && !loop_[i].seeded()) {

@@ -76,11 +76,11 @@ class ForwardLoop : LoopWriter {
       if (plan_.lists[k] >= 0) residuals_.push_back(stacks[k]);
       else cross(leaves_as_tensor() ? ToTensor(plan_.stacks[k], stack) : stack);
     }
-    if (const Callable& f = split_.invariants; !f.name.empty()) {
+    if (const Callable& f = split_.reads; !f.name.empty()) {
       Values invariants;
       for (size_t i = 0; i < n_; ++i)
         if (loop_[i].invariant) invariants.push_back(variables[i]);
-      for (const V& computed : OutputsOf(author->Call(f, invariants), f.results.size())) cross(computed);
+      for (const V& read : OutputsOf(author->Call(f, invariants), f.results.size())) cross(read);
     }
     for (const int i : Last()) residuals_.push_back(i);
     return author.Finish("while", results);

@@ -107,7 +107,7 @@ class Planner {
     LoopArguments arguments;
     for (size_t i = 0; i < variables_.size(); ++i) {
       LoopVariable& x = variables_[i];
-      arguments.push_back({x.invariant, x.counter, written[i], in_place_});
+      arguments.push_back({x.invariant, x.counter, written[i], splitter_->repeats()});
       x.carried = wants[i] && !x.invariant && x.seeded();
     }
     const tf::NameAttrList body = Specialize(Function("body"));

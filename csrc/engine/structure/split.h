@@ -41,19 +41,21 @@ struct SplitVjp {
   std::vector<int> args;                 // the inputs of f that the pullback takes, in order
   std::vector<GradientPlace> gradients;  // for each input of f
 
-  // Of the body of a loop, what is the same in all iterations is no residual. A third function computes it, and the
+  // Of the body of a loop, what is the same in all iterations is no residual. Two more functions compute it, and the
   // pullback takes it after the residuals:
   //
-  //   invariants: the invariant x -> what the pullback needs of them
+  //   reads:      the invariant x -> what variables among them make of it, as they are while the loop runs
+  //   invariants: some of the invariant x -> what follows from them, whenever it is computed
   //
   // And gradients of invariants that are sums over rows (row_sum.h) are none of the pullback's results: it returns
-  // their operands after its gradients, and a fourth function computes these gradients once, after the loop:
+  // their operands after its gradients, and another function computes these gradients once, after the loop:
   //
   //   finish: operands, each concatenated over the iterations -> dx (of the finished inputs)
   //
   // Sparse rows of an invariant are operands, too, so that `finish` returns the rows of all iterations.
-  Callable invariants, finish;
-  size_t num_operands = 0;  // the last results of the pullback
+  Callable reads, invariants, finish;
+  std::vector<int> invariant_args;  // the inputs of f that `invariants` takes
+  size_t num_operands = 0;          // the last results of the pullback
   // What the body pushes on a list of its own is no residual of the loop, either: the variable that is the list, or -1,
   // for each of the args and residuals.
   std::vector<int> lists;
@@ -81,6 +83,10 @@ struct InPlace {
 class Splitter : public Functions {
  public:
   using Functions::Functions;
+
+  // Whether a function is split again for each gradient that somebody asks for, as tapes are. Then nothing is computed
+  // beside loops: it would be one more result of each gradient's forward half.
+  virtual bool repeats() const { return false; }
 
   // With respect to the inputs that `wrt` names, where the outputs that `seeds` names have cotangents. `loop`, where f
   // is the body of one: what is known of its arguments. `dense`: no gradient is rows.

@@ -24,22 +24,28 @@ class Cutter {
   Cutter(const Functions& functions, const Body& body, const std::vector<Port>& gradients, const LoopArguments* loop)
       : functions_(functions), body_(body), gradients_(gradients), loop_(loop) {
     MarkPullback();
-    if (loop != nullptr) MarkInvariant();
+    if (loop != nullptr) MarkSame();
   }
 
   Cut Run() {
     Cross();
     if (loop_ != nullptr) Recompute();
     for (const Port& p : residuals_) {
-      const bool same = loop_ != nullptr && invariant_[p.node];
-      (same ? cut_.invariants : cut_.residuals).push_back(p);
+      const Sameness same = loop_ == nullptr ? kDiffers : same_[p.node];
+      (same == kDiffers ? cut_.residuals : same == kRead ? cut_.reads : cut_.invariants).push_back(p);
     }
     for (const int arg : body_.args) cut_.args.push_back(taken_[arg]);
+    const absl::flat_hash_set<int> used = NodesOf(cut_.invariants, [](Port) { return false; });
+    for (const int arg : body_.args) cut_.invariant_args.push_back(used.contains(arg));
     cut_.pullback = std::move(pullback_);
     return std::move(cut_);
   }
 
  private:
+  // Whether something is the same in all iterations: not; only as far as nobody writes the variables that it reads; or
+  // whenever it is computed.
+  enum Sameness : char { kDiffers, kRead, kPure };
+
   // Which nodes belong to the pullback. The sweep emits some that don't need a cotangent: those of integers (shapes,
   // axes) are computed with the forward pass, so that the tensors they are the shapes of need not be kept.
   void MarkPullback() {
@@ -55,27 +61,24 @@ class Cutter {
 
   // Which nodes compute the same in all iterations: of what is the same, without state but variables that are only
   // read, by the condition as well.
-  void MarkInvariant() {
+  void MarkSame() {
     const std::vector<bool> written = WrittenArguments(functions_, body_);
-    invariant_.assign(body_.num_nodes(), false);
-    std::vector<bool> constant(body_.num_nodes(), false);  // a variable that is only read
-    bool apart = false;
+    same_.assign(body_.num_nodes(), kDiffers);
+    std::vector<Sameness> variables(body_.num_nodes(), kDiffers);  // those that are only read
     for (size_t i = 0; i < loop_->size(); ++i) {
       const LoopArgument& arg = (*loop_)[i];
-      apart = apart || arg.apart;
-      invariant_[body_.args[i]] = arg.invariant && !arg.apart;
-      constant[body_.args[i]] = arg.invariant && !arg.apart && !written[i] && !arg.written;
+      if (arg.invariant) same_[body_.args[i]] = kPure;
+      if (arg.invariant && !arg.apart && !written[i] && !arg.written) variables[body_.args[i]] = kRead;
     }
     for (int id = 0; id < body_.num_nodes(); ++id) {
       const Node& n = body_.node(id);
       if (n.is_arg()) continue;
-      const auto same = [&](Port p) {
-        return body_.output(p).dtype == tf::DT_RESOURCE ? constant[p.node] : invariant_[p.node];
-      };
       const bool looks =
           !n.op->op_def.is_stateful() || functions_.EffectsOf(body_, id) == kReads || MeasuresVariable(n);
-      const bool settled = n.type() == "Const" || (!apart && n.controls.empty() && !n.inputs.empty() && looks);
-      invariant_[id] = settled && std::all_of(n.inputs.begin(), n.inputs.end(), same);
+      if (n.type() != "Const" && (!n.controls.empty() || n.inputs.empty() || !looks)) continue;
+      same_[id] = kPure;
+      for (const Port& p : n.inputs)
+        same_[id] = std::min(same_[id], (body_.output(p).dtype == tf::DT_RESOURCE ? variables : same_)[p.node]);
     }
   }
 
@@ -118,7 +121,7 @@ class Cutter {
     std::vector<Port> order = residuals_;
     std::sort(order.begin(), order.end(), [](Port a, Port b) { return a.node > b.node; });
     for (const Port& p : order) {
-      if (invariant_[p.node]) continue;
+      if (same_[p.node] != kDiffers) continue;
       kept_.erase(body_.output_index(p));
       follows_.clear();
       if (!Follows(p, 0)) kept_.insert(body_.output_index(p));
@@ -126,7 +129,9 @@ class Cutter {
     const auto dropped = [&](Port p) { return !kept_.contains(body_.output_index(p)); };
     std::vector<Port> again;
     std::copy_if(residuals_.begin(), residuals_.end(), std::back_inserter(again), dropped);
-    TakeArguments(again);
+    // What is computed again may need arguments that did not cross before.
+    for (const int id : NodesOf(again, [&](Port p) { return kept_.contains(body_.output_index(p)); }))
+      if (body_.node(id).is_arg()) taken_[id] = true;
     residuals_.erase(std::remove_if(residuals_.begin(), residuals_.end(), dropped), residuals_.end());
   }
 
@@ -143,24 +148,26 @@ class Cutter {
     return follows_[{p.node, depth}] = follows;
   }
 
-  // What is computed again may need arguments that did not cross before.
-  void TakeArguments(std::vector<Port> pending) {
-    absl::flat_hash_set<int> seen;
+  // The nodes that these are computed by, as far back as to what is known.
+  template <typename Known>
+  absl::flat_hash_set<int> NodesOf(std::vector<Port> pending, const Known& known) const {
+    absl::flat_hash_set<int> nodes;
     while (!pending.empty()) {
       const Port p = pending.back();
       pending.pop_back();
-      if (kept_.contains(body_.output_index(p)) || !seen.insert(p.node).second) continue;
-      const Node& n = body_.node(p.node);
-      if (n.is_arg()) taken_[p.node] = true;
-      pending.insert(pending.end(), n.inputs.begin(), n.inputs.end());
+      if (known(p) || !nodes.insert(p.node).second) continue;
+      const auto& inputs = body_.node(p.node).inputs;
+      pending.insert(pending.end(), inputs.begin(), inputs.end());
     }
+    return nodes;
   }
 
   const Functions& functions_;
   const Body& body_;
   const std::vector<Port>& gradients_;
   const LoopArguments* const loop_;
-  std::vector<bool> pullback_, invariant_, taken_;          // by node
+  std::vector<bool> pullback_, taken_;                      // by node
+  std::vector<Sameness> same_;                              // by node of a loop's body
   std::vector<bool> free_;                                  // arguments that cost nothing to take
   absl::flat_hash_set<int> kept_;                           // residuals that stay, by output
   absl::flat_hash_map<std::pair<int, int>, bool> follows_;  // what is known of a node, that far away

@@ -12,7 +12,7 @@ struct LoopArgument {
   bool invariant = false;  // the same in all iterations
   bool counter = false;    // an integer that the number of the iteration tells
   bool written = false;    // a variable that the condition writes
-  bool apart = false;      // what is computed of it, and of constants, is kept as if it were another in each iteration
+  bool apart = false;      // if it is a variable, what is read of it is kept as if it were another in each iteration
 };
 using LoopArguments = std::vector<LoopArgument>;
 
@@ -21,10 +21,13 @@ std::vector<bool> WrittenArguments(const Functions& functions, const Body& body)
 
 // What the pullback takes besides cotangents.
 struct Cut {
-  std::vector<bool> args;        // by argument: the pullback takes it
-  std::vector<Port> residuals;   // what the forward half returns for the pullback
-  std::vector<Port> invariants;  // the same of a loop's body, what is equal in all iterations: computed once
-  std::vector<bool> pullback;    // by node: whether it belongs to the pullback
+  std::vector<bool> args;       // by argument: the pullback takes it
+  std::vector<Port> residuals;  // what the forward half returns for the pullback
+  std::vector<bool> pullback;   // by node: whether it belongs to the pullback
+  // Of a loop's body, no residuals but what is equal in all iterations: what variables that are only read make of it,
+  // and what follows from arguments alone.
+  std::vector<Port> reads, invariants;
+  std::vector<bool> invariant_args;  // by argument: `invariants` are computed of it
 };
 
 // Cuts a body that a sweep has extended, where `gradients` is what the pullback returns: arguments cross as they are,

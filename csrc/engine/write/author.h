@@ -23,8 +23,7 @@ class FunctionAuthor {
   V Arg(tf::DataType dtype, const tf::PartialTensorShape& shape = tf::PartialTensorShape()) {
     const V arg = V::Tensor(body_.AddArg(absl::StrCat("x_", body_.args.size()), dtype), 0);
     args_.push_back(ToPort(arg));
-    Shape known;
-    if (body_.shapes()->MakeShapeFromPartialTensorShape(shape, &known).ok()) body_.output(ToPort(arg)).shape = known;
+    SetShape(arg, shape);
     return arg;
   }
   Values Args(const tf::DataTypeVector& dtypes) {
@@ -33,6 +32,14 @@ class FunctionAuthor {
     return args;
   }
   Values Args(absl::Span<const TensorSpec> tensors) { return Args(Dtypes(tensors)); }
+  // The results of a function, with what is known of their shapes.
+  Values Call(const Callable& f, const Values& inputs) {
+    const V call = builder_.Call(f, inputs);
+    if (!call) return {};
+    Values results = OutputsOf(call, f.results.size());
+    for (size_t i = 0; i < results.size(); ++i) SetShape(results[i], f.results[i].shape);
+    return results;
+  }
   // What is known of the shape of a value.
   tf::PartialTensorShape StaticShapeOf(const V& v) const { return StaticShape(body_.output(ToPort(v)).shape); }
   Builder* operator->() { return &builder_; }
@@ -49,6 +56,11 @@ class FunctionAuthor {
   }
 
  private:
+  void SetShape(const V& v, const tf::PartialTensorShape& shape) {
+    Shape known;
+    if (body_.shapes()->MakeShapeFromPartialTensorShape(shape, &known).ok()) body_.output(ToPort(v)).shape = known;
+  }
+
   Functions* const functions_;
   Body body_;
   Builder builder_;
