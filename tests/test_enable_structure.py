@@ -344,6 +344,29 @@ SAME: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
+def test_a_loop_that_tells_its_length_tells_it_once(said: Said) -> None:
+    """An outer loop keeps that for each iteration: all derivatives take the same."""
+
+    def inner(y: Any) -> Any:
+        return tf.while_loop(lambda y: tf.reduce_sum(tf.sin(y)) < 3.0, lambda y: (y * 1.5,), [y])[0]
+
+    def asked_twice(f: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def gradients(x: Any) -> Any:
+            with tf.GradientTape(persistent=True) as tape:
+                tape.watch(x)
+                y = f(x)
+                z = y**2
+            return tape.gradient(y, x) + tape.gradient(z, x)
+
+        return gradients
+
+    def loops(x: Any) -> Any:
+        return times(2, lambda i, y: inner(tf.tanh(y)), x)
+
+    compare(lambda: function(asked_twice(function(asked_twice(function(loops))))), kinds=False)
+    assert not said.reasons
+
+
 @pytest.mark.parametrize(
     ("same", "where"), [*((same, "alone") for same in SAME), ("a product", "in a call"), ("a call", "in a branch")]
 )
@@ -531,6 +554,7 @@ CALL = "StatefulPartitionedCall"
         ),  # takes what is outside of the loop
         (lambda x: function(lambda x: tf.ensure_shape(tf.py_function(tf.tanh, [x], tf.float32), [3, 4]))(x), CALL),
         (lambda x: function(lambda x: tf.math.betainc(2.0, 3.0, tf.sigmoid(x)))(x), None),  # differs in constants alone
+        (lambda x: function(lambda x: x * tf.cast(tf.range(tf.cast(x[0, 0], tf.int32) + 4), tf.float32))(x), None),
         (lambda x: function(lambda x: tf.nn.max_pool2d(x[None, :, :, None], 2, 1, "VALID"))(x), None),
     ],
 )
@@ -638,7 +662,7 @@ def recurrent(x: Any) -> Any:
         (masked_loops, 0),
         (masked_loops, 1),
         (bounded_loops, 2),  # TensorFlow's own gradient of loops goes on with those of the engine
-        (recurrent, 1),
+        (recurrent, 2),
     ],
 )
 def test_eager_tapes_that_may_ask_again_over_derivatives(f: Callable[[Any], Any], order: int, said: Said) -> None:

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.core.framework import function_pb2, node_def_pb2
-from tensorflow.python.framework import ops
+from tensorflow.core.framework import function_pb2, node_def_pb2, types_pb2
+from tensorflow.python.framework import op_def_registry, ops
 
-from tf_symgrad import _custom, _loader
+from tf_symgrad import _custom, _loader, _part
 
 # Inputs that Python has no gradient of, though there is one: None, which stays None.
 DEAF = {
@@ -151,9 +151,27 @@ def _sources(node: node_def_pb2.NodeDef) -> list[str]:
 
 
 def _differ_in_constants(node: node_def_pb2.NodeDef, constants: set[str]) -> bool:
-    """Whether the inputs that the engine and Python have different gradients of are constants, of one that differs."""
-    deaf = DEAF.get(node.op)
-    return all(source in constants for i, source in enumerate(_sources(node)) if deaf is None or i in deaf)
+    """Whether nothing flows to those inputs of which the engine and Python have different gradients.
+
+    Constants are such, and integers.
+    """
+    deaf, carries = DEAF.get(node.op), _carry(node)
+    return all(
+        source in constants or (i < len(carries) and not carries[i])
+        for i, source in enumerate(_sources(node))
+        if deaf is None or i in deaf
+    )
+
+
+def _carry(node: node_def_pb2.NodeDef) -> list[bool]:
+    """Of which inputs a gradient may flow to, by their dtypes: of the first ones, that are one tensor each."""
+    found: list[bool] = []
+    for arg in op_def_registry.get(node.op).input_arg:
+        if arg.number_attr or arg.type_list_attr:
+            break
+        dtype = node.attr[arg.type_attr].type if arg.type_attr in node.attr else arg.type
+        found.append(dtype == types_pb2.DT_INVALID or _part.carries(tf.as_dtype(dtype)))
+    return found
 
 
 def _is_python_node(node: node_def_pb2.NodeDef, nodes: dict[str, node_def_pb2.NodeDef]) -> bool:

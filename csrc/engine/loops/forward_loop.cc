@@ -69,7 +69,10 @@ class ForwardLoop : LoopWriter {
       residuals_.push_back(static_cast<int>(results.size()));
       results.push_back(value);
     };
-    if (!plan_.trips.exact) cross(loop.out(plan_.Count()));
+    if (!plan_.trips.exact) {
+      if (plan_.count >= 0) residuals_.push_back(plan_.count);
+      else cross(loop.out(plan_.Count()));
+    }
     const std::vector<int> stacks = plan_.Stacks();
     for (size_t k = 0; k < stacks.size(); ++k) {
       const V stack = loop.out(stacks[k]);

@@ -58,7 +58,7 @@ class Planner {
     ReadTrips(*condition);
     TF_RETURN_IF_ERROR(Split(*condition));
     for (size_t i = 0; i < variables_.size(); ++i) variables_[i].last = Last(i);
-    if (in_place_) plan_.count = Count();
+    plan_.count = Count();
     TF_RETURN_IF_ERROR(PlanStacks());
     return std::move(plan_);
   }
