@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.python.ops import gradients_util
+from tensorflow.python.ops.linalg.sparse import sparse_csr_matrix_ops
 
 import tf_symgrad
 from tests.oracles import taped
@@ -390,6 +391,18 @@ def test_what_is_the_same_in_all_iterations_is_kept_once_for_all_gradients(same:
 
     compare(lambda: function(gradients), kinds=False)
     assert not said.reasons
+
+
+def test_a_sparse_matrix_that_crosses(said: Said) -> None:
+    """TensorFlow makes no op of one of which it does not know the shape."""
+
+    def product(x: Any) -> Any:
+        matrix = sparse_csr_matrix_ops.dense_to_csr_sparse_matrix(tf.sin(x), [[0, 1], [2, 3]])
+        return sparse_csr_matrix_ops.sparse_matrix_mat_mul(matrix, W)
+
+    compare(lambda: function(by_tape(function(product))))
+    assert not said.reasons
+    assert not said.ops
 
 
 def limited(n: Callable[[Any], Any], most: int | None = 6) -> Callable[[Any], Any]:

@@ -263,6 +263,19 @@ def test_in_cond() -> None:
     np.testing.assert_allclose(g(-X), 6 * X**2)
 
 
+def test_an_axis_from_the_end_in_a_branch() -> None:
+    """XLA looks at what the other branch has in place of what is computed of it, unless that is a constant."""
+
+    def scanned(y: Any) -> Any:
+        return y * tf.reduce_mean(tf.math.cumprod(y[:, :3], axis=-1, reverse=True))
+
+    def f(x: Any) -> Any:
+        y = tf.reduce_sum(x, 0, keepdims=True) * x
+        return tf.reduce_sum(tf.cond(tf.reduce_sum(y) > 0.0, lambda: y, lambda: scanned(y)))
+
+    check(f, uniform(2, 3))
+
+
 def test_in_switch_case() -> None:
     g = compiled(lambda i, x: tf.switch_case(i, [lambda: cubed_gradient(x), lambda: x, lambda: cubed_gradient(-2 * x)]))
     for i, y in enumerate([3 * X**2, X, 12 * X**2]):

@@ -277,7 +277,10 @@ class Backward:
             op = self._graph.get_operation_by_name(node)
             _structure.extend(op, definition, start, start_args, outputs, own)
         called = _structure.called(own, {**self._structure, **self._handed_over})
-        results = _pullback.call(name, stateful, [*own.values(), *called], [*map(self._tensor, taken), *dys])
+        try:
+            results = _pullback.call(name, stateful, [*own.values(), *called], [*map(self._tensor, taken), *dys])
+        except ValueError as error:  # of a variant that TensorFlow knows too little of
+            raise NotNativeError(f"TensorFlow makes no call of a pullback: {error}") from None
         for of, values, indices in gradients:
             x, dx = self._tensor(of), results[values]
             spec = _specs.variable_spec(x) if x.dtype == tf.resource else x

@@ -36,7 +36,7 @@ def call(name: str, stateful: bool, functions: Sequence[Any], inputs: Sequence[A
     add = tf.raw_ops.StatefulPartitionedCall if stateful else tf.raw_ops.PartitionedCall
     # A tape that may see the gradient of this gradient must have recorded all that this one will take.
     if pywrap_tfe.TFE_Py_TapeSetPossibleGradientTypes(list(inputs)) == _HIGHER_ORDER:
-        return list(_concrete(root, inputs)._call_flat(list(inputs), []))
+        return list(concrete(root, inputs)._call_flat(list(inputs), []))
     if optimize != "grappler":  # the op runs the function itself, and is differentiated as the op is
         unused = [_op.unused(tf.TensorSpec(None, dtype)) for dtype in outputs]
         nothing = [False] * len(inputs)
@@ -69,16 +69,16 @@ class Named:
 
 def gradient_of_call(functions: Sequence[Any], op: Any, *dys: Any) -> Any:
     """The gradient of a call of the first of some functions, as TensorFlow differentiates calls: few ask for it."""
-    concrete = _concrete(functions[0], op.inputs)
+    known = concrete(functions[0], op.inputs)
     # TensorFlow would take zeros like the function's own results: of lists, of which these know less, in its graph.
     seeds = [
         tf.zeros_like(y) if dy is None and y.dtype != tf.resource and backprop_util.IsTrainable(inner) else dy
-        for y, dy, inner in zip(op.outputs, dys, concrete.graph.outputs, strict=False)
+        for y, dy, inner in zip(op.outputs, dys, known.graph.outputs, strict=False)
     ]
-    return concrete._delayed_rewrite_functions._rewrite_forward_and_call_backward(op, *seeds)
+    return known._delayed_rewrite_functions._rewrite_forward_and_call_backward(op, *seeds)
 
 
-def _concrete(root: Any, inputs: Sequence[Any]) -> Any:
+def concrete(root: Any, inputs: Sequence[Any]) -> Any:
     """A pullback as TensorFlow knows functions, for inputs like these."""
     key = tuple(repr(facts(t)) for t in inputs if t.dtype == tf.resource)
     known = root.__dict__.setdefault("_symgrad_concrete", {})

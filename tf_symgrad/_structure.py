@@ -17,6 +17,7 @@ from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import record
 from tensorflow.python.eager.polymorphic_function import concrete_function
 from tensorflow.python.framework import ops
+from tensorflow.python.ops import handle_data_util
 
 from tf_symgrad import _custom, _library, _likeness, _pullback
 
@@ -169,9 +170,18 @@ def extend(
     if "_num_original_outputs" in node.attr:
         op._set_attr("_num_original_outputs", type(node.attr["_num_original_outputs"])(i=len(op.outputs)))
     if op.type in _CALLS:
-        _take_over(op, own[node.attr["f"].func.name])
+        root: Any = own[node.attr["f"].func.name]
+        _take_over(op, root)
+        if any(dtype == tf.variant for dtype, _ in new) and _has_sparse_matrices(own):
+            for y, inner in zip(op.outputs, _pullback.concrete(root, op.inputs).graph.outputs, strict=True):
+                handle_data_util.copy_handle_data(inner, y)
     else:
         _stale.add(op)
+
+
+def _has_sparse_matrices(library: Library) -> bool:
+    """Whether variants may be sparse matrices: TensorFlow makes no op of one of which it does not know the shape."""
+    return any("SparseMatrix" in node.op for f in library.values() for node in f.cached_definition.node_def)
 
 
 def restore() -> None:

@@ -133,7 +133,11 @@ def compare(seed: int, mode: str, order: int) -> str:
     """
     hides = random.Random(~seed) if seed % 4 == 2 and mode != "jit" else None
     program, x, rng = random_program(random.Random(seed), order, hides), inputs(seed), np.random.default_rng(seed)
-    lower: Program = traced(value(program), x)
+    try:
+        lower: Program = traced(value(program), x)
+        lower(*x)
+    except Exception as error:
+        return f"the tape fails, as the program does: {type(error).__name__}: {error}"
     for n in range(1, order + 1):
         by_tapes = derivative(value(program), by_tape, n)
         found, got, said = derivative(lower, enabled(seed % 3) if mode == "enable" else by_engine), None, ""

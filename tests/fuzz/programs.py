@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tests.fuzz.operations import operation
+
 Value = Any
 Step = Callable[[list[Value]], Value]
 Program = Callable[..., Value]
@@ -116,9 +118,9 @@ class Generator:
 
     def step(self, depth: int) -> Step:
         kinds = ["unary"] * 4 + ["binary"] * 4 + ["array"] * 5 + ["reduce"] * 2 + ["product"] * 2 + ["matrix", "signal"]
+        kinds += ["operation"] * 6
         if depth:
-            kinds += ["call", "cond", "switch", "while", "for", "scan", "map", "custom", "data_loop", "list"]
-            kinds += ["again"] * (self.orders == 1)  # the gradient of recompute_grad has none
+            kinds += ["call", "cond", "switch", "while", "for", "scan", "map", "custom", "data_loop", "list", "again"]
         kind = self.rng.choice(kinds)
         make: Callable[[int], Step] = getattr(self, f"_{kind}")
         return make(depth)
@@ -266,6 +268,10 @@ class Generator:
                     return tf.nn.depthwise_conv2d(image, tf.ones([2, 2, 1, 1], a.dtype), [1] * 4, "SAME")[0, :, :, 0]
 
         return run
+
+    def _operation(self, depth: int) -> Step:
+        (_, mean), x = operation(self.rng), self._pick()
+        return lambda values: x(values) * tf.tanh(mean(x(values)))
 
     # -- Structure.
 

@@ -138,14 +138,17 @@ OutputInts Cast(const Folding& c) {
 }
 
 OutputInts Select(const Folding& c) {
-  const Ints *p = c.in(0), *a = c.in(1), *b = c.in(2);
-  if (p == nullptr || a == nullptr || b == nullptr || !p->known() || a->dims != b->dims) return {};
-  if (p->elements.size() == 1 && p->dims.size() <= a->dims.size())
-    return {c.body->output(c.inputs[p->elements[0].value ? 1 : 2]).ints};
-  if (p->dims != a->dims) return {};
-  Elements elements(p->elements.size());
-  for (size_t i = 0; i < elements.size(); ++i) elements[i] = (p->elements[i].value ? a : b)->elements[i];
-  return One(p->dims, std::move(elements));
+  const Ints *p = c.in(0), *a = c.in(1), *b = c.in(2), *shape = p;
+  if (p == nullptr || a == nullptr || b == nullptr || !p->known()) return {};
+  for (const Ints* x : {a, b})
+    if (x->dims.size() > shape->dims.size() || (x->dims.size() == shape->dims.size() && x->elements.size() != 1))
+      shape = x;
+  for (const Ints* x : {p, a, b})
+    if (x->elements.size() != 1 && x->dims != shape->dims) return {};
+  const auto at = [](const Ints& x, size_t i) { return x.elements[x.elements.size() == 1 ? 0 : i]; };
+  Elements elements(shape->elements.size());
+  for (size_t i = 0; i < elements.size(); ++i) elements[i] = at(at(*p, i).value ? *a : *b, i);
+  return One(shape->dims, std::move(elements));
 }
 
 // -- Reductions of everything.

@@ -14,8 +14,11 @@ bool IsDifferentiable(tf::DataType dtype) {
 }
 
 bool HasNoGradient(const Node& node) {
+  if (HasOwnGradient(*node.def)) return false;
+  const auto element = node.def->attr().find("element_dtype");  // of a list
+  if (element != node.def->attr().end() && !IsDifferentiable(element->second.type())) return true;
   const Rule* rule = FindRule(node.type());
-  return rule != nullptr && rule->gradient == nullptr && !HasOwnGradient(*node.def);
+  return rule != nullptr && rule->gradient == nullptr;
 }
 
 V ZerosOf(const V& x, tf::DataType dtype, tf::DataType flow_element) {
