@@ -88,8 +88,8 @@ BINARY: list[Callable[[Value, Value], Value]] = [
 class Generator:
     """Draws steps. `size` elements an axis are plenty: shapes matter here, and not their sizes."""
 
-    def __init__(self, rng: random.Random, orders: int, hides: random.Random | None = None) -> None:
-        self.rng, self.orders, self.hides = rng, orders, hides
+    def __init__(self, rng: random.Random, orders: int, hides: random.Random | None, tables: bool) -> None:
+        self.rng, self.orders, self.hides, self.tables = rng, orders, hides, tables
 
     def program(self, length: int, depth: int) -> Program:
         steps = [self._perhaps_hidden(self.step(depth)) for _ in range(length)]
@@ -118,9 +118,10 @@ class Generator:
 
     def step(self, depth: int) -> Step:
         kinds = ["unary"] * 4 + ["binary"] * 4 + ["array"] * 5 + ["reduce"] * 2 + ["product"] * 2 + ["matrix", "signal"]
-        kinds += ["operation"] * 6
         if depth:
-            kinds += ["call", "cond", "switch", "while", "for", "scan", "map", "custom", "data_loop", "list", "again"]
+            kinds += ["call", "cond", "switch", "while", "for", "scan", "map", "custom", "data_loop", "list"]
+            kinds += ["again"] * (self.orders == 1 or self.tables)  # a tape of a tape can't
+        kinds += ["operation"] * 6 * self.tables
         kind = self.rng.choice(kinds)
         make: Callable[[int], Step] = getattr(self, f"_{kind}")
         return make(depth)
@@ -398,9 +399,18 @@ class Generator:
         return run
 
 
-def random_program(rng: random.Random, orders: int = 1, hides: random.Random | None = None) -> Program:
-    """A function of two matrices of float64, to be differentiated so often. `hides` draws whose shapes are hidden."""
-    generator = Generator(rng, orders, hides)
+def random_program(
+    rng: random.Random, orders: int = 1, hides: random.Random | None = None, tables: bool = False
+) -> Program:
+    """A function of two matrices of float64, to be differentiated so often.
+
+    Args:
+      rng: draws the steps.
+      orders: how often.
+      hides: draws of which values TensorFlow does not know the shapes.
+      tables: whether steps may be ops of the case tables.
+    """
+    generator = Generator(rng, orders, hides, tables)
     if orders > 2:
         return generator.program(rng.randint(1, 3), rng.choice([0, 0, 1]))
     # Most are small: what two steps do to each other, few large ones would not show as often.
