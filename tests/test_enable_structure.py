@@ -14,8 +14,9 @@ from tensorflow.python.ops.linalg.sparse import sparse_csr_matrix_ops
 import tf_symgrad
 from tests.oracles import taped
 
-_backward, _enable, _pullback, _structure = (
-    importlib.import_module(f"tf_symgrad.{name}") for name in ("_backward", "_enable", "_pullback", "_structure")
+_backward, _enable, _library, _pullback, _structure = (
+    importlib.import_module(f"tf_symgrad.{name}")
+    for name in ("_backward", "_enable", "_library", "_pullback", "_structure")
 )
 RANDOM = np.random.default_rng(0)
 X = tf.constant(RANDOM.normal(size=(3, 4)), tf.float32)
@@ -710,6 +711,21 @@ def test_graphs_of_one_function_have_names_of_their_own() -> None:
             _pullback.set_graphs(loop)
             names.append(loop._body_graph.name)
     assert len({*names, loop.get_attr("body").name}) == 3
+
+
+def test_no_call_is_named_like_one_that_was_written_out() -> None:
+    """TensorFlow inlines it, and would name its nodes like those of the other."""
+
+    def f(x: Any) -> Any:
+        with tf.name_scope("loop/start"):
+            return tf.sin(x)
+
+    x = tf.constant(0.3)
+    definition = tf.function(f).get_concrete_function(x).function_def
+    graph = _pullback.concrete(_library.atomic(definition), [x]).graph
+    assert "loop/start/Sin" in {op.name for op in graph.get_operations()}
+    assert graph.unique_name("loop/start") == "loop/start_1"
+    assert graph.unique_name("loop") == "loop_1"
 
 
 def test_a_backward_function_that_would_grow_for_ever_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,9 +102,16 @@ def concrete(root: Any, inputs: Sequence[Any]) -> Any:
 
 
 def _prepare(graph: Any) -> None:
-    """Of a graph that was made of a definition: tells its calls their gradients, and what is known of handles."""
+    """Of a graph that was made of a definition: tells its calls their gradients, and what is known of handles.
+
+    A call that the engine has written out has left nodes whose names begin with its own, as has one that TensorFlow
+    inlines when it runs: no other call may be named like it.
+    """
     find = _library.finder(graph)
     for op in graph.get_operations():
+        scope = op.name
+        while scope := scope.rpartition("/")[0]:
+            graph._names_in_use.setdefault(scope.lower(), 1)
         if op.type in ("PartitionedCall", "StatefulPartitionedCall"):
             op._gradient_function = functools.partial(gradient_of_call, [find(op.get_attr("f").name)])
         elif op.type.removeprefix("Stateless") in _GRAPHS:
