@@ -520,6 +520,22 @@ def test_a_result_that_is_a_reference() -> None:
         differentiate(f)
 
 
+def test_a_sum_of_lists_of_which_the_last_is_not_known() -> None:
+    """TensorFlow's shape function reads as much of it as of the others: beyond its end."""
+
+    @tf.function(input_signature=[PAIR, tf.TensorSpec([], tf.variant)])
+    def f(x: Any, unknown: Any) -> Any:
+        empty = tf.raw_ops.EmptyTensorList(element_shape=[2], max_num_elements=-1, element_dtype=tf.float32)
+        lists = [tf.raw_ops.TensorListPushBack(input_handle=empty, tensor=y) for y in (x, x * x)]
+        total = tf.raw_ops.AddN(inputs=[unknown, *lists])
+        return tf.raw_ops.TensorListPopBack(input_handle=total, element_shape=[2], element_dtype=tf.float32)[1]
+
+    definition = f.get_concrete_function().function_def
+    inputs = next(node for node in definition.node_def if node.op == "AddN").input
+    inputs.append(inputs.pop(0))
+    differentiate(definition)
+
+
 def gather(indices: str, axis: str, batch_dims: int) -> function_pb2.FunctionDef:
     f = one_node("f", f"""op: "GatherV2" input: "x" input: "{indices}" input: "{axis}"
       attr {{ key: "Tparams" value {{ type: DT_FLOAT }} }} attr {{ key: "Tindices" value {{ type: DT_INT32 }} }}

@@ -8,6 +8,7 @@
 #include "csrc/cc/graph_part.h"
 #include "csrc/cc/private_member.h"
 #include "csrc/engine/body/calls.h"
+#include "csrc/engine/large_stack.h"
 #include "csrc/engine/library/gradient_op.h"
 #include "csrc/engine/vjp/cotangent.h"
 #include "csrc/engine/vjp/registry.h"
@@ -34,9 +35,9 @@ bool IsZerosOf(const tf::Output& dy, const tf::Output& y) {
          tf::Operation(dy.node()).input(0).index() == y.index();
 }
 
-// One for all ops: the node is a part of the graph by itself.
-absl::Status NodeGradient(const tf::Scope& scope, const tf::Operation& op, const std::vector<tf::Output>& dy,
-                          std::vector<tf::Output>* dx) {
+// The node is a part of the graph by itself.
+absl::Status DifferentiateNode(const tf::Scope& scope, const tf::Operation& op, const std::vector<tf::Output>& dy,
+                               std::vector<tf::Output>* dx) {
   GraphPart part(scope);
   std::vector<Port> inputs, results;
   std::vector<bool> wrt;
@@ -67,6 +68,12 @@ absl::Status NodeGradient(const tf::Scope& scope, const tf::Operation& op, const
     }
   }
   return absl::OkStatus();
+}
+
+// One for all ops.
+absl::Status NodeGradient(const tf::Scope& scope, const tf::Operation& op, const std::vector<tf::Output>& dy,
+                          std::vector<tf::Output>* dx) {
+  return OnLargeStack([&] { return DifferentiateNode(scope, op, dy, dx); });
 }
 
 // TensorFlow's own gradient functions make way: some end the process (ConcatV2 along axis -1), forget a dilation, an

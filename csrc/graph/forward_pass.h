@@ -121,6 +121,7 @@ class ForwardPass {
 
   // The part of the graph that a pullback is of.
   struct Region;
+  absl::StatusOr<Pullback> Differentiate(const std::vector<Facts>& facts);
   bool IsWanted(Port p, const Region& region) const;
   absl::Status AddInput(Port p, int depth, Region* region);
   using Ports = absl::flat_hash_map<std::pair<int, int>, Port>;  // of the body, by tensor of the graph

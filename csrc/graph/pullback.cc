@@ -6,6 +6,7 @@
 #include "csrc/engine/body/calls.h"
 #include "csrc/engine/differentiate/node_gradients.h"
 #include "csrc/engine/facts/facts.h"
+#include "csrc/engine/large_stack.h"
 #include "csrc/engine/read/function_facts.h"
 #include "csrc/engine/vjp/cotangent.h"
 #include "csrc/engine/vjp/registry.h"
@@ -111,6 +112,15 @@ std::map<int, std::string> ForwardPass::NamesOf(const std::map<int, T>& nodes, c
 }
 
 absl::StatusOr<ForwardPass::Pullback> ForwardPass::Finish(const std::vector<Facts>& facts) {
+  absl::StatusOr<Pullback> pullback;
+  TF_RETURN_IF_ERROR(OnLargeStack([&] {
+    pullback = Differentiate(facts);
+    return pullback.status();
+  }));
+  return pullback;
+}
+
+absl::StatusOr<ForwardPass::Pullback> ForwardPass::Differentiate(const std::vector<Facts>& facts) {
   failed_.clear();
   TF_RETURN_IF_ERROR(CheckRegistry());
   if (region_ == nullptr || facts.size() != region_->args.size() + region_->severed.size())

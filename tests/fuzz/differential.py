@@ -167,7 +167,10 @@ def compare(seed: int, mode: str, order: int) -> str:
                     return ""
                 failed = f"{type(error).__name__}: {error}"
                 return f"the tape fails: {next((why for text, why in TAPE_FAILS.items() if text in failed), failed)}"
-            if differs := said or difference(expected, got):
+            if said:
+                return f"at order {n}: {said}"
+            tape_is_wrong = agrees(got, lower, x, rng) and not agrees(expected, lower, x, rng)
+            if not tape_is_wrong and (differs := difference(expected, got)):
                 return f"at order {n}: {differs}"
         lower = found
     return ""

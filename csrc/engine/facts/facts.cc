@@ -181,6 +181,10 @@ class Inference {
   absl::Status Run() {
     TF_RETURN_IF_ERROR(CheckInputs(*body_, node_));
     for (size_t i = 0; i < node_.inputs.size(); ++i) ReadInput(i);
+    // Of a sum it reads, for each input of which something is known, as much of the last one.
+    const auto unknown = [](const auto& handle) { return handle == nullptr; };
+    if (node_.type() == "AddN" && std::any_of(handles_.begin(), handles_.end(), unknown))
+      for (auto& handle : handles_) handle.reset();
     InferenceContext c(TF_GRAPH_DEF_VERSION, tf::AttrSlice(*node_.def), node_.op->op_def, shapes_, tensors_, as_shapes_,
                        std::move(handles_));
     if (const absl::Status status = c.Run(node_.op->shape_inference_fn); !status.ok()) {
@@ -244,7 +248,7 @@ class Inference {
       if (!claims_too_much)
         body_->output({id_, i}).shape = ElementShape(body_, node_, i, importer_.Import(c->output(i)));
       const auto* handle = c->output_handle_shapes_and_types(i);
-      if (handle == nullptr) continue;
+      if (handle == nullptr || handle->empty()) continue;
       std::vector<ShapeAndType> imported = *handle;
       for (ShapeAndType& h : imported) h.shape = importer_.Import(h.shape);
       body_->handles[body_->output_index({id_, i})] = std::move(imported);
