@@ -119,7 +119,7 @@ ENGINE = {
         "corrects its shape function, or needs not to run it",
         {
             *("EnsureShape", "ExtractVolumePatches", "GatherV2", "MatrixDiagV2", "MatrixDiagV3", "Mul", "ReluGrad"),
-            *("PlaceholderWithDefault", "Reshape", "Shape", "Tanh"),
+            *("AddN", "PlaceholderWithDefault", "Reshape", "Shape", "Tanh"),
             *(
                 "CollectiveGather",
                 "FakeQuantWithMinMaxVarsPerChannelGradient",
