@@ -428,3 +428,36 @@ def test_products_after_a_loop_have_derivatives(jit: bool) -> None:
     got = tf.function(lambda *x: tf_symgrad.symbolic_gradient([*x, one], f=once), jit_compile=jit, autograph=False)(*x)
     for a, b in zip(got, outer.gradient(z, x), strict=True):
         np.testing.assert_allclose(a, b, 1e-9, 1e-12)
+
+
+NEVER: dict[str, tuple[Callable[[Any, Any], Any], Any]] = {
+    "an index": (lambda a, i: tf.sin(tf.gather(a, i)), 7),
+    "a shape": (lambda a, i: tf.reduce_sum(tf.sin(tf.reshape(a, [i, 2]))), 5),
+    "a factor": (lambda a, i: tf.reduce_sum(tf.linalg.cholesky(tf.reshape(a, [2, 2]) - tf.eye(2))), 0),
+    "rows of a variable": (lambda a, i: tf.sin(tf.gather(TABLE, i)) * a[0], 7),
+}
+TABLE = tf.Variable([1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize("name", NEVER)
+def test_what_no_iteration_computes_does_not_fail(name: str) -> None:
+    """It is the same in all iterations, and is computed beside the loop, unless that could end in an error."""
+    of, i = NEVER[name]
+
+    @tf.function(autograph=False)
+    def f(x: Any, a: Any, i: Any, n: Any) -> Any:
+        return tf.while_loop(lambda k, _: k < n, lambda k, y: (k + 1, y * of(a, i)), [0, x])[1]
+
+    def by_tape(*args: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(args[:2])
+            y = f(*args)
+        return tape.gradient(y, args[:2], unconnected_gradients="zero")
+
+    args = tf.constant(2.0), tf.constant([0.5, 0.0, 0.0, 0.5]), tf.constant(i), tf.constant(0)
+    expected = [1.0, np.zeros(4)]
+    got = tf_symgrad.grad(f, wrt=(0, 1))(*args)
+    with tf_symgrad.native():
+        for gradients in (got, by_tape(*args), tf.function(by_tape)(*args)):
+            for g, e in zip(gradients, expected, strict=True):
+                np.testing.assert_array_equal(g, e)

@@ -202,7 +202,7 @@ absl::StatusOr<const SplitVjp*> Differentiator::Split(const tf::NameAttrList& f,
   std::string mask = absl::StrCat(MaskText(wrt), "|", MaskText(seeds), dense ? "|dense" : "");
   if (loop != nullptr)
     for (const LoopArgument& arg : *loop)
-      absl::StrAppend(&mask, "|", MaskText({arg.invariant, arg.counter, arg.written, arg.apart}));
+      absl::StrAppend(&mask, "|", MaskText({arg.invariant, arg.counter, arg.written, arg.apart, arg.idle}));
   const std::string memo = absl::StrCat(ContentText(f), "|", mask);
   const auto found = splits_.find(memo);
   if (found != splits_.end()) return &found->second;

@@ -104,10 +104,11 @@ class Planner {
   // Which variables carry cotangents through the loop; and splits the body for them.
   absl::Status Split(const Body& condition) {
     const std::vector<bool> wants = Wants(), written = WrittenArguments(*splitter_, condition);
+    const bool idle = !plan_.compiled && !plan_.trips.exact;  // of what XLA compiles, nothing fails
     LoopArguments arguments;
     for (size_t i = 0; i < variables_.size(); ++i) {
       LoopVariable& x = variables_[i];
-      arguments.push_back({x.invariant, x.counter, written[i], splitter_->repeats()});
+      arguments.push_back({x.invariant, x.counter, written[i], splitter_->repeats(), idle});
       x.carried = wants[i] && !x.invariant && x.seeded();
     }
     const tf::NameAttrList body = Specialize(Function("body"));

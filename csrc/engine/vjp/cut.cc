@@ -65,21 +65,35 @@ class Cutter {
     const std::vector<bool> written = WrittenArguments(functions_, body_);
     same_.assign(body_.num_nodes(), kDiffers);
     std::vector<Sameness> variables(body_.num_nodes(), kDiffers);  // those that are only read
+    bool idle = false;
     for (size_t i = 0; i < loop_->size(); ++i) {
       const LoopArgument& arg = (*loop_)[i];
+      idle = idle || arg.idle;
       if (arg.invariant) same_[body_.args[i]] = kPure;
       if (arg.invariant && !arg.apart && !written[i] && !arg.written) variables[body_.args[i]] = kRead;
     }
     for (int id = 0; id < body_.num_nodes(); ++id) {
       const Node& n = body_.node(id);
       if (n.is_arg()) continue;
-      const bool looks =
-          !n.op->op_def.is_stateful() || functions_.EffectsOf(body_, id) == kReads || MeasuresVariable(n);
-      if (n.type() != "Const" && (!n.controls.empty() || n.inputs.empty() || !looks)) continue;
+      const bool pure = !n.op->op_def.is_stateful();
+      const bool looks = pure || functions_.EffectsOf(body_, id) == kReads || MeasuresVariable(n);
+      const bool fails = idle && (pure ? MayFail(n) : n.inputs.size() > 1);
+      if (n.type() != "Const" && (!n.controls.empty() || n.inputs.empty() || !looks || fails)) continue;
       same_[id] = kPure;
       for (const Port& p : n.inputs)
         same_[id] = std::min(same_[id], (body_.output(p).dtype == tf::DT_RESOURCE ? variables : same_)[p.node]);
     }
+  }
+
+  // Whether an op may refuse some values of its inputs: others than simple ones, and such with indices, axes or shapes
+  // that are not known.
+  bool MayFail(const Node& n) const {
+    const auto unknown = [&](Port p) {
+      const Output& in = body_.output(p);
+      return IsIntegral(in.dtype) && in.dtype != tf::DT_BOOL && (in.ints == nullptr || !in.ints->known());
+    };
+    const bool simple = HasTrait(n.type(), Trait::kCheap) || HasTrait(n.type(), Trait::kLight);
+    return !simple || std::any_of(n.inputs.begin(), n.inputs.end(), unknown);
   }
 
   // What does nothing with a resource that it is given only tells what stays, such as the shape of a variable.

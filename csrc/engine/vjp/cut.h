@@ -13,6 +13,7 @@ struct LoopArgument {
   bool counter = false;    // an integer that the number of the iteration tells
   bool written = false;    // a variable that the condition writes
   bool apart = false;      // if it is a variable, what is read of it is kept as if it were another in each iteration
+  bool idle = false;       // there may be no iteration: then nothing may fail that is computed of it
 };
 using LoopArguments = std::vector<LoopArgument>;
 
