@@ -722,6 +722,7 @@ def test_no_call_is_named_like_one_that_was_written_out() -> None:
 
     x = tf.constant(0.3)
     definition = tf.function(f).get_concrete_function(x).function_def
+    definition.signature.name = "written_out"  # that of f is taken
     graph = _pullback.concrete(_library.atomic(definition), [x]).graph
     assert "loop/start/Sin" in {op.name for op in graph.get_operations()}
     assert graph.unique_name("loop/start") == "loop/start_1"

@@ -186,8 +186,12 @@ def _has_sparse_matrices(library: Library) -> bool:
 
 def restore() -> None:
     """Gives TensorFlow's Python the graphs of the functions that branches and loops have now, to go on with."""
-    while _stale:
-        _pullback.set_graphs(_stale.pop())
+    while True:
+        try:
+            op = _stale.pop()
+        except KeyError:  # none is left, or the last one has just gone with its graph
+            return
+        _pullback.set_graphs(op)
 
 
 def _take_over(op: Any, root: Any) -> None:
