@@ -1,6 +1,7 @@
 """Under tf_symgrad.enable(): calls, branches and loops of a graph are differentiated where they stand."""
 
 import collections
+import gc
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.eager import context
 from tensorflow.python.ops import gradients_util
 from tensorflow.python.ops.linalg.sparse import sparse_csr_matrix_ops
 
@@ -711,6 +713,26 @@ def test_graphs_of_one_function_have_names_of_their_own() -> None:
             _pullback.set_graphs(loop)
             names.append(loop._body_graph.name)
     assert len({*names, loop.get_attr("body").name}) == 3
+
+
+def test_a_function_stays_when_its_last_other_reference_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python may collect that at any time: while the next one is made, too."""
+    definition = tf.function(tf.sin).get_concrete_function(tf.constant(0.3)).function_def
+    definition.signature.name = "stays"
+    references = [_library.atomic(definition)]
+    make = _library._Definition.__init__
+
+    def make_late(*args: Any) -> None:
+        references.clear()
+        gc.collect()
+        make(*args)
+
+    monkeypatch.setattr(_library._Definition, "__init__", make_late)
+    function = _library.atomic(definition)
+    assert context.context().has_function("stays")
+    del function
+    gc.collect()
+    assert not context.context().has_function("stays")
 
 
 def test_no_call_is_named_like_one_that_was_written_out() -> None:
