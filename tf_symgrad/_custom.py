@@ -15,7 +15,7 @@ import copy
 import hashlib
 import inspect
 import types
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -210,14 +210,22 @@ def _trace_or_share(op: Any, known: dict[Any, Any]) -> Traced | None:
     return gradient, [tensors[place] for place in places], outputs
 
 
+def _closure(python_gradient: Any) -> Mapping[str, Any]:
+    """What `tf.custom_gradient` has around a gradient, which is `grad_fn`; empty if it made none."""
+    try:
+        return inspect.getclosurevars(inspect.getclosurevars(python_gradient).nonlocals["tape_grad_fn"]).nonlocals
+    except (KeyError, TypeError):
+        return {}
+
+
 def _twin(op: Any, python_gradient: Any) -> tuple[Any, list[Any]] | None:
     """What the trace of a custom gradient of TensorFlow's own depends on: a key, and the tensors that it may take.
 
     Those (of `tf.nn.silu`, say) are functions of what they close over and of the cotangents, and some models have
     hundreds: nodes of one key share a trace, whatever their shapes.
     """
+    outer = _closure(python_gradient)
     try:
-        outer = inspect.getclosurevars(inspect.getclosurevars(python_gradient).nonlocals["tape_grad_fn"]).nonlocals
         gradient, variables = outer["grad_fn"], outer["variables"]
         closure = sorted(inspect.getclosurevars(gradient).nonlocals.items())
     except (KeyError, TypeError):
@@ -241,11 +249,7 @@ def only_refuses(op: Any, python_gradient: Any) -> bool:
 
     The op is the identity, and what it wraps has a gradient as everything else has.
     """
-    try:
-        outer = inspect.getclosurevars(inspect.getclosurevars(python_gradient).nonlocals["tape_grad_fn"]).nonlocals
-        gradient = outer["grad_fn"]
-    except (KeyError, TypeError):
-        return False
+    gradient = _closure(python_gradient).get("grad_fn")
     name = getattr(gradient, "__qualname__", "")
     of_recompute_grad = name.startswith("recompute_grad.") and name.endswith(".transpose")
     return op.type == "IdentityN" and of_recompute_grad and _is_tensorflows(gradient)
