@@ -40,14 +40,20 @@ def atomic(definition: function_pb2.FunctionDef) -> LibraryFunction:
     """A counted reference to a function of the eager context, which is given the function if it lacks it."""
     runtime = context.context()
     name = tf.compat.as_bytes(definition.signature.name)
-    # AtomicFunctions count themselves and hold one reference of the context's together. It counts itself first: the
-    # last of the others may go at any time, and the context's function with it. Nothing calls it from Python: its type
-    # is never looked at.
-    function = _Definition(name, runtime, function_type_lib.FunctionType([]))
-    function._cached_definition = definition
-    count = atomic_function.RUNTIME_FUNCTION_REFS[runtime.function_scope_id, name]
-    if count == 1 or not runtime.has_function(name):
-        runtime.add_function_def(definition)
+    # AtomicFunctions count themselves and hold one reference of the context's together. This one is counted before it
+    # is made: the last of the others may go at any time, and the context's function with it.
+    counts, key = atomic_function.RUNTIME_FUNCTION_REFS, (runtime.function_scope_id, name)
+    counts[key] = counts.get(key, 0) + 1
+    try:
+        if counts[key] == 1 or not runtime.has_function(name):
+            runtime.add_function_def(definition)
+        # Nothing calls it from Python: its type is never looked at.
+        function = _Definition(name, runtime, function_type_lib.FunctionType([]))
+        function._cached_definition = definition
+    finally:
+        counts[key] -= 1
+        if counts[key] == 0:  # TensorFlow refused the definition
+            del counts[key]
     return function
 
 
