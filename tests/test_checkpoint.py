@@ -240,6 +240,38 @@ def test_variables_rows_and_effects(policy: Any) -> None:
     np.testing.assert_array_equal(rows.values, reference.values)
 
 
+@pytest.mark.parametrize("policy", [None, *POLICIES])
+@pytest.mark.parametrize("kind", ["chain", "loop"])
+def test_what_a_constant_is_ordered_after_does_not_happen_again(kind: str, policy: Any) -> None:
+    """Pullbacks copy constants, those that wait for a write of f, too; and what is computed again waits for others."""
+    count, scale = tf.Variable(0.0), tf.Variable(0.9)
+
+    @tf.function(autograph=False)
+    def f(x: Any) -> Any:
+        with tf.control_dependencies([count.assign_add(1.0)]):
+            three, limit = tf.constant(3.0), tf.constant(4)
+        step = lambda x: tf.sin(tf.tanh(tf.pow(x, three) + 0.5) * scale)
+        if kind == "chain":
+            return tf.reduce_sum(step(step(step(step(x)))))
+        return tf.reduce_sum(tf.while_loop(lambda i, _: i < limit, lambda i, x: (i + 1, step(x)), [0, x])[1])
+
+    def derivative(x: Any) -> Any:
+        y, pullback = tf_symgrad.vjp(f, x, checkpoint=policy)
+        return pullback(tf.ones_like(y))[0]
+
+    x = tf.constant([0.3, 0.4])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = f(x)
+    expected = tape.gradient(y, x)
+    gradient = tf_symgrad.grad(f, checkpoint=policy)  # its loop reads a variable: after what f writes before
+    runs = ((derivative, 1), (tf.function(derivative, autograph=False), 1), (gradient, int(kind == "loop")))
+    for run, writes in runs:
+        count.assign(0.0)
+        np.testing.assert_allclose(run(x), expected, rtol=1e-5)
+        assert count == writes
+
+
 @policies
 @pytest.mark.parametrize("nested", [False, True])
 def test_stateful_draws_are_not_drawn_again(policy: Any, nested: bool) -> None:

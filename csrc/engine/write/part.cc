@@ -74,7 +74,7 @@ class PartFinder {
   }
 
   // Keeps what is needed for what is kept. A node that is awaited, or that sees or changes state, waits for all that
-  // the body has before it; another one for what its own control inputs name.
+  // the body has before it; another one for what its own control inputs name. In a pullback all of that has happened.
   void Settle() {
     while (!pending_.empty()) {
       const int id = pending_.back();
@@ -89,9 +89,12 @@ class PartFinder {
       }
       if (const auto it = body_.custom_inputs.find(id); it != body_.custom_inputs.end())
         for (const Port& p : it->second) Need(p);  // for the next derivative; they may come after the node
-      if (waits || (!IsConst(n) && !only_checks_.contains(id)))
+      if (id >= body_.num_forward) {  // rematerialisation alone lets nodes wait, and for nothing but to be late
+        for (const int c : n.controls) Keep(c);
+      } else if (signature_.keeps != Keeps::kNothing && (waits || (!IsConst(n) && !only_checks_.contains(id)))) {
         for (const int c : n.controls)
-          if (waits || behind_[c] || id >= body_.num_forward) Await(c);
+          if (waits || behind_[c]) Await(c);
+      }
     }
   }
 
