@@ -279,6 +279,51 @@ def test_random_traced_programs(seed: int) -> None:
         np.testing.assert_allclose(g(tf.constant(0.3, tf.float64)), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("seed", [1000, 1002, 1114, 1118, 1137, 1141, 1158])
+def test_random_halves(seed: int) -> None:
+    """Where TensorFlow writes out what is called, only control edges order what is in there."""
+    rng = random.Random(seed)
+    program = random_program(rng, rng.randint(4, 9))
+    state, after = [0.7, -0.4], [0.7, -0.4]
+    variables = [tf.Variable(value, dtype=tf.float64) for value in state]
+    f = tf.function(lambda x: trace(program, x, variables), autograph=False)
+    expected = interpret(program, (0.3, 1.0), after)
+    policy = rng.choice([None, "cheap", "auto", "everything", 0, "1KB", "keep:Mul", "recompute:Tanh,Mul"])
+
+    def halves(x: Any) -> Any:
+        y, pullback = tf_symgrad.vjp(f, x, checkpoint=policy)
+        return y, pullback(tf.ones_like(y))[0]
+
+    value_and_grad = tf_symgrad.value_and_grad(f, checkpoint=policy)
+    for run in (halves, tf.function(halves, autograph=False), tf.function(value_and_grad, autograph=False)):
+        for variable, value in zip(variables, state, strict=True):
+            variable.assign(value)
+        np.testing.assert_allclose(run(tf.constant(0.3, tf.float64)), expected, rtol=1e-6)
+        np.testing.assert_allclose(variables, after, rtol=1e-6)
+
+
+def test_a_loop_waits_for_more_than_its_values() -> None:
+    """What it writes when it begins must not be read before it; that its first list waits for the read is no order."""
+    v = tf.Variable(0.7)
+
+    @tf.function(autograph=False)
+    def f(x: Any) -> Any:
+        before = v.read_value()
+
+        def proceeds(i: Any, _: Any) -> Any:
+            v.assign_add(1.0)
+            return i < 3
+
+        return before * tf.while_loop(proceeds, lambda i, x: (i + 1, tf.sin(x)), [0, x])[1]
+
+    x = tf.constant(0.3)
+    expected = 0.7 * np.sin(np.sin(np.sin(0.3)))
+    for _ in range(5):
+        v.assign(0.7)
+        np.testing.assert_allclose(tf.function(lambda x: tf_symgrad.vjp(f, x)[0])(x), expected, rtol=1e-6)
+        np.testing.assert_allclose(v, 4.7, rtol=1e-6)
+
+
 # -- Assertions.
 
 

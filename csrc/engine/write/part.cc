@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
+#include "csrc/engine/body/calls.h"
 #include "csrc/engine/library/effects.h"
 
 namespace symgrad {
@@ -177,8 +178,13 @@ class PartFinder {
     }
   }
 
-  // Where paths between effects go through what is left out, or over edges that are not written, joins their ends. What
-  // stands for a node that is left out (`end_`) is the last that is kept before it: a node, or a hub of several.
+  // Whether a node is done, for what waits for its values, before all that it does, and may begin before all its values
+  // are there: TensorFlow writes calls, branches and loops out, and orders what is in them by control edges alone.
+  bool IsLoose(int id) const { return HasEffect(id) && IsStructure(*body_.node(id).def, *body_.node(id).op); }
+
+  // Where paths between effects go through what is left out, or over edges that are not written or order nothing, joins
+  // their ends. What stands for a node that is left out (`end_`) is the last that is kept before it: a node, or a hub
+  // of several.
   void Join() {
     end_.assign(num_nodes_, kNone);
     std::vector<int> before, seen(num_nodes_, kNone);
@@ -190,15 +196,18 @@ class PartFinder {
       before.clear();
       const auto join = [&](int p, bool is_written) {
         if (end_[p] == kNone) return;
+        is_written = is_written && end_[p] == p;
         if (is_written) end_[id] = id;
         else before.push_back(end_[p]);
         if (is_written) seen[p] = id;
       };
-      for (const Port& p : n.inputs) join(p.node, kept && part_.kept[p.node] && !IsCut(p));
+      const bool loose = kept && IsLoose(id);
+      for (const Port& p : n.inputs)
+        join(p.node, kept && part_.kept[p.node] && !IsCut(p) && !loose && !IsLoose(p.node));
       for (const int c : n.controls) join(c, kept && part_.kept[c] && !IsConst(n));
       Reduce(id, &before, &seen);
       if (before.empty()) continue;
-      if (kept) {
+      if (end_[id] == id || (kept && (before.size() > 1 || IsConst(n)))) {
         auto& order = part_.order[id];
         order.insert(order.end(), before.begin(), before.end());
         end_[id] = id;
@@ -220,7 +229,7 @@ class PartFinder {
       for (const int c : n.controls)
         if (!IsConst(n)) (*seen)[c] = id;
       for (const Port& p : n.inputs)
-        if (!IsCut(p)) (*seen)[p.node] = id;
+        if (!IsCut(p) && !IsLoose(e) && !IsLoose(p.node)) (*seen)[p.node] = id;
     }
     const auto known = [&](int e) { return std::exchange((*seen)[e], id) == id; };
     ends->erase(std::remove_if(ends->begin(), ends->end(), known), ends->end());
