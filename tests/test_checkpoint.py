@@ -250,7 +250,10 @@ def test_what_a_constant_is_ordered_after_does_not_happen_again(kind: str, polic
     def f(x: Any) -> Any:
         with tf.control_dependencies([count.assign_add(1.0)]):
             three, limit = tf.constant(3.0), tf.constant(4)
-        step = lambda x: tf.sin(tf.tanh(tf.pow(x, three) + 0.5) * scale)
+
+        def step(x: Any) -> Any:
+            return tf.sin(tf.tanh(tf.pow(x, three) + 0.5) * scale)
+
         if kind == "chain":
             return tf.reduce_sum(step(step(step(step(x)))))
         return tf.reduce_sum(tf.while_loop(lambda i, _: i < limit, lambda i, x: (i + 1, step(x)), [0, x])[1])

@@ -708,6 +708,30 @@ def test_graphs_of_one_function_have_names_of_their_own() -> None:
     assert len({*names, loop.get_attr("body").name}) == 3
 
 
+def test_what_was_made_natively_is_differentiated_by_python_afterwards() -> None:
+    """A loop over a variable in a branch, whose graphs were the engine's functions."""
+    scale = tf.Variable(2.0)
+
+    @tf.function(autograph=False)
+    def f(x: Any) -> Any:
+        def loop() -> Any:
+            return tf.while_loop(lambda i, _: i < 3, lambda i, y: (i + 1, tf.sin(y) * scale), [0, x])[1]
+
+        return tf.cond(x < 1.0, loop, lambda: x)
+
+    def derivative(x: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = f(x)
+        return tape.gradient(y, x)
+
+    x = tf.constant(0.3)
+    with tf_symgrad.native():
+        expected = derivative(x)
+    np.testing.assert_allclose(tf.function(derivative, autograph=False)(x), expected, rtol=1e-6)
+    np.testing.assert_allclose(derivative(x), expected, rtol=1e-6)
+
+
 def test_a_function_stays_when_its_last_other_reference_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python may collect that at any time: while the next one is made, too."""
     definition = tf.function(tf.sin).get_concrete_function(tf.constant(0.3)).function_def

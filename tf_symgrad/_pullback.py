@@ -118,6 +118,20 @@ def _prepare(graph: Any) -> None:
             set_graphs(op)
         elif (gradient := _handed_over(op)) is not None:
             op._gradient_function = gradient
+        _hand_on(op)
+
+
+def _hand_on(op: Any) -> None:
+    """Tells a node's results the variables that they are: it was made before its graph's inputs were told."""
+    if op.type in ("Identity", "IdentityN", "While", "StatelessWhile"):
+        results = op.inputs
+    elif op.type.removeprefix("Stateless") in _GRAPHS:  # a branch's, of its first graph
+        results = getattr(op, "_true_graph" if op.type.endswith("If") else "_branch_graph_0").outputs
+    else:
+        return
+    for result, y in zip(results, op.outputs, strict=True):
+        if y.dtype == tf.resource:
+            handle_data_util.copy_handle_data(result, y)
 
 
 def _handed_over(op: Any) -> Any:
