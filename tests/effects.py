@@ -43,25 +43,42 @@ def random_program(rng: random.Random, length: int, depth: int = 2) -> Program:
     return tuple(statements)
 
 
-Dual = tuple[float, float]
+Jet = tuple[float, float, float]  # a value, and its first and second derivative
 
 
-def interpret(program: Program, x: Dual, state: list[float]) -> Dual:
-    """The program's result and its derivative by x; a variable carries no derivative."""
+def constant(x: float) -> Jet:
+    return x, 0.0, 0.0
+
+
+def variable_of(x: float) -> Jet:
+    return x, 1.0, 0.0
+
+
+def sine(a: Jet) -> Jet:
+    sin, cos = math.sin(a[0]), math.cos(a[0])
+    return sin, cos * a[1], cos * a[2] - sin * a[1] ** 2
+
+
+def product(a: Jet, b: Jet) -> Jet:
+    return a[0] * b[0], a[0] * b[1] + a[1] * b[0], a[0] * b[2] + 2 * a[1] * b[1] + a[2] * b[0]
+
+
+def interpret(program: Program, x: Jet, state: list[float]) -> Jet:
+    """The program's result and its derivatives by x; a variable carries none."""
     values = [x]
     for s in program:
         a, b = (values[max(i, -len(values)) if i < 0 else i] for i in (s.a, s.b))
         match s.kind:
             case "read":
-                values.append((state[s.variable], 0.0))
+                values.append(constant(state[s.variable]))
             case "add":
                 state[s.variable] += a[0]
             case "set":
                 state[s.variable] = a[0]
             case "sin":
-                values.append((math.sin(a[0]), math.cos(a[0]) * a[1]))
+                values.append(sine(a))
             case "mul":
-                values.append((a[0] * b[0], a[0] * b[1] + a[1] * b[0]))
+                values.append(product(a, b))
             case "call":
                 values.append(interpret(s.parts[0], a, state))
             case "if":
@@ -73,10 +90,10 @@ def interpret(program: Program, x: Dual, state: list[float]) -> Dual:
                     if s.kind == "until":  # the condition writes
                         state[s.variable] += a[0]
                     if trip < TRIPS:
-                        a = interpret(s.parts[0], a, state)
-                        a = (math.sin(a[0]), math.cos(a[0]) * a[1])
+                        a = sine(interpret(s.parts[0], a, state))
                 values.append(a)
-    return sum(v for v, _ in values), sum(d for _, d in values)
+    y, dx, ddx = (sum(parts) for parts in zip(*values, strict=True))
+    return y, dx, ddx
 
 
 def branch(x: float) -> int:

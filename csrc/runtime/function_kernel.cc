@@ -61,12 +61,13 @@ class FunctionKernel::Instance {
       options.input_devices.push_back(InputDevice(ctx->input(i), options.target));
     options.output_devices.assign(ctx->num_outputs(), options.target);
 
-    if (!is_optimized) {  // which would write out the functions that are called
-      options.config_proto.mutable_graph_options()->mutable_optimizer_options()->set_do_function_inlining(true);
-      return options;
-    }
+    // Calls are written out before the graph is split by device. After that, TensorFlow would take a call for done when
+    // its results are there, whatever it still has to write.
+    options.config_proto.mutable_graph_options()->mutable_optimizer_options()->set_do_function_inlining(true);
+    if (!is_optimized) return options;
     tensorflow::grappler::GrapplerItem::OptimizationOptions grappler;
     grappler.allow_pruning_stateful_and_dataset_ops = true;  // what must run is a control output of the function
+    grappler.is_eager_mode = true;                           // and what a call has done is what its control outputs say
     grappler.optimize_function_library = false;              // calls in it are optimised when they are instantiated
     options.optimize_graph_fn = [config = options.config_proto, name, grappler](
                                     std::vector<std::string> returns, std::vector<std::string> keep,
