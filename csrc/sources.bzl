@@ -73,6 +73,7 @@ ENGINE = [
     "csrc/engine/remat/schedule.cc",
     "csrc/engine/structure/branch.cc",
     "csrc/engine/structure/remote.cc",
+    "csrc/engine/structure/slots.cc",
     "csrc/engine/structure/split.cc",
     "csrc/engine/tensorflow1/flows.cc",
     "csrc/engine/tensorflow1/function_text.cc",

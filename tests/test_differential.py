@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.fuzz import effects
 from tests.fuzz.differential import compare
 
 
@@ -21,3 +22,8 @@ def test_branches_whose_residuals_are_of_unknown_and_unequal_shapes(monkeypatch:
     """Grappler took the shape of one branch's residual for that of the other's, as they crossed in one slot."""
     monkeypatch.setenv("TF_SYMGRAD_DISABLE_PASS", "1")
     assert compare(3000117, "function", 3) == ""
+
+
+@pytest.mark.parametrize("way", effects.WAYS)
+def test_programs_with_effects(way: str) -> None:
+    assert [effects.compare(seed, way, kind) for seed, kind in ((1, "eager"), (2, "graph"), (5, "graph"))] == [""] * 3

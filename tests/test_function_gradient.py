@@ -117,3 +117,41 @@ def test_it_can_be_saved(f: Any, v: tf.Variable, tmp_path: Path) -> None:
     v.assign([7.0, 7.0])
     dx, _ = tf.saved_model.load(str(tmp_path)).g(X, N, DY)
     np.testing.assert_allclose(dx, DY * 3 * X**2 * np.array([1.0, 2.0]) ** 3)
+
+
+def switch(x: Any) -> Any:
+    """Branches of which one keeps a list."""
+
+    def loop() -> Any:
+        return tf.while_loop(lambda i, _: i < 2, lambda i, y: (i + 1, tf.sin(y) * y), [0, x], maximum_iterations=2)[1]
+
+    return tf.switch_case(tf.cast(x, tf.int32), [loop, lambda: x * x, lambda: 2.0 * x])
+
+
+def test_it_is_built_again_for_xla() -> None:
+    x = tf.constant(0.3)
+    g = tf_symgrad.function_gradient(tf.function(switch, autograph=False).get_concrete_function(x))
+    compiled = tf.function(lambda x: g(x, tf.constant(1.0)), autograph=False, jit_compile=True)
+    np.testing.assert_allclose(compiled(x), g(x, tf.constant(1.0)), rtol=1e-6)
+    np.testing.assert_allclose(compiled(tf.constant(1.5)), [3.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("way", ["vjp", "tape"])
+def test_what_is_not_built_for_xla_is_refused(way: str) -> None:
+    """XLA itself would end the process: the branches' results are of several shapes."""
+    f = tf.function(switch, autograph=False)
+
+    def by_vjp(x: Any) -> Any:
+        return tf_symgrad.vjp(f, x)[1](tf.constant(1.0))[0]
+
+    def by_tape(x: Any) -> Any:
+        with tf_symgrad.native(), tf.GradientTape() as tape:
+            tape.watch(x)
+            y = f(x)
+        return tape.gradient(y, x)
+
+    x = tf.constant(0.3)
+    derivative = tf.function(by_vjp if way == "vjp" else by_tape, autograph=False)
+    derivative(x)
+    with pytest.raises(tf.errors.OpError, match="XLA|tf2xla"):
+        tf.function(lambda x: derivative(x) * 2, autograph=False, jit_compile=True)(x)

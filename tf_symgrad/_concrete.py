@@ -35,7 +35,8 @@ def function_gradient(
     Returns:
       A `ConcreteFunction` that takes the `N` inputs of `f` that are not captured, then a cotangent for each of its `M`
       outputs, as flat lists of tensors, and returns a list of the wanted gradients, of their inputs' shapes and dtypes.
-      What `f` captures, it captures as well. Its `plot(path)` draws it: see `Explanation.plot`.
+      What `f` captures, it captures as well. Its `plot(path)` draws it: see `Explanation.plot`. Where it is called in
+      what XLA compiles, it is built once more, for that.
 
     Raises:
       TypeError: `f` is nothing that a function can be made of.
@@ -48,13 +49,14 @@ def function_gradient(
       [<tf.Tensor: shape=(), dtype=float32, numpy=2.0>]
     """
     values, kept, flags = _inputs.flag("values", values), _inputs.checkpoint_of(checkpoint), _inputs.flags(wrt)
-    function = _resolve.resolve(f, []).checkpointed(kept)
+    function = _resolve.resolve(f, []).checkpointed(kept).here()
     flags = _function.differentiable_inputs(function) if flags is None else flags
     wanted = _inputs.mask(function, function.inputs, flags)
     if not any(wanted):
         raise invalid(f"{function} has no input that a gradient is wanted of.")
     whole, gradient = _api.build_gradient(function, wanted, values)
-    return GradientFunction(function, whole, gradient, wanted, values, functools.partial(_plot, f, wrt))
+    again = None if _function.in_xla() else functools.partial(function_gradient, f, wrt, values, checkpoint)
+    return GradientFunction(function, whole, gradient, wanted, values, functools.partial(_plot, f, wrt), again)
 
 
 class GradientFunction(concrete_function.ConcreteFunction):  # type: ignore[misc]
@@ -72,8 +74,9 @@ class GradientFunction(concrete_function.ConcreteFunction):  # type: ignore[misc
         wanted: Sequence[bool],
         values: bool,
         plot: Callable[[str | os.PathLike[str]], None],
+        for_xla: Callable[[], Any] | None,
     ) -> None:
-        self.plot = plot
+        self.plot, self._for_xla = plot, for_xla
         self._whole, self._gradient, self._wanted = whole, gradient, wanted
         self._values = function.outputs if values else []
         self._specs = [_named(x, f"x_{i}") for i, x in enumerate(function.arguments)]
@@ -81,6 +84,8 @@ class GradientFunction(concrete_function.ConcreteFunction):  # type: ignore[misc
         self._specs += [_named(y, f"dy_{i}") for i, y in enumerate(function.outputs)]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._for_xla is not None and _function.in_xla():
+            return self._compiled(*args, **kwargs)
         if kwargs or not self._fit(args):
             return super().__call__(*args, **kwargs)
         name, count = self._gradient.name.encode(), len(self._gradient.outputs)
@@ -105,6 +110,11 @@ class GradientFunction(concrete_function.ConcreteFunction):  # type: ignore[misc
         if name not in _FIELDS:
             raise AttributeError(f"{type(self).__name__} has no attribute '{name}'.")
         return getattr(self._traced, name)
+
+    @functools.cached_property
+    def _compiled(self) -> Any:
+        assert self._for_xla is not None
+        return self._for_xla()
 
     @functools.cached_property
     def _traced(self) -> Any:

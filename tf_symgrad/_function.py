@@ -19,6 +19,11 @@ from tf_symgrad import _compiled, _library, _loader, _sources, _specs
 _MAX_SPECIALIZED = 64  # shapes of which a function remembers its gradients
 
 
+def in_xla() -> bool:
+    """Whether what is being traced is for XLA."""
+    return not context.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph())
+
+
 class Function:
     """A function, all that it calls, and what it captures.
 
@@ -150,7 +155,7 @@ class Function:
 
         For what is built for good here: the op itself is built where XLA meets it, for more than is known here.
         """
-        if context.executing_eagerly() or not control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph()):
+        if not in_xla():
             return self
         function = self._with_attrs()
         function.name_attrs.attr["_symgrad_compiled"].b = True

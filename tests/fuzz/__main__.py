@@ -1,8 +1,8 @@
 """Fuzzing: python -m tests.fuzz [--seconds N] [--first SEED].
 
 By coverage, with libFuzzer, the engine's front doors (engine.cc), where there is a clang: fast first, then what that
-has kept, and more, under the sanitizer of addresses. Then random programs against the tape, damaged SavedModels for the
-command line, and odd arguments for the package. Each takes a quarter of the time.
+has kept, and more, under the sanitizer of addresses. Then random programs against the tape, and such with effects;
+damaged SavedModels for the command line; and odd arguments for the package. Each takes a quarter of the time.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ def main() -> int:
     quarter, first = max(arguments.seconds // 4, 1), f"--first={arguments.first}"
     good = [
         by_coverage(quarter),
-        by_program("differential", first, f"--seconds={quarter}"),
+        by_program("differential", first, f"--seconds={quarter * 3 // 4}"),
+        by_program("effects", first, f"--seconds={quarter // 4}"),
         by_program("saved_models", first, f"--count={int(quarter * MODELS_A_SECOND)}"),
         by_program("arguments", first, f"--seconds={quarter}"),
     ]

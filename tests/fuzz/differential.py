@@ -1,18 +1,12 @@
 """Random programs, differentiated by the engine, the tape and differences: python -m tests.fuzz.differential.
 
-Prints what differs, with the arguments that make it again, and ends with how many programs were compared. A process
-takes some hundreds of them, as TensorFlow keeps what was traced; every fourth process runs without the graph pass, so
-that the op's kernel runs.
+Prints what differs, with the arguments that make it again, and ends with how many programs were compared.
 """
 
 from __future__ import annotations
 
 import argparse
-import collections
-import json
-import os
 import random
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 import tf_symgrad
+from tests.fuzz import batches
 from tests.fuzz.programs import SHAPE, Program, random_program
 
 MODES = ("function", "eager", "jit", "enable")
@@ -176,56 +171,30 @@ def compare(seed: int, mode: str, order: int) -> str:
     return ""
 
 
-def of_batch(first: int, count: int, modes: list[str], end: float) -> collections.Counter[str]:
+def of_batch(seeds: range, end: float, arguments: argparse.Namespace) -> batches.Outcomes:
     """Compares in this process, until a time."""
-    outcomes: collections.Counter[str] = collections.Counter()
-    kernel = os.environ.get("TF_SYMGRAD_DISABLE_PASS") == "1"
-    for seed in range(first, first + count):
+    outcomes = batches.Outcomes()
+    for seed in seeds:
         if time.time() > end:
             break
         rng = random.Random(-seed)
-        mode, order = "function" if kernel else rng.choice(modes), rng.choice([1] * 6 + [2, 2, 3])
+        mode, order = rng.choice(arguments.modes), rng.choice([1] * 6 + [2, 2, 3])
+        kind = "kernel" if batches.is_kernel() else mode
         # Grappler takes half the time, and may hide what is wrong.
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": rng.random() < 0.7})
-        difference = compare(seed, mode, order)
-        outcomes[f"{'kernel' if kernel else mode}, order {order}"] += 1
+        difference = compare(seed, "function" if kind == "kernel" else mode, order)
+        outcomes[f"{kind}, order {order}"] += 1
         if difference:
             outcomes["tape fails" if difference.startswith("the tape fails") else "differ"] += 1
-            kind = "kernel" if kernel else mode
             print(f"seed {seed}, {kind}, order {order}: {' '.join(difference.split())[:300]}", flush=True)
     return outcomes
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--count", type=int, default=10**9)
-    parser.add_argument(
-        "--modes", nargs="*", default=["function"] * 10 + ["eager"] * 3 + ["jit"] + ["enable"] * 4, choices=MODES
-    )
-    parser.add_argument("--batch-until", type=float, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.batch_until:
-        print(json.dumps(of_batch(arguments.first, arguments.count, arguments.modes, arguments.batch_until)))
-        return 0
-    end, outcomes, died = time.time() + arguments.seconds, collections.Counter[str](), 0
-    for batch, first in enumerate(range(arguments.first, arguments.first + arguments.count, BATCH)):
-        if time.time() > end:
-            break
-        count = min(BATCH, arguments.first + arguments.count - first)
-        command = [sys.executable, "-m", "tests.fuzz.differential", f"--first={first}", f"--count={count}"]
-        command += [f"--batch-until={end}", "--modes", *arguments.modes]
-        environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
-        environment |= {"TF_SYMGRAD_DISABLE_PASS": "1"} if batch % 4 == 3 else {}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        *lines, last = done.stdout.splitlines() or [""]
-        print(*lines, sep="\n", end="\n" if lines else "", flush=True)
-        if done.returncode == 0:
-            outcomes.update(json.loads(last))
-        else:
-            died += 1
-            print(f"the process of seeds {first} to {first + count} died: {last} {done.stderr[-3000:]}", flush=True)
+    modes = ["function"] * 10 + ["eager"] * 3 + ["jit"] + ["enable"] * 4
+    parser.add_argument("--modes", nargs="*", default=modes, choices=MODES)
+    outcomes, died = batches.run("tests.fuzz.differential", parser, of_batch, BATCH)
     programs = sum(n for kind, n in outcomes.items() if "order" in kind)
     print(f"{programs} programs, of which {outcomes['differ']} differ and {outcomes['tape fails']} have no tape to ask")
     print(*(f"  {kind}: {n}" for kind, n in sorted(outcomes.items()) if "order" in kind), sep="\n")

@@ -7,6 +7,7 @@
 #include "csrc/engine/emit/literal.h"
 #include "csrc/engine/facts/facts.h"
 #include "csrc/engine/facts/known_inputs.h"
+#include "csrc/engine/structure/slots.h"
 #include "csrc/engine/structure/structure.h"
 #include "csrc/engine/vjp/cotangent.h"
 #include "csrc/engine/write/author.h"
@@ -23,84 +24,6 @@ void SetBranches(const std::vector<Callable>& functions, tf::NodeDef* node) {
     attrs["branches"].Clear();
     for (const Callable& f : functions) attrs["branches"].mutable_list()->add_func()->set_name(f.name);
   }
-}
-
-// What crosses from forward to pullback, the same for all branches: results, and after them slots. A slot serves each
-// branch that has a residual of its dtype and static shape. XLA wants all branches to return tensors of the same
-// shapes. Elsewhere a slot serves several branches only where its shape is known, and it is no list: Grappler takes
-// what one branch says of a tensor's shape for all of them. Branches that are one function say the same.
-struct Slots {
-  TensorSpecs tensors;
-  std::vector<std::vector<int>> of;  // branch, residual -> slot; below 0: ~result
-  std::vector<bool> crosses;         // by result
-
-  Slots(const std::vector<SplitVjp>& splits, bool compiled) {
-    absl::flat_hash_map<std::string, std::vector<int>> alike;  // slots that branches share, by dtype and shape
-    for (const SplitVjp& split : splits) {
-      const auto is_same = [&](const SplitVjp& other) {
-        return other.forward.name == split.forward.name && other.residuals == split.residuals;
-      };
-      const auto first = std::find_if(splits.begin(), splits.end(), is_same) - splits.begin();
-      if (first < static_cast<int64_t>(of.size())) {
-        of.push_back(std::vector<int>(of[first]));
-        continue;
-      }
-      absl::flat_hash_map<std::string, size_t> taken;  // how many of those
-      std::vector<int>& mine = of.emplace_back();
-      crosses.resize(split.num_results, false);
-      for (size_t r = 0; r < split.residuals.size(); ++r) {
-        if (const auto result = static_cast<size_t>(split.residuals[r]); result < split.num_results) {
-          crosses[result] = true;
-          mine.push_back(~split.residuals[r]);
-          continue;
-        }
-        const TensorSpec& residual = split.residual(r);
-        const TensorSpec wanted{residual.dtype, compiled ? residual.shape : Known(residual.shape)};
-        const bool shared = compiled ? !wanted.shape.unknown_rank() : IsOneShape(wanted);
-        const std::string like = absl::StrCat(wanted.dtype, shared ? wanted.shape.DebugString() : "");
-        std::vector<int>& slots = alike[like];
-        const size_t slot = shared ? taken[like]++ : slots.size();
-        if (slot == slots.size()) {
-          slots.push_back(static_cast<int>(tensors.size()));
-          tensors.push_back(wanted);
-        }
-        mine.push_back(slots[slot]);
-      }
-    }
-  }
-
-  // XLA, which takes tensors of one shape alone, ends the process where the branches' differ in rank.
-  absl::Status CheckFillers() const {
-    for (size_t s = 0; s < tensors.size(); ++s)
-      for (const std::vector<int>& mine : of)
-        if (!tensors[s].shape.IsFullyDefined() &&
-            std::find(mine.begin(), mine.end(), static_cast<int>(s)) == mine.end())
-          return absl::UnimplementedError(absl::StrCat("XLA can't compile its gradient, as a branch keeps a ",
-                                                       tf::DataTypeString(tensors[s].dtype), " tensor of shape ",
-                                                       tensors[s].shape.DebugString(), ", which must be static"));
-    return absl::OkStatus();
-  }
-
-  // Either all of a shape is known, or nothing.
-  static tf::PartialTensorShape Known(const tf::PartialTensorShape& shape) {
-    return shape.IsFullyDefined() ? shape : tf::PartialTensorShape();
-  }
-  static bool IsOneShape(const TensorSpec& tensor) {
-    return tensor.dtype != tf::DT_VARIANT && tensor.shape.IsFullyDefined();
-  }
-};
-
-// What a branch that has nothing to say puts into a slot: where the shape is known, a tensor of it that is allocated
-// once and never written; else something small.
-V Filler(FunctionAuthor* branch, const TensorSpec& slot) {
-  if (slot.dtype == tf::DT_VARIANT)
-    return op("EmptyTensorList", constant(-1, DType::kInt32), 0, Attr("element_dtype", DType::kFloat));
-  if (!slot.shape.IsFullyDefined()) return constant(0, static_cast<DType>(slot.dtype));
-  tf::NodeDef& node = *(*branch)->body()->NewDef();
-  node.set_op("FakeParam");
-  (*node.mutable_attr())["dtype"].set_type(slot.dtype);
-  slot.shape.AsProto((*node.mutable_attr())["shape"].mutable_shape());
-  return (*branch)->EmitNode(&node, {}, {slot.dtype});
 }
 
 // Splits the branches, and writes around the halves of each what makes them alike: all forward branches return the
@@ -152,10 +75,12 @@ class BranchSplit {
   }
 
  private:
+  bool IsIf() const { return node_.op() == "If" || node_.op() == "StatelessIf"; }
+
   // The node that takes one of the branches; its outputs.
   Values Emit(FunctionAuthor* author, const std::vector<Callable>& branches, const V& selector, Values inputs,
               const tf::DataTypeVector& outputs) const {
-    const bool is_if = node_.op() == "If" || node_.op() == "StatelessIf";
+    const bool is_if = IsIf();
     const bool stateful = std::any_of(branches.begin(), branches.end(), [](const auto& f) { return f.stateful; });
     tf::NodeDef& node = *(*author)->body()->NewDef();
     node.set_op(absl::StrCat(stateful ? "" : "Stateless", is_if ? "If" : "Case"));
@@ -215,7 +140,7 @@ class BranchSplit {
     for (size_t r = 0; r < mine.size(); ++r)
       if (mine[r] >= 0) results[n + mine[r]] = outputs[split.residuals[r]];
     for (size_t s = 0; s < slots.tensors.size(); ++s)
-      if (V& v = results[n + s]; !v) v = Filler(&branch, slots.tensors[s]);
+      if (V& v = results[n + s]; !v) v = Filler(&branch, slots.tensors[s], !IsIf() && !body_.compiled);
     return branch.Finish("branch", results);
   }
 
