@@ -15,6 +15,7 @@ from tensorflow.core.framework import attr_value_pb2, function_pb2
 
 import tf_symgrad
 from tests import memory
+from tests.sanitize.build import keeps_memory
 from tf_symgrad import _loader
 
 VECTOR = tf.TensorSpec([3], tf.float32)
@@ -463,6 +464,7 @@ def test_cache_is_bounded_by_bytes() -> None:
     assert after.bytes <= after.max_bytes == 128 << 20
 
 
+@pytest.mark.skipif(keeps_memory(), reason="a sanitizer keeps memory")
 def test_cache_knows_its_bytes() -> None:
     """What it says that it holds is what it takes, of many small functions, too."""
     h = tf.function(lambda x: tf.sin(x) * tf.reduce_mean(x))

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.sanitize.build import keeps_memory
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 X = np.array([0.1, 0.2, 0.3], np.float32)
 GRADIENT = np.sin(2 * X)
@@ -218,6 +220,8 @@ BUILDS: list[Callable[[], None]] = [fork, fork_amid_builds, the_end_amid_builds]
 )
 def test_life(scenes: list[Callable[[], None]], environment: dict[str, str]) -> None:
     for scene in scenes:
+        if scene is memory and keeps_memory():
+            continue
         command = [sys.executable, "-m", "tests.test_life", scene.__name__]
         process = subprocess.run(
             command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=300

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2, function_pb2, types_pb2
 
+from tests.sanitize.build import keeps_memory
 from tests.test_engine import build, chain
 from tf_symgrad import _loader
 
@@ -292,6 +293,7 @@ def with_a_large_constant(megabytes: int) -> tuple[bytes, bytes]:
     return library.SerializeToString(), attr_value_pb2.NameAttrList(name="f").SerializeToString()
 
 
+@pytest.mark.skipif(keeps_memory(), reason="a sanitizer keeps memory")
 def test_out_of_memory() -> None:
     """In a process that may not have it: an error, wherever that is noticed, of the class that says so."""
     done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, check=False)

@@ -105,6 +105,11 @@ FAST_FUZZER = Sanitizer(
 )
 
 
+def keeps_memory() -> bool:
+    """Whether this process runs with the sanitizer of addresses, whose allocator keeps what is freed."""
+    return any(name in os.environ.get("LD_PRELOAD", "") for name in ADDRESS.runtimes)
+
+
 def copy_sources(to: Path) -> None:
     """Copies with times, so that only what has changed is compiled again."""
     for folder in FOLDERS:
