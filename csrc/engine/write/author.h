@@ -21,7 +21,7 @@ class FunctionAuthor {
   explicit FunctionAuthor(Functions* functions) : functions_(functions), builder_(&body_), scope_(&builder_) {}
 
   V Arg(tf::DataType dtype, const tf::PartialTensorShape& shape = tf::PartialTensorShape()) {
-    const V arg = V::Tensor(body_.AddArg(absl::StrCat("x_", body_.args.size()), dtype), 0);
+    V arg = V::Tensor(body_.AddArg(absl::StrCat("x_", body_.args.size()), dtype), 0);
     args_.push_back(ToPort(arg));
     SetShape(arg, shape);
     return arg;
