@@ -283,8 +283,7 @@ class Flattener {
       node->set_name(absl::StrCat(scope.prefix, original.name()));
       if (scope.parent >= 0 && node->device().empty()) node->set_device(scope.call->device());
       node->clear_input();
-      // Takes nothing of other nodes of the scope; or is something whose effects wait for no value (write/part.cc).
-      bool first = true;
+      bool first = true;  // takes nothing of other nodes of the scope
       for (const std::string& input : original.input()) {
         if (!absl::StartsWith(input, "^")) {
           node->add_input(Resolve(s, input));
@@ -294,6 +293,7 @@ class Flattener {
       for (const std::string& input : original.input())
         if (absl::StartsWith(input, "^") && !(s > 0 && scope.args.contains(input.substr(1))))
           node->add_input(absl::StrCat("^", Control(s, input.substr(1))));
+      // What is in calls, branches and loops waits for no value of the whole (write/part.cc).
       if (first || IsStructureOp(original.op()) || functions_->Find(original.op()) != nullptr)
         for (const std::string& name : scope.before) node->add_input(absl::StrCat("^", name));
       RenameReferences(s, node);
