@@ -302,7 +302,7 @@ def test_random_halves(seed: int) -> None:
         np.testing.assert_allclose(variables, after, rtol=1e-6)
 
 
-@pytest.mark.parametrize("seed", range(200, 206))
+@pytest.mark.parametrize("seed", range(200, 203))
 def test_random_second_derivatives(seed: int) -> None:
     rng = random.Random(seed)
     program = random_program(rng, rng.randint(3, 7))
