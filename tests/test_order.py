@@ -15,8 +15,9 @@ from tensorflow.core.framework import attr_value_pb2, function_pb2, types_pb2
 from tensorflow.python.eager import context, execute
 
 import tf_symgrad
-from tests.effects import VARIABLES, Writer, interpret, lost_order, random_program, trace, variable_of
+from tests.effects import VARIABLES, Statement, Writer, interpret, lost_order, random_program, trace, variable_of
 from tests.frames import function_of_frames, loop, v1
+from tests.fuzz import effects
 from tf_symgrad import _loader, symbolic_gradient
 
 
@@ -279,85 +280,15 @@ def test_random_traced_programs(seed: int) -> None:
         np.testing.assert_allclose(g(tf.constant(0.3, tf.float64)), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("seed", [1000, 1002, 1114, 1118, 1137, 1141, 1158])
-def test_random_halves(seed: int) -> None:
-    """Where TensorFlow writes out what is called, only control edges order what is in there."""
-    rng = random.Random(seed)
-    program = random_program(rng, rng.randint(4, 9))
-    state, after = [0.7, -0.4], [0.7, -0.4]
-    variables = [tf.Variable(value, dtype=tf.float64) for value in state]
-    f = tf.function(lambda x: trace(program, x, variables), autograph=False)
-    *expected, _ = interpret(program, variable_of(0.3), after)
-    policy = rng.choice([None, "cheap", "auto", "everything", 0, "1KB", "keep:Mul", "recompute:Tanh,Mul"])
-
-    def halves(x: Any) -> Any:
-        y, pullback = tf_symgrad.vjp(f, x, checkpoint=policy)
-        return y, pullback(tf.ones_like(y))[0]
-
-    value_and_grad = tf_symgrad.value_and_grad(f, checkpoint=policy)
-    for run in (halves, tf.function(halves, autograph=False), tf.function(value_and_grad, autograph=False)):
-        for variable, value in zip(variables, state, strict=True):
-            variable.assign(value)
-        np.testing.assert_allclose(run(tf.constant(0.3, tf.float64)), expected, rtol=1e-6)
-        np.testing.assert_allclose(variables, after, rtol=1e-6)
-
-
-@pytest.mark.parametrize("seed", range(200, 203))
-def test_random_second_derivatives(seed: int) -> None:
-    rng = random.Random(seed)
-    program = random_program(rng, rng.randint(3, 7))
-    state, after = [0.7, -0.4], [0.7, -0.4]
-    variables = [tf.Variable(value, dtype=tf.float64) for value in state]
-    f = tf.function(lambda x: trace(program, x, variables), autograph=False)
-    expected = interpret(program, variable_of(0.3), after)
-
-    def by_tapes(x: Any) -> Any:
-        with tf_symgrad.native(), tf.GradientTape() as outer:
-            outer.watch(x)
-            with tf.GradientTape() as tape:
-                tape.watch(x)
-                y = f(x)
-            dx = tape.gradient(y, x, unconnected_gradients="zero")
-        return y, dx, outer.gradient(dx, x, unconnected_gradients="zero")
-
-    def by_ops(x: Any) -> Any:
-        value_and_grad = tf_symgrad.value_and_grad(f, unconnected_gradients="zero")
-
-        def derivative(x: Any) -> Any:
-            y, dx = value_and_grad(x)
-            return dx, y
-
-        (dx, y), ddx = tf_symgrad.value_and_grad(derivative, has_aux=True, unconnected_gradients="zero")(x)
-        return y, dx, ddx
-
-    for run in (by_tapes, by_ops, tf.function(by_tapes, autograph=False), tf.function(by_ops, autograph=False)):
-        for variable, value in zip(variables, state, strict=True):
-            variable.assign(value)
-        np.testing.assert_allclose(run(tf.constant(0.3, tf.float64)), expected, rtol=1e-6, atol=1e-9)
-        np.testing.assert_allclose(variables, after, rtol=1e-6)
-
-
-@pytest.mark.parametrize("optimize", ["grappler", "native"])
-@pytest.mark.parametrize("seed", [5060, 5061, 5063])
-def test_random_programs_in_the_kernel(seed: int, optimize: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is done when a call is done is what it says, not when its results are there."""
+@pytest.mark.parametrize("way", ["op", "native"])
+def test_a_call_in_a_branch_is_done_when_it_has_written(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the kernel, too: not when its result is there."""
     monkeypatch.setenv("TF_SYMGRAD_DISABLE_PASS", "1")
-    rng = random.Random(seed)
-    program = random_program(rng, rng.randint(3, 7))
-    state = [0.7, -0.4]
-    variables = [tf.Variable(value, dtype=tf.float64) for value in state]
-    x, one = tf.constant(0.3, tf.float64), tf.ones([], tf.float64)
-    f = tf.function(lambda x: trace(program, x, variables), autograph=False).get_concrete_function(x)
-    _, dx, _ = interpret(program, variable_of(0.3), list(state))
-
-    def gradient(x: Any) -> Any:
-        return symbolic_gradient([x, one], f=f, optimize=optimize)[0]
-
-    graph = tf.function(gradient, autograph=False)
-    for run in (gradient, graph, graph, graph, graph, graph):
-        for variable, value in zip(variables, state, strict=True):
-            variable.assign(value)
-        np.testing.assert_allclose(run(x), dx, rtol=1e-6)
+    writes = (Statement("read"), Statement("set", -1, variable=1))
+    then = (*[Statement("read", variable=1)] * 2, Statement("call", -2, parts=(writes,)))
+    loop = Statement("until", -2, variable=1, parts=((),))
+    program = (Statement("if", parts=(then, ())), Statement("sin", -2), loop)
+    assert [effects.check(program, way, kind) for kind in ("eager", *["graph"] * 5)] == [""] * 6
 
 
 def test_a_loop_waits_for_more_than_its_values() -> None:

@@ -55,8 +55,9 @@ def function_gradient(
     if not any(wanted):
         raise invalid(f"{function} has no input that a gradient is wanted of.")
     whole, gradient = _api.build_gradient(function, wanted, values)
-    again = None if _function.in_xla() else functools.partial(function_gradient, f, wrt, values, checkpoint)
-    return GradientFunction(function, whole, gradient, wanted, values, functools.partial(_plot, f, wrt), again)
+    again = functools.cache(functools.partial(function_gradient, f, wrt, values, checkpoint))
+    for_xla = None if _function.in_xla() else again
+    return GradientFunction(function, whole, gradient, wanted, values, functools.partial(_plot, f, wrt), for_xla)
 
 
 class GradientFunction(concrete_function.ConcreteFunction):  # type: ignore[misc]
@@ -84,9 +85,9 @@ class GradientFunction(concrete_function.ConcreteFunction):  # type: ignore[misc
         self._specs += [_named(y, f"dy_{i}") for i, y in enumerate(function.outputs)]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._for_xla is not None and _function.in_xla():
-            return self._compiled(*args, **kwargs)
         if kwargs or not self._fit(args):
+            if self._for_xla is not None and _function.in_xla():
+                return self._for_xla()(*args, **kwargs)
             return super().__call__(*args, **kwargs)
         name, count = self._gradient.name.encode(), len(self._gradient.outputs)
         results = list(context.context().call_function(name, self._inputs(args), count))
@@ -110,11 +111,6 @@ class GradientFunction(concrete_function.ConcreteFunction):  # type: ignore[misc
         if name not in _FIELDS:
             raise AttributeError(f"{type(self).__name__} has no attribute '{name}'.")
         return getattr(self._traced, name)
-
-    @functools.cached_property
-    def _compiled(self) -> Any:
-        assert self._for_xla is not None
-        return self._for_xla()
 
     @functools.cached_property
     def _traced(self) -> Any:

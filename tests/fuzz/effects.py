@@ -53,6 +53,17 @@ def by_value_and_grad(f: Any, x: Any, policy: Any) -> Found:
     return value, dx
 
 
+def twice(f: Any, x: Any, policy: Any) -> Found:
+    value_and_grad = tf_symgrad.value_and_grad(f, unconnected_gradients="zero", checkpoint=policy)
+
+    def derivative(x: Any) -> Any:
+        y, dx = value_and_grad(x)
+        return dx, y
+
+    (dx, y), ddx = tf_symgrad.value_and_grad(derivative, has_aux=True, unconnected_gradients="zero")(x)
+    return y, dx, ddx
+
+
 def by_op(f: Any, x: Any, policy: Any) -> Found:
     concrete = f.get_concrete_function(x)
     return None, tf_symgrad.symbolic_gradient([x, tf.ones_like(x)], f=concrete, checkpoint=policy)[0]
@@ -81,6 +92,7 @@ WAYS: dict[str, Callable[[Any, Any, Any], Found]] = {
     "tapes": lambda f, x, _: by_tapes(f, x),
     "halves": by_halves,
     "value_and_grad": by_value_and_grad,
+    "value_and_grad twice": twice,
     "op": by_op,
     "op of op": by_op_of_op,
     "function": by_function,
@@ -105,13 +117,11 @@ def difference(found: Found, expected: Jet, left: Any, after: list[float]) -> st
     return ""
 
 
-def compare(seed: int, name: str, kind: str) -> str:
-    """What differs in one way; empty if nothing does. `kind`: eager, graph, or jit."""
-    rng = random.Random(seed)
-    program = random_program(rng, rng.randint(3, 8))
-    policy, state = rng.choice(POLICIES), list(STATE)
+def check(program: Program, name: str, kind: str, policy: Any = None) -> str:
+    """What differs in one way; empty if nothing does. `kind`: eager, graph, or jit, if XLA compiles the program."""
     if kind == "jit":
         program = without_prints(program)
+    state = list(STATE)
     expected = interpret(program, variable_of(POINT), state)
     variables = [tf.Variable(value, dtype=tf.float64) for value in STATE]
     f = tf.function(lambda x: trace(program, x, variables), autograph=False)
@@ -132,6 +142,12 @@ def compare(seed: int, name: str, kind: str) -> str:
         return difference(run(lambda x: WAYS[name](f, x, policy)), expected, [float(v) for v in variables], state)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
+
+
+def compare(seed: int, name: str, kind: str) -> str:
+    rng = random.Random(seed)
+    program = random_program(rng, rng.randint(3, 8))
+    return check(program, name, kind, rng.choice(POLICIES))
 
 
 def of_batch(seeds: range, end: float, arguments: argparse.Namespace) -> batches.Outcomes:

@@ -1,7 +1,6 @@
 // If and Case: each branch becomes a forward and a pullback half, and the node a forward and a pullback node.
 #include <algorithm>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "csrc/engine/body/calls.h"
 #include "csrc/engine/emit/literal.h"
@@ -80,13 +79,12 @@ class BranchSplit {
   // The node that takes one of the branches; its outputs.
   Values Emit(FunctionAuthor* author, const std::vector<Callable>& branches, const V& selector, Values inputs,
               const tf::DataTypeVector& outputs) const {
-    const bool is_if = IsIf();
     const bool stateful = std::any_of(branches.begin(), branches.end(), [](const auto& f) { return f.stateful; });
     tf::NodeDef& node = *(*author)->body()->NewDef();
-    node.set_op(absl::StrCat(stateful ? "" : "Stateless", is_if ? "If" : "Case"));
+    node.set_op(absl::StrCat(stateful ? "" : "Stateless", IsIf() ? "If" : "Case"));
     CopyRuntimeAttrs(node_, &node);
     auto& attrs = *node.mutable_attr();
-    if (is_if) attrs["Tcond"].set_type(selector_);
+    if (IsIf()) attrs["Tcond"].set_type(selector_);
     SetBranches(branches, &node);
     SetTypes(inputs, &attrs["Tin"]);
     SetTypes(outputs, &attrs["Tout"]);

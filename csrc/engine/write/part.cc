@@ -196,10 +196,8 @@ class PartFinder {
       before.clear();
       const auto join = [&](int p, bool is_written) {
         if (end_[p] == kNone) return;
-        is_written = is_written && end_[p] == p;
-        if (is_written) end_[id] = id;
+        if (is_written && end_[p] == p) end_[id] = seen[p] = id;
         else before.push_back(end_[p]);
-        if (is_written) seen[p] = id;
       };
       const bool loose = kept && IsLoose(id);
       for (const Port& p : n.inputs)
@@ -229,7 +227,7 @@ class PartFinder {
       for (const int c : n.controls)
         if (!IsConst(n)) (*seen)[c] = id;
       for (const Port& p : n.inputs)
-        if (!IsCut(p) && !IsLoose(e) && !IsLoose(p.node)) (*seen)[p.node] = id;
+        if (!IsCut(p) && !IsLoose(p.node) && !IsLoose(e)) (*seen)[p.node] = id;
     }
     const auto known = [&](int e) { return std::exchange((*seen)[e], id) == id; };
     ends->erase(std::remove_if(ends->begin(), ends->end(), known), ends->end());
