@@ -83,7 +83,15 @@ def in_a_loop(f: Any) -> Callable[[Any], Any]:
     return lambda x: gradient(outer, x, tf.ones(3))[0]
 
 
-@pytest.mark.parametrize("how", [alone, in_a_call, in_two_calls, in_a_branch, as_a_branch, in_a_loop])
+def as_a_body(f: Any) -> Callable[[Any], Any]:
+    cond = defun.Defun(F32, func_name="cond")(lambda x: tf.reduce_any(x < -0.5))
+    outer = defun.Defun(F32, func_name="outer")(
+        lambda x: tf.raw_ops.While(input=[x], cond=cond, body=f, output_shapes=[[3]])[0]
+    )
+    return lambda x: gradient(outer, x, tf.ones(3))[0]
+
+
+@pytest.mark.parametrize("how", [alone, in_a_call, in_two_calls, in_a_branch, as_a_branch, in_a_loop, as_a_body])
 def test_given_gradient(how: Any, session: Any) -> None:
     x = v1.placeholder_with_default(X, [3])
     f = wrong_square()

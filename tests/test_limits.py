@@ -320,3 +320,18 @@ def test_more_elements_than_there_are_numbers() -> None:
     library = function_pb2.FunctionDefLibrary(function=[f]).SerializeToString()
     with pytest.raises(StatusError, match="node 'product'"):
         native.build_gradient(library, attr_value_pb2.NameAttrList(name="f").SerializeToString(), None)
+
+
+def test_more_elements_than_a_shape_function_can_count() -> None:
+    """The full basis of a column of 2^40 numbers: TensorFlow's shape of its slice ends the process."""
+    f = function_pb2.FunctionDef()
+    f.signature.name = "f"
+    f.signature.input_arg.add(name="x", type=FLOAT)
+    f.arg_attr[0].attr["_output_shapes"].list.shape.add().CopyFrom(tf.TensorShape([2**40, 1]).as_proto())
+    f.signature.output_arg.add(name="q", type=FLOAT)
+    node = f.node_def.add(name="basis", op="Qr", input=["x"])
+    node.attr["T"].type, node.attr["full_matrices"].b = FLOAT, True
+    f.ret["q"] = "basis:q:0"
+    library = function_pb2.FunctionDefLibrary(function=[f]).SerializeToString()
+    with pytest.raises(StatusError, match="node 'basis' .op Qr.*output 0 has more elements than an int64 counts"):
+        native.build_gradient(library, attr_value_pb2.NameAttrList(name="f").SerializeToString(), None)

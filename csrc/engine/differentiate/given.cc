@@ -113,6 +113,7 @@ absl::StatusOr<SplitVjp> SplitGiven(Functions* functions, const tf::NameAttrList
   // The gradient function takes a cotangent for each output: zeros like the output, where none comes.
   for (size_t j = 0; j < seeds.size(); ++j)
     if (!seeds[j]) split.residuals.push_back(static_cast<int>(j));
+  split.lists.assign(split.args.size() + split.residuals.size(), -1);
   const auto shape_of = [&](int j) { return StaticShape(body.output(body.results[j]).shape); };
   {
     FunctionAuthor author(functions);

@@ -126,6 +126,17 @@ absl::Status CheckDimensions(const Body& body, const Node& n) {
   return absl::OkStatus();
 }
 
+// TensorFlow's static shapes end the process where they have more elements than an int64 counts.
+bool IsCountable(const Body& body, Port p) {
+  int64_t elements = 1;
+  for (int axis = 0; axis < body.rank(p); ++axis) {
+    const int64_t size = body.dim(p, axis);
+    if (size < 0) return true;
+    if (__builtin_mul_overflow(elements, size, &elements)) return false;
+  }
+  return true;
+}
+
 absl::Status CheckInputs(const Body& body, const Node& n) {
   TF_RETURN_IF_ERROR(CheckDimensions(body, n));
   for (const ReadAs& read : kReadAs) {
@@ -193,6 +204,9 @@ class Inference {
     }
     if (GiveRequested(&c)) TF_RETURN_IF_ERROR(c.Run(node_.op->shape_inference_fn));
     WriteOutputs(&c);
+    for (int i = 0; i < node_.num_outputs; ++i)
+      if (!IsCountable(*body_, {id_, i}))
+        return absl::InvalidArgumentError(absl::StrCat("output ", i, " has more elements than an int64 counts"));
     return absl::OkStatus();
   }
 
