@@ -128,13 +128,13 @@ Grads TensorScatterExtremumGrad(const Op& o) {
 // index(p) is, and the cotangents add up by it. Indices count from 1, for 0 is the padding, dropped at the end. They
 // are float64 because not every device has an integer kernel.
 Grads PatchesGrad(const Op& o, const char* type) {
-  const V x = o.in(0), s = shape(x), batch = gather(s, 0), one = ints({1});
+  const V x = o.in(0), s = shape(x, DType::kInt64), batch = gather(s, 0), one = ints({1});
   const int space = static_cast<int>(o.integers("ksizes").size()) - 2;
   const V area = part(s, 1, space + 1), n = prod(area) + 1, channels = tail(s, space + 1);
   const V image = reshape(cast(range(1, n), DType::kDouble), concat({one, area, one}, 0));
-  const V index = reshape(cast(o.like(type, image), DType::kInt32), ints({1, -1}));
+  const V index = reshape(cast(o.like(type, image), DType::kInt64), ints({1, -1}));
   const V ids = reshape(range(0, batch) * n, ints({-1, 1})) + index;
-  const V sums = segment_sum(reshape(o.dy(), concat({shape(ids), channels}, 0)), ids, batch * n);
+  const V sums = segment_sum(reshape(o.dy(), concat({shape(ids, DType::kInt64), channels}, 0)), ids, batch * n);
   const V images = reshape(sums, concat({pack({batch, n}), channels}, 0));
   return {reshape(slice(images, ints({0, 1, 0}), ints({-1, -1, -1})), s)};
 }

@@ -96,7 +96,7 @@ Grads AdjustContrastGrad(const Op& o) {
 // ---- Places of pixels ----
 
 // The sum of g [batch, h, w, channels] over the pixels [batch, h, w] that have the same number in images of shape
-// `dims`; -1 is none.
+// `dims`; -1 is none. Numbers are int64: there may be more pixels than an int32 counts.
 V AddUp(const V& g, const V& pixels, const V& dims) {
   return reshape(segment_sum(g, pixels, prod(head(dims, 3))), dims);
 }
@@ -113,7 +113,7 @@ V MovedByOne(const V& transforms) {
 // that was, the op itself tells if its images are numbers or coordinates of pixels: in single precision, as it has
 // them, too.
 V TransformedImageGrad(const Op& o) {
-  const V x = IN(images), dy = o.dy(), transforms = IN(transforms), dims = shape(x);
+  const V x = IN(images), dy = o.dy(), transforms = IN(transforms), dims = shape(x, DType::kInt64);
   const V batch = gather(dims, 0), height = gather(dims, 1), width = gather(dims, 2);
   auto transformed = [&](const V& images, const V& by, double fill_value) {
     return o.like("ImageProjectiveTransformV3", images, by, IN(output_shape), fill_value);
@@ -127,7 +127,7 @@ V TransformedImageGrad(const Op& o) {
   // A constant around the images takes part in the interpolation: coordinates go one pixel beyond them, then are NaN.
   const bool constant_fill = o.text("fill_mode") == "CONSTANT";
   const int margin = constant_fill ? 1 : 0;
-  const V grid = pack({dim(transforms, 0), height + 2 * margin, width + 2 * margin});
+  const V grid = pack({gather(shape(transforms, DType::kInt64), 0), height + 2 * margin, width + 2 * margin});
   auto coordinates = [&](const V& size) { return cast(range(-margin, size + margin), DType::kFloat); };
   const V images =
       pack({broadcast_to(coordinates(width), grid), broadcast_to(expand_dims(coordinates(height), 1), grid)}, 3);
@@ -144,7 +144,7 @@ V TransformedImageGrad(const Op& o) {
       const V row = above + below, column = left + right;
       const V inside = logical_and(logical_and(row >= 0, row < cast(height, DType::kFloat)),
                                    logical_and(column >= 0, column < cast(width, DType::kFloat)));
-      const V number = (first_row + cast(row, DType::kInt32)) * width + cast(column, DType::kInt32);
+      const V number = (first_row + cast(row, DType::kInt64)) * width + cast(column, DType::kInt64);
       const V share = select(inside, (below ? to_below : 1 - to_below) * (right ? to_right : 1 - to_right), 0);
       dx = dx + add_up(dy * cast_like(expand_dims(share, 3), dy), select(inside, number, -1));
     }
@@ -222,12 +222,13 @@ Grads CropAndResizeGradBoxesGrad(const Op& o) {
 // Glimpses at an image of its own rows and columns, in single precision as the op has it, tell where each pixel is
 // from. They count from 1, for 0 is what is outside.
 V GlimpseGrad(const Op& o, const char* type) {
-  const V dims = shape(IN(input)), batch = gather(dims, 0), height = gather(dims, 1), width = gather(dims, 2);
+  const V dims = shape(IN(input), DType::kInt64);
+  const V batch = gather(dims, 0), height = gather(dims, 1), width = gather(dims, 2);
   const V grid = pack({batch, height, width});
   auto count = [&](const V& n) { return cast(range(1, n + 1), DType::kFloat); };
   const V image = pack({broadcast_to(expand_dims(count(height), 1), grid), broadcast_to(count(width), grid)}, 3);
   const V sources = o.like(type, image, IN(size), IN(offsets), Attr{"noise", "zero"}, Attr{"uniform_noise", false});
-  const Values at = unpack(cast(sources, DType::kInt32), 2, 3);
+  const Values at = unpack(cast(sources, DType::kInt64), 2, 3);
   const V number = (reshape(range(0, batch), ints({-1, 1, 1})) * height + at[0] - 1) * width + at[1] - 1;
   return AddUp(o.dy(), select(at[0] > 0, number, -1), dims);
 }

@@ -320,8 +320,8 @@ Grads NthElementGrad(const Op& o) {
 // Each element of a row becomes the mean of its segment: the projection on vectors constant on segments is its own
 // adjoint.
 Grads IsotonicRegressionGrad(const Op& o) {
-  const V x = IN(input), dy = single(o.dy()), s = shape(x), n = gather(s, 1);
-  const V segment = OUT(segments) + expand_dims(range(0, gather(s, 0)) * n, -1), count = size(x);
+  const V x = IN(input), dy = single(o.dy()), s = shape(x, DType::kInt64), n = gather(s, 1);
+  const V segment = cast(OUT(segments), DType::kInt64) + expand_dims(range(0, gather(s, 0)) * n, -1), count = prod(s);
   const V sums = segment_sum(dy, segment, count), sizes = segment_sum(ones_like(dy), segment, count);
   return {cast_like(gather(div_no_nan(sums, sizes), segment), x)};
 }
