@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.core.framework import attr_value_pb2, function_pb2
+from tensorflow.core.framework import attr_value_pb2, function_pb2, types_pb2
 
 import tf_symgrad
 from tests import memory
@@ -517,3 +517,30 @@ def test_reshapes_that_follow_each_other_are_one() -> None:
             tape.watch(x)
             y = f(x)
         np.testing.assert_allclose(tf_symgrad.grad(lambda x, f=f: tf.reduce_sum(f(x)))(x), tape.gradient(y, x))
+
+
+TURN = [0.0, -1.0, 3.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+OF_PLACES: dict[str, Callable[[Any], Any]] = {
+    "patches": lambda x: tf.image.extract_patches(x, [1, 2, 2, 1], [1, 1, 1, 1], [1, 1, 1, 1], "VALID"),
+    "volume patches": lambda x: tf.raw_ops.ExtractVolumePatches(
+        input=x[..., tf.newaxis], ksizes=[1, 2, 2, 1, 1], strides=[1, 1, 1, 1, 1], padding="VALID"
+    ),
+    "glimpse": lambda x: tf.image.extract_glimpse(x, [2, 2], tf.zeros([2, 2])),
+    "nearest": lambda x: projected(x, "NEAREST"),
+    "bilinear": lambda x: projected(x, "BILINEAR"),
+    "isotonic regression": lambda x: tf.nn.isotonic_regression(x[:, 0, :, 0])[0],
+}
+
+
+def projected(x: Any, interpolation: str) -> Any:
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=x, transforms=[TURN], output_shape=[4, 4], fill_value=0.0, interpolation=interpolation
+    )
+
+
+@pytest.mark.parametrize("f", OF_PLACES.values(), ids=OF_PLACES)
+def test_places_in_images_are_int64(f: Callable[[Any], Any]) -> None:
+    """There are more than an int32 counts in images of 8 GB."""
+    sums = [node for node in gradient(f, tf.TensorSpec([2, 4, 4, 3])).node_def if node.op == "UnsortedSegmentSum"]
+    assert sums
+    assert {node.attr[name].type for node in sums for name in ("Tindices", "Tnumsegments")} == {types_pb2.DT_INT64}

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2, function_pb2, types_pb2
+from tensorflow.python.framework import op_def_registry
 
 from tests.sanitize.build import keeps_memory
 from tests.test_engine import build, chain
@@ -301,37 +302,80 @@ def test_out_of_memory() -> None:
     assert set(done.stdout.split()) == {"parsed", "refused", "built"}
 
 
-def test_more_elements_than_there_are_numbers() -> None:
-    """A product of sizes that overflows is no number of elements, of 0 for one."""
-    large = 2**40
+HUGE = 2**40  # a row and a column of so many numbers can be; a square can't
+
+
+def function_of(**shapes: list[int | None]) -> function_pb2.FunctionDef:
+    """Without nodes yet; its result is y."""
     f = function_pb2.FunctionDef()
     f.signature.name = "f"
-    for i, (name, shape) in enumerate([("x", [large, 1]), ("y", [1, large])]):
+    f.signature.output_arg.add(name="y", type=FLOAT)
+    for i, (name, shape) in enumerate(shapes.items()):
         f.signature.input_arg.add(name=name, type=FLOAT)
         f.arg_attr[i].attr["_output_shapes"].list.shape.add().CopyFrom(tf.TensorShape(shape).as_proto())
-    f.signature.output_arg.add(name="z", type=FLOAT)
-    f.node_def.add(name="product", op="Mul", input=["x", "y"]).attr["T"].type = FLOAT
-    to = f.node_def.add(name="to", op="Const")
-    to.attr["dtype"].type = types_pb2.DT_INT64
-    to.attr["value"].tensor.CopyFrom(tf.make_tensor_proto([0], tf.int64))
-    none = f.node_def.add(name="none", op="Reshape", input=["product:z:0", "to:output:0"])
+    return f
+
+
+def add_numbers(f: function_pb2.FunctionDef, name: str, numbers: list[int]) -> str:
+    node = f.node_def.add(name=name, op="Const")
+    node.attr["dtype"].type = types_pb2.DT_INT64
+    node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(numbers, tf.int64))
+    return f"{name}:output:0"
+
+
+def take_part(f: function_pb2.FunctionDef, matrix: str) -> None:
+    bounds = [add_numbers(f, name, numbers) for name, numbers in [("begin", [0, 0]), ("end", [1, 1]), ("by", [1, 1])]]
+    part = f.node_def.add(name="part", op="StridedSlice", input=[matrix, *bounds])
+    part.attr["T"].type, part.attr["Index"].type = FLOAT, types_pb2.DT_INT64
+    f.ret["y"] = "part:output:0"
+
+
+def test_more_elements_than_there_are_numbers() -> None:
+    """A product of sizes that overflows is no number of elements, of 0 for one."""
+    f = function_of(a=[HUGE, 1], b=[1, HUGE])
+    f.node_def.add(name="product", op="Mul", input=["a", "b"]).attr["T"].type = FLOAT
+    none = f.node_def.add(name="none", op="Reshape", input=["product:z:0", add_numbers(f, "to", [0])])
     none.attr["T"].type, none.attr["Tshape"].type = FLOAT, types_pb2.DT_INT64
-    f.ret["z"] = "none:output:0"
-    library = function_pb2.FunctionDefLibrary(function=[f]).SerializeToString()
+    f.ret["y"] = "none:output:0"
     with pytest.raises(StatusError, match="node 'product'"):
-        native.build_gradient(library, attr_value_pb2.NameAttrList(name="f").SerializeToString(), None)
+        build([f], "f")
 
 
-def test_more_elements_than_a_shape_function_can_count() -> None:
-    """The full basis of a column of 2^40 numbers: TensorFlow's shape of its slice ends the process."""
-    f = function_pb2.FunctionDef()
-    f.signature.name = "f"
-    f.signature.input_arg.add(name="x", type=FLOAT)
-    f.arg_attr[0].attr["_output_shapes"].list.shape.add().CopyFrom(tf.TensorShape([2**40, 1]).as_proto())
-    f.signature.output_arg.add(name="q", type=FLOAT)
-    node = f.node_def.add(name="basis", op="Qr", input=["x"])
-    node.attr["T"].type, node.attr["full_matrices"].b = FLOAT, True
-    f.ret["q"] = "basis:q:0"
-    library = function_pb2.FunctionDefLibrary(function=[f]).SerializeToString()
-    with pytest.raises(StatusError, match="node 'basis' .op Qr.*output 0 has more elements than an int64 counts"):
-        native.build_gradient(library, attr_value_pb2.NameAttrList(name="f").SerializeToString(), None)
+@pytest.mark.parametrize(
+    ("op", "output", "shapes"),
+    [
+        ("Mul", "z", {"a": [HUGE, 1], "b": [1, HUGE]}),
+        ("MatMul", "product", {"a": [HUGE, 1], "b": [1, HUGE]}),  # whose shape is plain
+        ("Pack", "output", {"a": [2**62], "b": [2**62], "c": [2**62]}),
+        ("Qr", "q", {"a": [HUGE, 1]}),
+    ],
+)
+def test_more_elements_than_a_shape_function_can_count(
+    op: str, output: str, shapes: dict[str, list[int | None]]
+) -> None:
+    """TensorFlow's own of what takes a part of them ends the process, and is asked, so that all errors are told."""
+    f = function_of(**shapes)
+    node = f.node_def.add(name="huge", op=op, input=list(shapes))
+    node.attr["T"].type, node.attr["N"].i, node.attr["full_matrices"].b = FLOAT, len(shapes), True
+    for attr in {"N", "full_matrices"} - {a.name for a in op_def_registry.get(op).attr}:
+        del node.attr[attr]
+    take_part(f, f"huge:{output}:0")
+    with pytest.raises(StatusError, match=rf"node 'huge' .op {op}.* output 0 would have the shape .* more elements"):
+        build([f], "f")
+
+
+def test_shapes_that_are_too_much_together() -> None:
+    """What a function says of its argument can be, and so can what its caller knows."""
+    callee = function_of(x=[HUGE, None])
+    callee.signature.name = "callee"
+    take_part(callee, "x")
+    for k in range(9):  # or it is written out where it is called
+        callee.node_def.add(name=f"y{k}", op="Tanh", input=[callee.ret["y"]]).attr["T"].type = FLOAT
+        callee.ret["y"] = f"y{k}:y:0"
+    f = function_of(x=[None, HUGE])
+    call = f.node_def.add(name="call", op="PartitionedCall", input=["x"])
+    call.attr["Tin"].list.type.append(FLOAT)
+    call.attr["Tout"].list.type.append(FLOAT)
+    call.attr["f"].func.name = "callee"
+    f.ret["y"] = "call:output:0"
+    build([callee, f], "f")

@@ -126,17 +126,6 @@ absl::Status CheckDimensions(const Body& body, const Node& n) {
   return absl::OkStatus();
 }
 
-// TensorFlow's static shapes end the process where they have more elements than an int64 counts.
-bool IsCountable(const Body& body, Port p) {
-  int64_t elements = 1;
-  for (int axis = 0; axis < body.rank(p); ++axis) {
-    const int64_t size = body.dim(p, axis);
-    if (size < 0) return true;
-    if (__builtin_mul_overflow(elements, size, &elements)) return false;
-  }
-  return true;
-}
-
 absl::Status CheckInputs(const Body& body, const Node& n) {
   TF_RETURN_IF_ERROR(CheckDimensions(body, n));
   for (const ReadAs& read : kReadAs) {
@@ -203,11 +192,7 @@ class Inference {
       return opaque_ ? absl::OkStatus() : status;
     }
     if (GiveRequested(&c)) TF_RETURN_IF_ERROR(c.Run(node_.op->shape_inference_fn));
-    WriteOutputs(&c);
-    for (int i = 0; i < node_.num_outputs; ++i)
-      if (!IsCountable(*body_, {id_, i}))
-        return absl::InvalidArgumentError(absl::StrCat("output ", i, " has more elements than an int64 counts"));
-    return absl::OkStatus();
+    return WriteOutputs(&c);
   }
 
  private:
@@ -256,17 +241,22 @@ class Inference {
     return given;
   }
 
-  void WriteOutputs(InferenceContext* c) {
+  // Nodes are read after one that is refused, too: its shapes then are unknown.
+  absl::Status WriteOutputs(InferenceContext* c) {
     const bool claims_too_much = FalselyClaimed(*body_, *node_.def, node_.inputs) > 0;
     for (int i = 0; i < node_.num_outputs && i < c->num_outputs(); ++i) {
-      if (!claims_too_much)
-        body_->output({id_, i}).shape = ElementShape(body_, node_, i, importer_.Import(c->output(i)));
+      const Shape shape = ElementShape(body_, node_, i, importer_.Import(c->output(i)));
+      if (!IsCountable(shape))
+        return absl::InvalidArgumentError(absl::StrCat("output ", i, " would have the shape ", c->DebugString(shape),
+                                                       ", of more elements than an int64 counts"));
+      if (!claims_too_much) body_->output({id_, i}).shape = shape;
       const auto* handle = c->output_handle_shapes_and_types(i);
       if (handle == nullptr || handle->empty()) continue;
       std::vector<ShapeAndType> imported = *handle;
       for (ShapeAndType& h : imported) h.shape = importer_.Import(h.shape);
       body_->handles[body_->output_index({id_, i})] = std::move(imported);
     }
+    return absl::OkStatus();
   }
 
   Body* const body_;
@@ -341,6 +331,16 @@ bool FillInts(const Ints& ints, tf::DataType dtype, tf::TensorProto* out) {
   for (const Ints::Element& e : ints.elements) {
     if (dtype == tf::DT_INT32 && e.value != static_cast<int32_t>(e.value)) return false;
     AddInteger(e.value, dtype, out);
+  }
+  return true;
+}
+
+bool IsCountable(const Shape& shape) {
+  int64_t elements = 1;
+  for (int axis = 0; axis < InferenceContext::Rank(shape); ++axis) {
+    const Dim size = InferenceContext::DimKnownRank(shape, axis);
+    if (!InferenceContext::ValueKnown(size)) return true;  // nor does TensorFlow multiply on
+    if (__builtin_mul_overflow(elements, InferenceContext::Value(size), &elements)) return false;
   }
   return true;
 }

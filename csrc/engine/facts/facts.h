@@ -37,6 +37,10 @@ bool ReadTensor(const tf::TensorProto& value, tf::Tensor* tensor);
 // The constant that known integers are; false if one of them is beyond the dtype.
 bool FillInts(const Ints& ints, tf::DataType dtype, tf::TensorProto* out);
 
+// Whether an int64 counts the elements of a shape. Others end the process in TensorFlow's shape functions: no output of
+// a node has one.
+bool IsCountable(const Shape& shape);
+
 tf::PartialTensorShape StaticShape(const Shape& shape);
 // Of a tensor, or of the value of a variable.
 tf::PartialTensorShape StaticShapeOfValue(const Body& body, Port p);

@@ -4,6 +4,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/string_view.h"
+#include "csrc/engine/facts/facts.h"
 
 namespace symgrad {
 namespace {
@@ -29,7 +30,10 @@ struct Plain {
     const auto it = node.def->attr().find(name);
     return it != node.def->attr().end() && it->second.b();
   }
-  Shape Make(const Dims& dims) const { return body->shapes()->MakeShape(std::vector<Dim>(dims.begin(), dims.end())); }
+  Shape Make(const Dims& dims) const {
+    const Shape shape = body->shapes()->MakeShape(std::vector<Dim>(dims.begin(), dims.end()));
+    return IsCountable(shape) ? shape : Shape();
+  }
   // How many elements a tensor of a static shape has; -1 of any other.
   int64_t Elements(int i) const {
     if (rank(i) < 0 || rank(i) > kMaxRank) return -1;

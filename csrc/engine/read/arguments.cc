@@ -49,7 +49,7 @@ void ReadArgument(const tf::FunctionDef& fdef, const AttrMap& known, int arg, si
     const auto value = flat < dtypes.size() ? static_cast<tf::DataType>(dtypes.Get(flat)) : tf::DT_INVALID;
     body->handles[body->output_index(p)] = {{more, value}};
   } else if (Shape merged; more_known) {  // anybody may call a function with other shapes than it was traced for
-    shape = body->shapes()->Merge(shape, more, &merged).ok() ? merged : more;
+    shape = body->shapes()->Merge(shape, more, &merged).ok() && IsCountable(merged) ? merged : more;
   }
   if (const IntsPtr ints = ReadValue(known, flat, dtype)) {
     body->output(p).ints = ints;
