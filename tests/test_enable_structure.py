@@ -778,3 +778,20 @@ def test_a_backward_function_that_would_grow_for_ever_is_refused(monkeypatch: py
             tape.watch(x)
             with pytest.raises(RuntimeError, match="no backward function can be made"):
                 second(x)
+
+
+def test_nodes_that_a_session_has_run_stay_as_they_are() -> None:
+    """Where TensorFlow is told to give branches and loops all outputs at once, so that there is nothing to add."""
+    v1 = tf.compat.v1
+    v1.experimental.output_all_intermediates(True)
+    try:
+        with tf.Graph().as_default(), v1.Session() as session, tf_symgrad.native():
+            x = tf.constant(2.0)
+            y = tf.cond(x > 1.0, lambda: x**3, lambda: x)
+            z = tf.while_loop(lambda i, _: i < 2, lambda i, z: (i + 1, z * x), [0, y])[1]
+            assert session.run(z) == 32.0
+            (first,) = tf.gradients(z, x)
+            (second,) = tf.gradients(first, x)  # not after a run of the first: of gradients TensorFlow returns no more
+            assert session.run([first, second]) == [80.0, 160.0]
+    finally:
+        v1.experimental.output_all_intermediates(None)

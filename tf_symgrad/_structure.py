@@ -17,7 +17,7 @@ from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import record
 from tensorflow.python.eager.polymorphic_function import concrete_function
 from tensorflow.python.framework import ops
-from tensorflow.python.ops import handle_data_util
+from tensorflow.python.ops import control_flow_util_v2, handle_data_util
 
 from tf_symgrad import _custom, _library, _likeness, _pullback
 
@@ -45,6 +45,8 @@ def library_of(op: Any, ys: Collection[str]) -> tuple[Library, Definitions] | No
     """
     if op.type in _CALLS and not _is_stock(op._gradient_function):
         return None
+    if op.type in _BRANCHES_AND_LOOPS and control_flow_util_v2.output_all_intermediates():
+        return None  # no outputs are to be added: a session may have run the node
     # A function that returns what a loop's gradient takes is differentiated by that, too: Python goes on from there.
     first_new = getattr(op, "_symgrad_first_new", len(op.outputs))
     if op.type in _LOOPS and any(f"{op.name}:{i}" in ys for i in range(first_new, len(op.outputs))):
