@@ -1,7 +1,11 @@
 """Settings that must be made before TensorFlow is imported, and which tests are run."""
 
 import os
+import sys
+from collections.abc import Iterator
 from typing import Any
+
+import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -12,6 +16,17 @@ def pytest_configure(config: Any) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # processes share it
     os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")  # float32 is float32
+
+
+@pytest.fixture(autouse=True)
+def _no_seed() -> Iterator[None]:
+    """A seed that a test sets is its own: with one, calls of a function draw the same numbers."""
+    yield
+    if "tensorflow" in sys.modules:
+        from tensorflow.python.eager import context
+
+        if context.global_seed() is not None:
+            context.set_global_seed(None)
 
 
 def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:

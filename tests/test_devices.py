@@ -234,7 +234,6 @@ def test_determinism(f: Function) -> None:
 
 def test_what_is_not_deterministic_is_refused() -> None:
     """As f is, and so its gradient by a tape."""
-    tf.compat.v1.random.set_random_seed(None)  # another test may have set one
     config.enable_op_determinism()
     try:
         f = tf.function(lambda x: tf.reduce_sum(x * tf.random.uniform([3])), autograph=False)

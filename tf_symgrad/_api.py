@@ -114,7 +114,7 @@ def _symgrad(
     checkpoint: str,
     optimize: str,
 ) -> list[Any]:
-    function = _resolve.resolve(f, values).checkpointed(checkpoint).optimized(optimize)
+    function = _resolve.resolve(f, values).with_options(checkpoint=checkpoint, optimize=optimize)
     inputs = _inputs.op_inputs(function, _inputs.flatten(values))
     count, flags = len(function.inputs), _inputs.mask(function, function.arguments, wrt)
     places = [_inputs.place(variable, inputs[:count]) for variable in variables or ()]
@@ -158,7 +158,7 @@ def gradient_function(
       ['Tanh', 'TanhGrad']
     """
     kept, flags = _inputs.checkpoint_of(checkpoint), _inputs.flags(wrt)
-    function = _resolve.resolve(f, []).checkpointed(kept)
+    function = _resolve.resolve(f, []).with_options(checkpoint=kept)
     _, gradient = build_gradient(function, _inputs.mask(function, function.inputs, flags))
     function.given[gradient.name] = gradient
     return gradient.name, gradient.definitions()

@@ -13,7 +13,7 @@ def convert(pfor_input: Any) -> Any:
     """Converts the gradient function op by op, as TensorFlow does with the function of a call."""
     op, outer = pfor_input.op, pfor_input.pfor
     checkpoint = op.get_attr("checkpoint").decode()
-    f = _function.from_name(op.get_attr("f"), op.graph).checkpointed(checkpoint)
+    f = _function.from_name(op.get_attr("f"), op.graph).with_options(checkpoint=checkpoint)
     g = f.gradient(list(op.get_attr("wrt")) or [True] * len(op.outputs), op.get_attr("values"))
     body = g.library[g.name].graph
     g.add_to_graph(body)

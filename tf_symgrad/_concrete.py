@@ -49,7 +49,7 @@ def function_gradient(
       [<tf.Tensor: shape=(), dtype=float32, numpy=2.0>]
     """
     values, kept, flags = _inputs.flag("values", values), _inputs.checkpoint_of(checkpoint), _inputs.flags(wrt)
-    function = _resolve.resolve(f, []).checkpointed(kept).here()
+    function = _resolve.resolve(f, []).with_options(checkpoint=kept).here()
     flags = _function.differentiable_inputs(function) if flags is None else flags
     wanted = _inputs.mask(function, function.inputs, flags)
     if not any(wanted):

@@ -79,20 +79,13 @@ class Function:
         """The inputs that are not captured."""
         return self.inputs[: len(self.inputs) - len(self.captures)]
 
-    def checkpointed(self, checkpoint: str) -> Function:
-        """This function, whose gradient keeps what that says."""
-        if checkpoint == self.checkpoint:
+    def with_options(self, *, checkpoint: str | None = None, optimize: str | None = None) -> Function:
+        """This function, of which the gradient keeps and optimises what these say, or what it did."""
+        options = self.checkpoint if checkpoint is None else checkpoint, self.optimize if optimize is None else optimize
+        if options == (self.checkpoint, self.optimize):
             return self
         function = copy.copy(self)
-        function.checkpoint = checkpoint
-        return function
-
-    def optimized(self, optimize: str) -> Function:
-        """This function, whose gradient that optimises."""
-        if optimize == self.optimize:
-            return self
-        function = copy.copy(self)
-        function.optimize = optimize
+        function.checkpoint, function.optimize = options
         return function
 
     def with_captures(self, inputs: list[Any], count: int) -> list[Any]:

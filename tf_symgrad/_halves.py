@@ -19,7 +19,7 @@ class Halves:
         _, self._xs, _ = _calls.with_tensors(f, list(range(len(xs))), xs, {})
         self._call = Call(_calls.callable_of(f), self._xs, {}, _compiled.traces_of(f))
         function = _function.from_concrete_function(self._call.concrete)
-        function = function.checkpointed(_inputs.checkpoint_of(checkpoint))
+        function = function.with_options(checkpoint=_inputs.checkpoint_of(checkpoint))
         operands = [*self._call.tensors, *function.captures]
         count = len(operands)
         variables = [v for i in range(len(xs)) for v in self._call.variables(i)]

@@ -163,13 +163,13 @@ def _gradient(
     # What is kept is decided anew for the gradient of the gradient, but where names of f's nodes say it.
     checkpoint = tf.compat.as_str(attrs["checkpoint"])
     by_names = ":" in checkpoint
-    f = f.checkpointed(checkpoint if by_names else "")
+    f = f.with_options(checkpoint=checkpoint if by_names else "")
     if context.executing_eagerly():
         g = f.gradient(given, values)
     else:
         kept = [dtype for dtype, d in zip(tout[: len(of_gradients)], of_gradients, strict=True) if d is not None]
         g = f.gradient_by_op(OP, given, [*kept, *([y.dtype for y in f.outputs] if values else [])], values)
-    g = g.checkpointed("" if by_names else checkpoint).optimized(tf.compat.as_str(attrs["optimize"]))
+    g = g.with_options(checkpoint="" if by_names else checkpoint, optimize=tf.compat.as_str(attrs["optimize"]))
     seeds = [tf.convert_to_tensor(d, dtype) for dtype, d in zip(tout, of_gradients, strict=False) if d is not None]
     if values:
         places = zip(ys, of_values, strict=True)

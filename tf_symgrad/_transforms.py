@@ -115,7 +115,7 @@ def _of_scalar(
     def long_way(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
         selected, given, named = _calls.with_tensors(f, wrt, args, kwargs)
         of_call = Call(traced, given, named, memo)
-        function = _function.from_concrete_function(of_call.concrete).checkpointed(kept).optimized(optimize)
+        function = _function.from_concrete_function(of_call.concrete).with_options(checkpoint=kept, optimize=optimize)
         _check_scalar(f, function.outputs, has_aux)
         operands = [*of_call.tensors, *function.captures]
         wanted, pack = _calls.select(selected, of_call, operands)
