@@ -697,6 +697,41 @@ def test_eager_tapes_that_may_ask_again_over_derivatives(f: Callable[[Any], Any]
     assert not said.reasons
 
 
+def rows_of(f: Callable[[Any], Any], x: Any) -> Any:
+    """A loop that reads an array and writes another one."""
+    rows = tf.TensorArray(x.dtype, 3, element_shape=[None]).unstack(x)
+    made = tf.TensorArray(x.dtype, 3, element_shape=[4])
+
+    def step(i: Any, state: Any, made: Any) -> Any:
+        state = f(state) * tf.tanh(rows.read(i))
+        return i + 1, state, made.write(i, state[0])
+
+    state = tf.ones_like(x) * tf.reduce_mean(x)
+    return tf.while_loop(lambda i, *_: i < 3, step, [0, state, made])[2].stack()
+
+
+def test_sums_of_lists_of_which_unequally_much_is_known(said: Said) -> None:
+    """TensorFlow refuses them, in a function that is called, too, where it knows less of a list than its graph does."""
+
+    def scattered(x: Any) -> Any:
+        return tf.tensor_scatter_nd_update(x, [[1], [0]], x[:2])
+
+    def loops(x: Any) -> Any:
+        return rows_of(scattered, rows_of(tf.stop_gradient, x))
+
+    def of(f: Any) -> Any:
+        def gradient(x: Any) -> Any:
+            with tf.GradientTape(persistent=True) as tape:
+                tape.watch(x)
+                y = tf.reduce_sum(f(x) * tf.cos(x))
+            return tape.gradient(y, x)
+
+        return tf.function(gradient, autograph=False).get_concrete_function(X)
+
+    compare(lambda: of(of(tf.function(loops, autograph=False).get_concrete_function(X))))
+    assert not said.reasons
+
+
 def test_graphs_of_one_function_have_names_of_their_own() -> None:
     """TensorFlow names after them what it makes of a loop's body, which another loop of that body may not return."""
     with tf.Graph().as_default():

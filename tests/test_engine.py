@@ -544,3 +544,49 @@ def test_places_in_images_are_int64(f: Callable[[Any], Any]) -> None:
     sums = [node for node in gradient(f, tf.TensorSpec([2, 4, 4, 3])).node_def if node.op == "UnsortedSegmentSum"]
     assert sums
     assert {node.attr[name].type for node in sums for name in ("Tindices", "Tnumsegments")} == {types_pb2.DT_INT64}
+
+
+OF_MANY: dict[str, tuple[Callable[..., Any], tuple[tf.TensorSpec, ...]]] = {
+    "TensorScatterUpdate": (
+        lambda x, i, v: tf.tensor_scatter_nd_update(x, i, v),
+        (tf.TensorSpec([4, 2]), tf.TensorSpec([None, 1], tf.int32), tf.TensorSpec([None, 2])),
+    ),
+    "InplaceUpdate": (
+        lambda x, i, v: tf.raw_ops.InplaceUpdate(x=x, i=i, v=v),
+        (tf.TensorSpec([4, 2]), tf.TensorSpec([None], tf.int32), tf.TensorSpec([None, 2])),
+    ),
+    "DrawBoundingBoxesV2": (
+        lambda x, boxes, colors: tf.raw_ops.DrawBoundingBoxesV2(images=x, boxes=boxes, colors=colors),
+        (tf.TensorSpec([1, 6, 5, 1]), tf.TensorSpec([1, None, 4]), tf.TensorSpec([None, 1])),
+    ),
+}
+
+
+@pytest.mark.parametrize("op", OF_MANY)
+def test_updates_and_boxes_are_counted_in_int64(op: str) -> None:
+    """There may be more than an int32 counts, and of boxes more than float32 tells apart, in which they are drawn."""
+    f, specs = OF_MANY[op]
+    g = gradient(f, *specs)
+    numbers = {node.attr["Tidx"].type for node in g.node_def if node.op == "Range"}
+    assert numbers == {types_pb2.DT_INT64}
+    if op == "DrawBoundingBoxesV2":
+        drawn = [node for node in g.node_def if node.op == op]
+        assert len(drawn) == 1 + 2  # the cotangent without boxes, and two digits of their numbers
+
+
+def test_boxes_of_unknown_number() -> None:
+    boxes = [[[0.1, 0.1, 0.6, 0.6], [0.3, 0.2, 0.9, 0.9], [0.0, 0.0, 0.5, 0.9], [0.2, 0.1, 0.7, 0.9]]]
+    draw = OF_MANY["DrawBoundingBoxesV2"][0]
+    few = tf.TensorSpec([3, 1])
+
+    def summed(colors: Any) -> Any:
+        image = draw(tf.zeros([1, 6, 5, 1]), tf.constant(boxes), colors)
+        return tf.reduce_sum(image * tf.reshape(tf.range(30.0), [1, 6, 5, 1]))
+
+    colors = tf.constant([[0.5], [0.25], [1.0]])
+    one, two = (
+        tf.function(tf_symgrad.grad(summed), input_signature=[spec])(colors) for spec in (few, tf.TensorSpec([None, 1]))
+    )
+    assert np.all(one > 0)
+    np.testing.assert_allclose(one, two)
+    np.testing.assert_allclose(tf.reduce_sum(one * colors), summed(colors), rtol=1e-6)

@@ -4,6 +4,7 @@ import resource
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -153,6 +154,57 @@ def test_exponential(definitions: Definitions, monkeypatch: pytest.MonkeyPatch) 
     assert "more than 20000 nodes" in message
     assert "TF_SYMGRAD_MAX_NODES" in message
     assert len(message) < 400
+
+
+def set_by_calls(depth: int) -> Definitions:
+    """A loop, in the last one, that sets elements of a list in functions, each of which calls the one before twice."""
+
+    @tf.function(autograph=False)
+    def sets(xs: Any, x: Any) -> Any:
+        for i in range(12):  # a small function is written out
+            xs = tf.raw_ops.TensorListSetItem(input_handle=xs, index=i % 3, item=x)
+        return xs
+
+    def f(x: Any) -> Any:
+        scalar = tf.constant([], tf.int32)
+        xs = tf.raw_ops.TensorListReserve(element_shape=scalar, num_elements=3, element_dtype=tf.float32)
+        xs = tf.while_loop(lambda i, _: i < 3, lambda i, xs: (i + 1, sets(xs, x)), [0, xs])[1]
+        return tf.raw_ops.TensorListGetItem(input_handle=xs, index=1, element_shape=scalar, element_dtype=tf.float32)
+
+    concrete = tf.function(f, autograph=False).get_concrete_function(tf.TensorSpec([], tf.float32))
+    definitions = [*concrete.graph.as_graph_def().library.function, concrete.function_def]
+    called = next(f for f in definitions if any(node.op == "TensorListSetItem" for node in f.node_def))
+    signature = function_pb2.FunctionDef(signature=called.signature).signature
+    for k in range(depth):
+        caller = function_pb2.FunctionDef(signature=signature)
+        below = called.signature.name if k == 0 else f"f{k}"
+        xs, x = (arg.name for arg in signature.input_arg)
+        for name in ("first", "second"):
+            call = caller.node_def.add(name=name, op="PartitionedCall", input=[xs, x]).attr
+            call["Tin"].list.type.extend(arg.type for arg in signature.input_arg)
+            call["Tout"].list.type.extend(arg.type for arg in signature.output_arg)
+            call["f"].func.name = below
+            xs = "first:output:0"
+        caller.ret[signature.output_arg[0].name] = "second:output:0"
+        caller.signature.name = f"f{k + 1}"
+        definitions.insert(0, caller)
+    for node in (node for f in definitions[depth:] for node in f.node_def):
+        if "f" in node.attr and node.attr["f"].func.name == called.signature.name:
+            node.attr["f"].func.name = f"f{depth}"
+    return definitions
+
+
+@pytest.mark.parametrize("depth", [19, 60])
+def test_a_list_that_goes_through_many_calls(depth: int) -> None:
+    """What a loop that XLA compiles does to its length: no call is read twice."""
+    definitions = set_by_calls(depth)
+    library = function_pb2.FunctionDefLibrary(function=definitions).SerializeToString()
+    f = attr_value_pb2.NameAttrList(name=definitions[-1].signature.name)
+    f.attr["_symgrad_compiled"].b = True
+    f.attr["_input_shapes"].list.shape.add()
+    begin = time.monotonic()
+    assert native.build_gradient(library, f.SerializeToString(), None)
+    assert time.monotonic() - begin < 15
 
 
 def test_orders_are_one_function_each() -> None:

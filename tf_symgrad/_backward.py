@@ -321,7 +321,16 @@ class Backward:
 
 
 def _sum(parts: list[Any]) -> Any:
-    return parts[0] if len(parts) == 1 else backprop_util.AggregateIndexedSlicesGradients(parts)
+    if len(parts) == 1:
+        return parts[0]
+    if parts[0].dtype != tf.variant:
+        return backprop_util.AggregateIndexedSlicesGradients(parts)
+    # TensorFlow refuses to add up lists of which it knows unequally much, and looks again into a function that is
+    # called, where it knows other things than here. Of what an IdentityN returns it knows nothing.
+    total = tf.add_n(tf.raw_ops.IdentityN(input=parts))
+    for part in parts:
+        handle_data_util.copy_handle_data(part, total)
+    return total
 
 
 def _dense_shape(x: Any, shape: tf.TensorShape) -> Any:

@@ -95,13 +95,15 @@ V GatherNdGrad(const Op& o, const V& params_shape, const V& indices) {
 }
 
 // Of several updates of one place one wins: it is that whose number, scattered in the same way, is found in the place.
+// There may be more updates than an int32 counts.
 Grads TensorScatterUpdateGrad(const Op& o) {
   const V x = IN(tensor), indices = IN(indices), wide = Widen(indices), dy = o.dy();
   auto dupdates = [&] {
     const V g = o.like("GatherNd", dy, wide);
     if (distinct(indices)) return g;
-    const V rows = head(shape(indices), rank(indices) - 1), numbers = reshape(range(0, prod(rows)), rows);
-    const V nobody = fill(head(shape(x), dim(indices, -1)), constant(-1, DType::kInt32));
+    const V rows = head(shape(indices, DType::kInt64), rank(indices) - 1);
+    const V numbers = reshape(range(0, prod(rows)), rows);
+    const V nobody = fill(head(shape(x), dim(indices, -1)), constant(-1, DType::kInt64));
     return keep(equal(o.like("GatherNd", o.like("TensorScatterUpdate", nobody, indices, numbers), wide), numbers), g);
   };
   return GRADS(o.like("TensorScatterUpdate", dy, indices, zeros_like(IN(updates))), none, dupdates());
@@ -109,7 +111,8 @@ Grads TensorScatterUpdateGrad(const Op& o) {
 
 // Rows of x replaced; of several for one place the last one wins.
 Grads InplaceUpdateGrad(const Op& o) {
-  const V x = IN(x), n = dim(x, 0), i = IN(i) % n, v = IN(v), dy = o.dy(), numbers = range(0, size(i));
+  const V x = IN(x), n = dim(x, 0), i = IN(i) % n, v = IN(v), dy = o.dy();
+  const V numbers = range(0, size(i, DType::kInt64));
   const V wins = equal(gather(op("UnsortedSegmentMax", numbers, i, n), i), numbers);
   return {op("TensorScatterUpdate", dy, expand_dims(i, -1), zeros_like(v)), none, keep(wins, gather(dy, i))};
 }

@@ -249,10 +249,16 @@ V UnderBoxes(const V& g, const V& boxes) {
   return op("DrawBoundingBoxesV2", g, boxes, fill(pack({1, dim(g, 3)}), constant(0, DType::kFloat)));
 }
 V ColoursOfBoxes(const V& dy, const V& boxes, const V& colours) {
-  const V n = dim(colours, 0), one_channel = concat({head(shape(dy), 3), ints({1})}, 0);
-  const V numbers = cast(expand_dims(range(1, n + 1), 1), DType::kFloat);
-  const V drawn = op("DrawBoundingBoxesV2", fill(one_channel, constant(0, DType::kFloat)), boxes, numbers);
-  return segment_sum(cast(dy, DType::kFloat), cast(squeeze(drawn, {3}), DType::kInt32) - 1, n);
+  constexpr int kExact = 1 << 24;  // a float holds all numbers up to this
+  const V n = gather(shape(colours, DType::kInt64), 0), numbers = range(1, n + 1);
+  const V blank = fill(concat({head(shape(dy), 3), ints({1})}, 0), constant(0, DType::kFloat));
+  auto drawn = [&](const V& x) {
+    const V image = op("DrawBoundingBoxesV2", blank, boxes, cast(expand_dims(x, 1), DType::kFloat));
+    return cast(squeeze(image, {3}), DType::kInt64);
+  };
+  const bool few = colours.dim(0) >= 0 && colours.dim(0) <= kExact;
+  const V at = few ? drawn(numbers) : drawn(numbers / kExact) * kExact + drawn(numbers % kExact);
+  return segment_sum(cast(dy, DType::kFloat), at - 1, n);
 }
 
 // clang-format off
