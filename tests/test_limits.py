@@ -4,7 +4,6 @@ import resource
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -194,17 +193,14 @@ def set_by_calls(depth: int) -> Definitions:
     return definitions
 
 
-@pytest.mark.parametrize("depth", [19, 60])
-def test_a_list_that_goes_through_many_calls(depth: int) -> None:
-    """What a loop that XLA compiles does to its length: no call is read twice."""
-    definitions = set_by_calls(depth)
+def test_a_list_that_goes_through_many_calls() -> None:
+    """What a loop that XLA compiles does to its length: no call is read twice, or this does not end."""
+    definitions = set_by_calls(60)
     library = function_pb2.FunctionDefLibrary(function=definitions).SerializeToString()
     f = attr_value_pb2.NameAttrList(name=definitions[-1].signature.name)
     f.attr["_symgrad_compiled"].b = True
     f.attr["_input_shapes"].list.shape.add()
-    begin = time.monotonic()
     assert native.build_gradient(library, f.SerializeToString(), None)
-    assert time.monotonic() - begin < 15
 
 
 def test_orders_are_one_function_each() -> None:
