@@ -420,6 +420,61 @@ def test_equal_constants_are_one_in_a_pullback() -> None:
     assert collections.Counter(node.op for node in pullback.node_def)["Const"] == 2
 
 
+# Functions of x and a constant.
+OF_A_CONSTANT: dict[str, Callable[[Any, Any], Any]] = {
+    "a product": lambda x, w: w * tf.sin(x),
+    "a power": lambda x, w: tf.abs(x) ** w,
+    "a call": lambda x, w: tf.function(lambda x, w: w * tf.sin(x), autograph=False)(x, w),
+    "a branch": lambda x, w: tf.cond(x[0, 0] > 0.0, lambda: w * tf.sin(x), lambda: w * tf.cos(x)),
+    "a loop": lambda x, w: tf.while_loop(lambda i, _: i < 2, lambda i, y: (i + 1, tf.sin(y * w)), [0, x])[1],
+    "a custom gradient": lambda x, w: tf.custom_gradient(lambda x: (x * w, lambda dy: dy * w**3))(x),
+    "TensorFlow's custom gradient": tf.nn.silu,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [(name, shape) for name in OF_A_CONSTANT for shape in ([], [4]) if not shape or "'s" not in name]
+)
+def test_gradients_are_functions_of_constants(name: str, shape: list[int]) -> None:
+    """A tape that watches one may ask how gradients by others change with it."""
+    f = OF_A_CONSTANT[name]
+
+    def mixed(x: Any) -> Any:
+        w = tf.constant(1.5, shape=shape)
+        with tf.GradientTape() as tape:
+            tape.watch(w)
+            dx = watching(lambda x: f(x, w))(x)
+        return tape.gradient(dx, w)
+
+    def by_tf_gradients(x: Any) -> Any:
+        w = tf.constant([1.5, 0.5, 2.0, 1.0])
+        return tf.gradients(tf.gradients(f(x, w), x), w)
+
+    asked = [mixed, by_tf_gradients] if shape else [mixed]
+    expected = [tf.function(g, autograph=False)(X) for g in asked]
+    with tf_symgrad.native():
+        got = [tf.function(g, autograph=False)(X) for g in asked]
+    same(expected, got)
+    assert expected[0] is not None
+
+
+def test_a_constant_that_gradients_took_for_a_number() -> None:
+    def ask(of: Callable[[Any], Any], too: bool = False) -> Any:
+        def gradient(x: Any) -> Any:
+            w = of(tf.constant(1.5))
+            y = w * tf.sin(x)
+            return tf.gradients(tf.gradients(y, [x, w] if too else [x])[0], w)
+
+        return tf.function(gradient, autograph=False)(X)
+
+    expected = ask(lambda w: w)
+    with tf_symgrad.native():
+        same(expected, ask(tf.identity))
+        same(expected, ask(lambda w: w, too=True))
+        with pytest.raises(ValueError, match="'Const:0' is a constant, and taken for a number"):
+            ask(lambda w: w)
+
+
 @pytest.mark.parametrize("by", ["tape", "tf.gradients"])
 def test_of_a_graph_that_part_is_read_which_gradients_pass(by: str, monkeypatch: Any, said: list[str]) -> None:
     """Many small gradients in one function cost no more each than one does."""

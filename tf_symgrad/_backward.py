@@ -13,6 +13,7 @@ from typing import Any
 import tensorflow as tf
 from google.protobuf import message  # type: ignore[import-untyped]
 from tensorflow.core.framework import function_pb2
+from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import backprop_util
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import (
@@ -81,6 +82,8 @@ class Backward:
         self._blocked = [op.name for op in blocked]
         ys_by_name = sorted({tensor_name(y) for y in ys})
         self.left: list[str] = []
+        passed = list(passed)
+        self._watched = {tensor_name(t) for op in passed for t in op.inputs if _is_watched_constant(t)}
         try:
             graph_def, self._names = _part.serialized(graph, passed, [*ys, *xs, *off])
             try:
@@ -99,6 +102,8 @@ class Backward:
         self._structure: _structure.Library = {}
         self._extensible: dict[str, Any] = {}  # calls, branches and loops that are the engine's
         self._pass = native.ForwardPass(graph_def, self._compiled)
+        for name in self._watched:
+            self._pass.keep(name)
         passed = self._pass.between(
             ys, list(self._xs), list(self._off), self._blocked, _likeness.inert(), _likeness.DEAF
         )
@@ -166,6 +171,8 @@ class Backward:
             raise _OutsideError
         for t in tensors:
             self._tensors[tensor_name(t)] = t
+            if _is_watched_constant(t):
+                self._pass.keep(tensor_name(t))
         library, functions = function_pb2.FunctionDefLibrary(), _library.reachable(function)
         self._handed_over.update(functions)
         library.function.extend(f.cached_definition for f in functions.values())
@@ -268,7 +275,7 @@ class Backward:
         return {name: _sum(cotangents[name]) for name in self._xs if name in cotangents}
 
     def _call(self, pullback: Any, dys: list[Any], cotangents: dict[str, list[Any]]) -> None:
-        name, stateful, functions, taken, gradients, extended = pullback
+        name, stateful, functions, taken, gradients, extended, copied = pullback
         if not gradients:
             return
         definitions = map(function_pb2.FunctionDef.FromString, functions)
@@ -281,6 +288,8 @@ class Backward:
             results = _pullback.call(name, stateful, [*own.values(), *called], [*map(self._tensor, taken), *dys])
         except ValueError as error:  # of a variant that TensorFlow knows too little of
             raise NotNativeError(f"TensorFlow makes no call of a pullback: {error}") from None
+        for constant in copied:
+            _copies(self._graph).setdefault(constant, []).append(results[0].op)
         for of, values, indices in gradients:
             x, dx = self._tensor(of), results[values]
             spec = _specs.variable_spec(x) if x.dtype == tf.resource else x
@@ -318,6 +327,23 @@ class Backward:
             if isinstance(dx, tf.Tensor) and x.dtype != tf.resource:
                 dx.set_shape(x.shape)
             cotangents.setdefault(tensor_name(x), []).append(dx)
+
+
+def _copies(graph: tf.Graph) -> dict[str, list[Any]]:
+    """The pullbacks that have copies of a constant, by its name."""
+    if not hasattr(graph, "_symgrad_copies"):
+        graph._symgrad_copies = {}
+    return graph._symgrad_copies  # type: ignore[no-any-return]
+
+
+def pullbacks_with_copy_of(x: Any) -> list[Any]:
+    """The calls of pullbacks that are none of functions of a constant, as they have a copy of it."""
+    return _copies(x.graph).get(tensor_name(x), [])
+
+
+def _is_watched_constant(t: Any) -> bool:
+    """Whether a tape may be asked for a derivative of a pullback by a constant."""
+    return bool(t.op.type == "Const" and _part.carries(t.dtype) and pywrap_tfe.TFE_Py_TapeSetShouldRecordBackprop([t]))
 
 
 def _sum(parts: list[Any]) -> Any:

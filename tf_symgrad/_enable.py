@@ -23,7 +23,7 @@ from tensorflow.python.framework import ops
 from tensorflow.python.ops import gradients_util, resource_variable_ops
 
 from tf_symgrad import _inputs, _loader, _part, _pullback, _recorded, _registry, _structure
-from tf_symgrad._backward import Backward, NotNativeError, tensor_name
+from tf_symgrad._backward import Backward, NotNativeError, pullbacks_with_copy_of, tensor_name
 
 logger = logging.getLogger("tf_symgrad")
 
@@ -232,6 +232,7 @@ def _gradients(stock: Callable[[], Any], **given: Any) -> list[Any]:
     if len(dys) != len(ys) or any(isinstance(dy, tf.IndexedSlices) for dy in dys):
         raise NotNativeError("the cotangents are no tensors, one for each y")
     known, blocked = [x for x in xs if x is not None], {t.op for t in stops}
+    _check_constants(ys, known, blocked)
     backward = _planned(graph, ys, known, _part.between(ys, known, blocked), blocked)
     with tf.name_scope(given["name"] or "gradients") as scope:
         uid = default.unique_name("uid")
@@ -239,6 +240,22 @@ def _gradients(stock: Callable[[], Any], **given: Any) -> list[Any]:
         gradients = backward.add(list(zip(ys, dys, strict=True)), scope)
         results = [None if x is None else gradients.get(tensor_name(x)) for x in xs]
         return [gradients_util._ZerosLike(x) if dx is None and zero else dx for x, dx in zip(xs, results, strict=True)]
+
+
+def _check_constants(ys: list[Any], xs: list[Any], blocked: set[Any]) -> None:
+    """Refuses what would look as if nothing flowed there.
+
+    Raises:
+      ValueError: something is to be differentiated by a constant of which it has a copy, as it is a gradient.
+    """
+    for x in xs:
+        copies = [dx for call in pullbacks_with_copy_of(x) for dx in call.outputs]
+        if copies and _part.between(ys, copies, blocked):
+            raise ValueError(
+                f"tf_symgrad.enable: '{x.name}' is a constant, and taken for a number by gradients that were made "
+                "before, which are to be differentiated by it now. Let tf.identity of it take its place, or ask for "
+                "these by it, too."
+            )
 
 
 def _tensors(given: Any, graph: tf.Graph) -> list[Any]:

@@ -169,6 +169,12 @@ absl::Status ForwardPass::SetOpaque(absl::string_view node) {
   return absl::OkStatus();
 }
 
+absl::Status ForwardPass::Keep(const std::string& tensor) {
+  TF_ASSIGN_OR_RETURN(const Port p, Parse(tensor));
+  kept_.insert({p.node, p.index});
+  return absl::OkStatus();
+}
+
 std::vector<std::vector<std::string>> ForwardPass::Stages() {
   std::vector<std::vector<std::string>> stages(1);
   for (Item& item : items_) item.stage = 0;
@@ -224,7 +230,7 @@ absl::Status ForwardPass::AddInput(Port p, int depth, Region* region) {
   const bool start = !item.edge && IsCall(*item.def, *item.op) && depth < kMaxDepth &&
                      absl::StartsWith(Callee(*item.def).name(), "__symgrad_loop_start_") &&
                      library_.Contains(Callee(*item.def).name());
-  if (!IsX(p) && (IsSmallConst(*item.def) || computed || start)) {
+  if (!IsX(p) && !kept_.contains({p.node, p.index}) && (IsSmallConst(*item.def) || computed || start)) {
     region->in[p.node] = true;
     for (const Port& q : item.inputs) TF_RETURN_IF_ERROR(AddInput(q, depth + 1, region));
   } else if (region->seen.insert({p.node, p.index}).second) {

@@ -51,6 +51,7 @@ class ForwardPass {
       int values, indices = -1;  // the results that it is; with indices it is rows
     };
     std::vector<Gradient> gradients;  // those that any flows to
+    std::vector<std::string> copied;  // constants that might be differentiated by, of which the pullback has copies
   };
 
   // The graph, or a part of it: gradients do not pass a node some of whose inputs are missing, which is its edge.
@@ -80,6 +81,9 @@ class ForwardPass {
   // Of one of those nodes: its gradient is a function, see kCustomGradient; `functions` are it and what it calls.
   absl::Status SetGradient(absl::string_view node, const std::string& function, const std::vector<std::string>& tensors,
                            const std::vector<int>& outputs, const tf::FunctionDefLibrary& functions);
+
+  // Takes a tensor from the graph in any case: somebody may differentiate a pullback by it.
+  absl::Status Keep(const std::string& tensor);
 
   // Opaque nodes cut the way back into stages: stage k is of the nodes that lead to a y through k opaque ones at most,
   // and to one through k. Its pullback comes first, then its opaque nodes: those are returned, by stage.
@@ -142,7 +146,7 @@ class ForwardPass {
   tf::FunctionLibraryDefinition library_;
   std::vector<Item> items_;  // in topological order
   absl::flat_hash_map<std::string, int> by_name_;
-  absl::flat_hash_set<std::pair<int, int>> off_, x_;
+  absl::flat_hash_set<std::pair<int, int>> off_, x_, kept_;
   absl::flat_hash_set<std::string> inert_;
   std::map<std::string, std::vector<int>> deaf_;
   std::shared_ptr<Region> region_;

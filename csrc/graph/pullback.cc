@@ -183,6 +183,10 @@ absl::StatusOr<ForwardPass::Pullback> ForwardPass::Differentiate(const std::vect
   TF_ASSIGN_OR_RETURN(Pullback pullback, Write(body, tensors, num_args, results, &differentiator));
   Extend(differentiator.in_place(), ports, differentiator, &pullback);
   pullback.gradients = std::move(gradients);
+  for (int id = 0; id < static_cast<int>(items_.size()); ++id) {
+    const bool constant = region->in[id] && items_[id].def->op() == "Const";
+    if (constant && IsDifferentiable(items_[id].types[0])) pullback.copied.push_back(Name({id, 0}));
+  }
   return pullback;
 }
 

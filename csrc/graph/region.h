@@ -19,17 +19,19 @@ struct ForwardPass::Region {
   std::vector<std::pair<int, int>> severed;       // inputs of nodes that no gradient flows to: arguments of their own
 };
 
-// A constant with more elements is taken from the graph, and no longer copied.
+// A constant with more elements is taken from the graph, and no longer copied; so is one of more than one real or
+// complex number, which somebody may differentiate by later.
 inline constexpr int64_t kMaxConstant = 1024;
 
 inline bool IsSmallConst(const tf::NodeDef& node) {
   if (node.op() != "Const") return false;
   const auto value = node.attr().find("value");
   if (value == node.attr().end()) return false;
+  const int64_t most = IsDifferentiable(value->second.tensor().dtype()) ? 1 : kMaxConstant;
   int64_t elements = 1;
   for (const auto& dim : value->second.tensor().tensor_shape().dim())
     elements = std::min(elements * std::clamp<int64_t>(dim.size(), 0, kMaxConstant + 1), kMaxConstant + 1);
-  return elements <= kMaxConstant;
+  return elements <= most;
 }
 
 }  // namespace symgrad

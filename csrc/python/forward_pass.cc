@@ -43,7 +43,8 @@ py::tuple ToPython(const ForwardPass::Pullback& pullback) {
   for (const auto& f : pullback.functions->function()) functions.push_back(f.SerializeAsString());
   py::list serialized;
   for (const std::string& f : functions) serialized.append(py::bytes(f));
-  return py::make_tuple(pullback.name, pullback.stateful, serialized, pullback.taken, gradients, extended);
+  return py::make_tuple(pullback.name, pullback.stateful, serialized, pullback.taken, gradients, extended,
+                        pullback.copied);
 }
 
 }  // namespace
@@ -83,6 +84,9 @@ void AddForwardPass(py::module_& m) {
       .def(
           "set_opaque", [](ForwardPass& pass, const std::string& node) { ThrowIfError(pass.SetOpaque(node)); },
           py::arg("node"), "The caller differentiates that node himself.")
+      .def(
+          "keep", [](ForwardPass& pass, const std::string& tensor) { ThrowIfError(pass.Keep(tensor)); },
+          py::arg("tensor"), "Pullbacks take that tensor from the graph, also if it is a constant.")
       .def("stages", &ForwardPass::Stages, "The opaque nodes, by stage; see the header.")
       .def(
           "stage_of", [](const ForwardPass& pass, const std::string& y) { return ValueOrThrow(pass.StageOf(y)); },
@@ -135,12 +139,14 @@ void AddForwardPass(py::module_& m) {
           "the tensors that it takes before the cotangents of y; a triple for each tensor that a gradient flows to: "
           "its "
           "name,\n"
-          "the output that is its gradient, and the one that is the indices of its rows, -1 where it is dense; and the "
+          "the output that is its gradient, and the one that is the indices of its rows, -1 where it is dense; the "
           "nodes\n"
           "that are to be extended before: of each its name, a NodeDef with its new attrs, the function that computes "
           "its "
           "new\n"
-          "inputs or \"\", which of its inputs that takes, and the dtypes and shapes of its new outputs.");
+          "inputs or \"\", which of its inputs that takes, and the dtypes and shapes of its new outputs; and the "
+          "constants that it "
+          "has copies of.");
 }
 
 }  // namespace symgrad
