@@ -732,6 +732,44 @@ def test_sums_of_lists_of_which_unequally_much_is_known(said: Said) -> None:
     assert not said.reasons
 
 
+def arrays_of_rows(x: Any) -> Any:
+    return rows_of(tf.sin, x)
+
+
+JACOBIANS: dict[str, Callable[[Any], Any]] = {
+    "a loop": lambda x: times(3, lambda i, y: tf.sin(y), x),
+    "arrays": arrays_of_rows,
+    "a map": lambda x: tf.map_fn(lambda row: row * tf.sin(row), x),
+    "a scan": lambda x: tf.scan(lambda a, row: tf.sin(a * row), x, initializer=x[0]),
+    "a call of a loop": lambda x: function(lambda x: times(3, lambda i, y: tf.sin(y), x))(x),
+}
+
+
+@pytest.mark.parametrize("name", JACOBIANS)
+def test_jacobians_of_gradients_of_loops(name: str, said: Said) -> None:
+    """TensorFlow vectorises what it knows the elements of, or nothing: lists that a node got as outputs among it."""
+
+    def jacobians(vectorised: bool) -> Callable[[Any], Any]:
+        def run(x: Any) -> Any:
+            with tf.GradientTape(persistent=True) as outer:
+                outer.watch(x)
+                with tf.GradientTape() as inner:
+                    inner.watch(x)
+                    y = tf.reduce_sum(JACOBIANS[name](x) * tf.cos(x))
+                dx = inner.gradient(y, x)
+            by_rows = outer.batch_jacobian(dx, x, experimental_use_pfor=vectorised)
+            return outer.jacobian(dx, x, experimental_use_pfor=vectorised), by_rows
+
+        return function(run)
+
+    expected = jacobians(vectorised=False)(X)
+    with tf_symgrad.native():
+        got = jacobians(vectorised=True)(X)
+    for e, g in zip(expected, got, strict=True):
+        np.testing.assert_allclose(g, e, rtol=1e-4, atol=1e-5)
+    assert not said.reasons
+
+
 def test_graphs_of_one_function_have_names_of_their_own() -> None:
     """TensorFlow names after them what it makes of a loop's body, which another loop of that body may not return."""
     with tf.Graph().as_default():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -19,7 +19,7 @@ from tensorflow.python.eager.polymorphic_function import concrete_function
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import control_flow_util_v2, handle_data_util
 
-from tf_symgrad import _custom, _library, _likeness, _pullback
+from tf_symgrad import _custom, _library, _likeness, _lists, _pullback
 
 _CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
 _LOOPS = {"While", "StatelessWhile"}
@@ -159,8 +159,11 @@ def extend(
                     args=[op.inputs[i] for i in start_args], Tout=types, f=named, name=f"{op.name}_start"
                 )
             )
+    find, first = _finder(own, graph), len(op.outputs)
+    if inputs:
+        _lists.tell(find, inputs[0].op, range(len(inputs)))
     if not hasattr(op, "_symgrad_first_new"):
-        op._symgrad_first_new = len(op.outputs)
+        op._symgrad_first_new = first
     for name in _CHANGING:
         if name in node.attr:
             op._set_attr(name, node.attr[name])
@@ -171,6 +174,7 @@ def extend(
     op._add_outputs([dtype for dtype, _ in new], shapes)
     if "_num_original_outputs" in node.attr:
         op._set_attr("_num_original_outputs", type(node.attr["_num_original_outputs"])(i=len(op.outputs)))
+    _lists.tell(find, op, range(first, len(op.outputs)))
     if op.type in _CALLS:
         root: Any = own[node.attr["f"].func.name]
         _take_over(op, root)
@@ -179,6 +183,11 @@ def extend(
                 handle_data_util.copy_handle_data(inner, y)
     else:
         _stale.add(op)
+
+
+def _finder(own: Library, graph: tf.Graph) -> Callable[[str], Any]:
+    others = _library.finder(graph)
+    return lambda name: own.get(name) or others(name)
 
 
 def _has_sparse_matrices(library: Library) -> bool:
