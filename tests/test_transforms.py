@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.autograph.impl import api
 
 import tf_symgrad
 from tests.test_api import in_eager_mode, in_function, in_v1_graph
@@ -427,3 +428,60 @@ def test_a_tf_function_is_not_traced_again() -> None:
     assert traces(tf.function(lambda x: tf.reduce_sum(x[0])), [x])
     power = tf.function(lambda x, p: tf.reduce_sum(x) ** p)
     assert Call(power, (x, 2), {}, None).concrete is not power.get_concrete_function(x, 2)
+
+
+def turns(x: Any) -> Any:
+    """That AutoGraph must convert."""
+    y = tf.zeros_like(x)
+    for i in tf.range(3):
+        if tf.reduce_sum(x) > 0.0:
+            y += x**2
+        else:
+            y -= tf.cast(i, x.dtype) * x
+    return y
+
+
+def total(x: Any) -> Any:
+    return tf.reduce_sum(turns(x))
+
+
+def total_and_turns(x: Any) -> Any:
+    return total(x), turns(x)
+
+
+# Of x, by everything that takes a function.
+ASKED: dict[str, Callable[[Any], Any]] = {
+    "grad": lambda x: tf_symgrad.grad(total)(x),
+    "a tf.function": lambda x: tf_symgrad.grad(tf.function(total))(x),
+    "aux": lambda x: tf_symgrad.value_and_grad(total_and_turns, has_aux=True)(x)[1],
+    "vjp": lambda x: tf_symgrad.vjp(turns, x)[1](tf.ones_like(x))[0],
+    "jvp": lambda x: tf_symgrad.jvp(turns, [x], [tf.ones_like(x)])[1],
+    "linearize": lambda x: tf_symgrad.linearize(turns, x)[1](tf.ones_like(x)),
+    "jacobian": lambda x: tf.reduce_sum(tf_symgrad.jacobian(turns)(x), 0),
+    "hessian": lambda x: tf.reduce_sum(tf_symgrad.hessian(total)(x), 0),
+    "hvp": lambda x: tf_symgrad.hvp(total, [x], [x])[0],
+    "per_example_grad": lambda x: tf_symgrad.per_example_grad(lambda w, b: total(w * b))(x, tf.stack([x, x]))[0],
+    "op": lambda x: tf_symgrad.symbolic_gradient([x], f=total)[0],
+    "function_gradient": lambda x: tf_symgrad.function_gradient(SAID)(x, tf.constant(1.0))[0],
+    "raw op": lambda x: tf_symgrad.raw_ops.SymbolicGradient(input=[x, tf.ones([])], Tout=[tf.float32], f=SAID)[0],
+}
+SAID = tf.function(total).get_concrete_function(tf.TensorSpec([3], tf.float32))
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_autograph_converts_what_users_wrote_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To convert this package, too, would take half a second, and warn of what AutoGraph doesn't know."""
+    ours: list[str] = []
+    convert: Any = api._convert_actual
+
+    def counting(entity: Any, context: Any) -> Any:
+        module = str(getattr(entity, "__module__", ""))
+        ours.extend([entity.__qualname__] if module.partition(".")[0] == "tf_symgrad" else [])
+        return convert(entity, context)
+
+    monkeypatch.setattr(api, "_convert_actual", counting)
+    x = tf.constant(X)
+    expected = ASKED[name](x)
+    np.testing.assert_allclose(tf.function(ASKED[name])(x), expected, rtol=1e-5)
+    np.testing.assert_allclose(tf.function(ASKED[name], autograph=False)(x), expected, rtol=1e-5)
+    assert set(ours) <= {"Call._trace.<locals>.of_tensors"}  # which calls what users wrote

@@ -8,12 +8,11 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.core.framework import function_pb2
 
-from tf_symgrad import _compiled, _custom, _inputs, _op, _resolve
+from tf_symgrad import _compiled, _custom, _inputs, _resolve
 from tf_symgrad._differentiate import differentiate
 from tf_symgrad._function import Function
 
 
-@_op.no_autograph
 def symbolic_gradient(
     input: Sequence[Any],  # noqa: A002 (the stock op's name)
     Tout: Sequence[Any] | None = None,
@@ -129,7 +128,6 @@ def _symgrad(
     ]
 
 
-@_op.no_autograph
 def gradient_function(
     f: Any, wrt: Sequence[bool] | None = None, checkpoint: str | int | None = None
 ) -> tuple[str, function_pb2.FunctionDefLibrary]:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.autograph.core.ag_ctx import control_status_ctx
+from tensorflow.python.autograph.impl.api import tf_convert
 from tensorflow.python.checkpoint import graph_view
 from tensorflow.python.eager.polymorphic_function import concrete_function, polymorphic_function
 from tensorflow.python.ops import ref_variable
@@ -233,6 +235,11 @@ def positional(f: Any) -> list[str]:
     except (TypeError, ValueError):  # not to be had of everything that is written in C
         return []
     return [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
+def converted(f: Callable[..., Any]) -> Callable[..., Any]:
+    """What a user gave, to be called by a function of this package that is traced: AutoGraph passes over that."""
+    return tf_convert(f, control_status_ctx())  # type: ignore[no-any-return]
 
 
 def callable_of(f: Any) -> Callable[..., Any]:

@@ -18,7 +18,6 @@ from tf_symgrad._differentiate import differentiate
 from tf_symgrad._specs import invalid
 
 
-@_op.no_autograph
 def function_gradient(
     f: Any, wrt: Sequence[bool] | None = None, values: bool = False, checkpoint: str | int | None = None
 ) -> Any:

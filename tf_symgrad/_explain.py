@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorflow.core.framework import function_pb2, graph_pb2, node_def_pb2
 from tensorflow.python.framework import convert_to_constants
 
-from tf_symgrad import _concrete, _custom, _inputs, _op, _resolve, _specs
+from tf_symgrad import _concrete, _custom, _inputs, _resolve, _specs
 from tf_symgrad._calls import Call
 from tf_symgrad._function import Function
 from tf_symgrad._paths import LOOPS, SHAPES, Input, Paths
@@ -94,7 +94,6 @@ class Explanation:
         return "\n".join(lines)
 
 
-@_op.no_autograph
 def explain(
     f: Any, wrt: Sequence[bool] | None = None, unknown: int = 1, *, args: Sequence[Any] | None = None
 ) -> Explanation:

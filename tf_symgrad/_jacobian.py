@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_symgrad import _calls, _op
+from tf_symgrad import _calls
 from tf_symgrad._halves import Halves
 from tf_symgrad._transforms import grad
 
@@ -36,7 +36,6 @@ def jacobian(f: Callable[..., Any], wrt: int | str = 0) -> Callable[..., Any]:
         raise TypeError(f"wrt must be the position or the name of an argument, not {wrt!r}.")
     f = _calls.callable_of(f)
 
-    @_op.no_autograph
     def of_arguments(*args: Any, **kwargs: Any) -> Any:
         name, values, named = _calls.with_tensors(f, wrt, args, kwargs)
         argument = values[name] if isinstance(name, int) else named[name]
@@ -45,8 +44,8 @@ def jacobian(f: Callable[..., Any], wrt: int | str = 0) -> Callable[..., Any]:
         def of_tensors(*xs: Any) -> Any:
             given = tf.nest.pack_sequence_as(argument, xs)
             if isinstance(name, int):
-                return f(*values[:name], given, *values[name + 1 :], **named)
-            return f(*values, **{**named, name: given})
+                return _calls.converted(f)(*values[:name], given, *values[name + 1 :], **named)
+            return _calls.converted(f)(*values, **{**named, name: given})
 
         halves = Halves(of_tensors, xs)
         sizes = [x.shape.num_elements() for x in xs]

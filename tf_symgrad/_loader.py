@@ -75,10 +75,18 @@ def load() -> ModuleType:
                 _load(xla, tf.load_library)
             if record is not None:
                 importlib.import_module("tf_symgrad._native").teach_stock()
+            _keep_autograph_out()
             _ops = ops if hasattr(ops, "tf_symgrad_symbolic_gradient") else _op_functions()
     # Registers the op's gradient for tapes. Not under the lock: who imports that module first waits for the lock.
     importlib.import_module("tf_symgrad._op")
     return _ops
+
+
+def _keep_autograph_out() -> None:
+    """AutoGraph converts what a tf.function calls, for half a second in all: not this package, as not TensorFlow."""
+    from tensorflow.python.autograph.core import config
+
+    config.CONVERSION_RULES = (config.DoNotConvert(__package__), *config.CONVERSION_RULES)
 
 
 def _load(path: Path, load_library: Callable[[str], Any]) -> Any:

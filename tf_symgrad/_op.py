@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar, cast
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2, types_pb2
@@ -16,7 +16,6 @@ from tensorflow.python.ops.parallel_for import pfor as pfor_lib
 
 from tf_symgrad import _batch, _custom, _function, _given, _loader, _specs
 
-F = TypeVar("F", bound=Callable[..., Any])
 OP = "TfSymgrad>SymbolicGradient"
 _library: Any = _loader.load()
 
@@ -127,18 +126,12 @@ def _add(inputs: Sequence[Any], attrs: dict[str, Any]) -> list[Any]:
     return list(_library.tf_symgrad_symbolic_gradient(input=inputs, **attrs))
 
 
-def no_autograph(f: F) -> F:
-    """Keeps autograph, which would convert all that a tf.function calls, out of this package."""
-    return cast("F", tf.autograph.experimental.do_not_convert(f))
-
-
 def _registered_gradient(op: Any, *cotangents: Any) -> list[Any]:
     attrs = {name: op.get_attr(name) for name in ("f", "wrt", "values", "checkpoint", "optimize")}
     ys = op.outputs[sum(attrs["wrt"]) :] if attrs["values"] else []
     return _gradient(op.inputs, ys, {**attrs, "Tout": [y.dtype for y in op.outputs]}, *cotangents)
 
 
-@no_autograph
 def _gradient(
     inputs: Sequence[Any], ys: Sequence[Any], attrs: dict[str, Any], *cotangents: Any, sparse: bool = True
 ) -> list[Any]:

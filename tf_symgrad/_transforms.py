@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_symgrad import _calls, _compiled, _function, _inputs, _op
+from tf_symgrad import _calls, _compiled, _function, _inputs
 from tf_symgrad._calls import Call, Wrt
 from tf_symgrad._differentiate import differentiate
 from tf_symgrad._halves import Halves
@@ -94,7 +94,6 @@ def grad(
     """
     both = _of_scalar(f, wrt, has_aux, unconnected_gradients, checkpoint, optimize, values=has_aux)
 
-    @_op.no_autograph
     def of_arguments(*args: Any, **kwargs: Any) -> Any:
         value, gradients = both(*args, **kwargs)
         return (gradients, value[1]) if has_aux else gradients
@@ -111,7 +110,6 @@ def _of_scalar(
     memo: dict[str, Any] | None = {} if _compiled.may_be_traced(f) else None
     traced = _without_gradient_of_aux(f) if has_aux else f
 
-    @_op.no_autograph
     def long_way(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
         selected, given, named = _calls.with_tensors(f, wrt, args, kwargs)
         of_call = Call(traced, given, named, memo)
@@ -128,7 +126,6 @@ def _of_scalar(
     compiled = _compiled.Compiled(long_way)
     fixed = isinstance(wrt, (int, str, tf.Variable))
 
-    @_op.no_autograph
     def of_arguments(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
         if not _compiled.are_plain((*args, *kwargs.values())):
             return long_way(*args, **kwargs)
@@ -150,7 +147,7 @@ def _check_scalar(f: Any, outputs: Sequence[tf.TensorSpec], has_aux: bool) -> No
 
 def _without_gradient_of_aux(f: Callable[..., Any]) -> Callable[..., Any]:
     def of_arguments(*args: Any, **kwargs: Any) -> Any:
-        pair = f(*args, **kwargs)
+        pair = _calls.converted(f)(*args, **kwargs)
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
             raise TypeError(f"has_aux: f must return a pair, of the value and of something else, not {pair!r}.")
         aux = tf.nest.map_structure(_calls.result, pair[1])
@@ -160,7 +157,6 @@ def _without_gradient_of_aux(f: Callable[..., Any]) -> Callable[..., Any]:
     return of_arguments
 
 
-@_op.no_autograph
 def vjp(
     f: Callable[..., Any], *xs: Any, checkpoint: str | int | None = None
 ) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
@@ -184,7 +180,6 @@ def vjp(
     return halves.value, halves.pullback
 
 
-@_op.no_autograph
 def linearize(f: Callable[..., Any], *xs: Any) -> tuple[Any, Callable[..., Any]]:
     """The value of `f` and its pushforward at a point.
 
@@ -201,7 +196,6 @@ def linearize(f: Callable[..., Any], *xs: Any) -> tuple[Any, Callable[..., Any]]
     return halves.value, halves.pushforward
 
 
-@_op.no_autograph
 def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
     """The value of `f` at `primals`, and the product of its Jacobian there with `tangents`.
 
@@ -214,7 +208,6 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     return halves.value, halves.pushforward(*tangents)
 
 
-@_op.no_autograph
 def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, ...]:
     """The product of the Hessian of `f`, a scalar, at `primals` with `tangents`: one for each argument.
 
@@ -250,7 +243,6 @@ def per_example_grad(f: Callable[..., Any], wrt: Wrt = 0, batched: Sequence[int]
     if any(type(i) is not int for i in chosen or []):
         raise TypeError(f"batched must be a list of positions of arguments, not {batched!r}.")
 
-    @_op.no_autograph
     def of_arguments(*args: Any, **kwargs: Any) -> Any:
         named = {i for i in tf.nest.flatten(wrt) if type(i) is int}
         batch = [i for i in range(len(args)) if i not in named] if chosen is None else chosen

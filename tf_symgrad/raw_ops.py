@@ -12,7 +12,6 @@ from tf_symgrad import _inputs, _op
 __all__ = ["SymbolicGradient"]
 
 
-@_op.no_autograph
 def SymbolicGradient(
     *,
     input: Sequence[Any],  # noqa: A002 (the op's name)
