@@ -485,3 +485,33 @@ def test_autograph_converts_what_users_wrote_alone(name: str, monkeypatch: pytes
     np.testing.assert_allclose(tf.function(ASKED[name])(x), expected, rtol=1e-5)
     np.testing.assert_allclose(tf.function(ASKED[name], autograph=False)(x), expected, rtol=1e-5)
     assert set(ours) <= {"Call._trace.<locals>.of_tensors"}  # which calls what users wrote
+
+
+def product(x: Any) -> Any:
+    return total(x) * tf.reduce_sum(x)
+
+
+@in_tf2
+def test_what_tensorflow_can_not_vectorise(run: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """A branch in a loop, at the second order."""
+
+    @tf.function
+    def expected(x: Any) -> Any:
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y = product(x)
+            dx = inner.gradient(y, x)
+        return outer.jacobian(dx, x, experimental_use_pfor=False)
+
+    np.testing.assert_allclose(run(tf_symgrad.hessian(product), X), expected(tf.constant(X)), rtol=1e-4)
+    assert "can't vectorise" in caplog.text
+
+
+def test_an_error_of_an_example_is_that_of_f() -> None:
+    def f(w: Any, x: Any) -> Any:
+        return tf.reduce_sum(w @ x)
+
+    with pytest.raises(ValueError, match="must be rank"):
+        tf_symgrad.per_example_grad(f)(tf.constant(X), tf.constant([X, X]))

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_symgrad import _calls
+from tf_symgrad import _calls, _vectorized
 from tf_symgrad._halves import Halves
 from tf_symgrad._transforms import grad
 
@@ -79,7 +79,7 @@ def _by_columns(halves: Halves, xs: Sequence[Any]) -> list[list[Any]]:
 
     columns = []
     for i, x in enumerate(xs):
-        found = tf.vectorized_map(functools.partial(push, i), _basis(x))
+        found = _vectorized.over(functools.partial(push, i), _basis(x))
         last = [tf.transpose(d, [*range(1, d.shape.rank), 0]) for d in found]
         columns.append([tf.reshape(d, tf.concat([tf.shape(d)[:-1], tf.shape(x)], 0)) for d in last])
     return [list(block) for block in zip(*columns, strict=True)]
@@ -96,7 +96,7 @@ def _by_rows(halves: Halves, xs: Sequence[Any]) -> list[list[Any]]:
 
     blocks = []
     for i, y in enumerate(halves.tensors):
-        found = iter(tf.vectorized_map(functools.partial(pull, i), _basis(y)) if any(connected) else [])
+        found = iter(_vectorized.over(functools.partial(pull, i), _basis(y)) if any(connected) else [])
         shapes = [tf.concat([tf.shape(y), tf.shape(x)], 0) for x in xs]
         places = zip(connected, shapes, xs, strict=True)
         blocks.append([tf.reshape(next(found), shape) if c else tf.zeros(shape, x.dtype) for c, shape, x in places])

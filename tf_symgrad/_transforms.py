@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_symgrad import _calls, _compiled, _function, _inputs
+from tf_symgrad import _calls, _compiled, _function, _inputs, _vectorized
 from tf_symgrad._calls import Call, Wrt
 from tf_symgrad._differentiate import differentiate
 from tf_symgrad._halves import Halves
@@ -224,7 +224,7 @@ def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
 def per_example_grad(f: Callable[..., Any], wrt: Wrt = 0, batched: Sequence[int] | None = None) -> Callable[..., Any]:
     """A function that returns the gradients of `f`, a scalar function of one example, for each example of a batch.
 
-    All at once, by `tf.vectorized_map`; of an op that TensorFlow can't vectorise it makes a loop, and logs so.
+    All at once, by `tf.vectorized_map`; what TensorFlow can't vectorise is in a loop, and the log says so.
 
     Args:
       f: any callable, see `value_and_grad`, of one example.
@@ -255,7 +255,7 @@ def per_example_grad(f: Callable[..., Any], wrt: Wrt = 0, batched: Sequence[int]
             structure[:] = [tf.nest.map_structure(lambda dx: None if dx is None else 0, gradients)]
             return [dx for dx in tf.nest.flatten(gradients) if dx is not None]
 
-        rows = iter(tf.vectorized_map(row, [args[i] for i in batch]))
+        rows = iter(_vectorized.over(row, [args[i] for i in batch]))
         return tf.nest.map_structure(lambda place: None if place is None else next(rows), structure[0])
 
     return of_arguments
