@@ -83,7 +83,8 @@ class Backward:
         ys_by_name = sorted({tensor_name(y) for y in ys})
         self.left: list[str] = []
         passed = list(passed)
-        self._watched = {tensor_name(t) for op in passed for t in op.inputs if _is_watched_constant(t)}
+        looked_at = [] if pywrap_tfe.TFE_Py_TapeSetIsEmpty() else passed
+        self._watched = {tensor_name(t) for op in looked_at for t in op.inputs if _is_watched_constant(t)}
         try:
             graph_def, self._names = _part.serialized(graph, passed, [*ys, *xs, *off])
             try:
