@@ -224,7 +224,9 @@ def _gradients(stock: Callable[[], Any], **given: Any) -> list[Any]:
     graph = given["src_graph"] or default
     if graph is not default:
         _check_growth(graph)
-    ys, xs, stops = (_tensors(given[name], graph) for name in ("ys", "xs", "stop_gradients"))
+    with graph.as_default():
+        values = [tf.convert_to_tensor(y) if _is_variable(y) else y for y in _listed(given["ys"])]
+    ys, xs, stops = (_tensors(ts, graph) for ts in (values, given["xs"], given["stop_gradients"]))
     if any(t is None for t in [*ys, *stops]) or (zero and any(x is None for x in xs)):
         raise NotNativeError("tf.gradients is given tensors that the graph has nothing to do with")
     dys = given["grad_ys"]
@@ -260,9 +262,16 @@ def _check_constants(ys: list[Any], xs: list[Any], blocked: set[Any]) -> None:
 
 def _tensors(given: Any, graph: tf.Graph) -> list[Any]:
     """What `tf.gradients` is given, as tensors of the graph."""
-    given = list(given) if isinstance(given, (list, tuple)) else [] if given is None else [given]
     inner = _captured(graph)
-    return [_tensor(t.handle if resource_variable_ops.is_resource_variable(t) else t, graph, inner) for t in given]
+    return [_tensor(t.handle if _is_variable(t) else t, graph, inner) for t in _listed(given)]
+
+
+def _listed(given: Any) -> list[Any]:
+    return list(given) if isinstance(given, (list, tuple)) else [] if given is None else [given]
+
+
+def _is_variable(x: Any) -> bool:
+    return bool(resource_variable_ops.is_resource_variable(x))
 
 
 def _captured(graph: tf.Graph) -> dict[int, Any]:

@@ -177,7 +177,7 @@ Grads only(const internal::Named& input, const Rest&... rest) {
 #define OUT(name) ::symgrad::internal::Named(o, &::symgrad::Op::out, o.output(SYMGRAD_DECLARE(name)))
 #define DY(name) ::symgrad::internal::Named(o, &::symgrad::Op::dy, o.output(SYMGRAD_DECLARE(name)))
 
-#define SYMGRAD_LAZY1(e) [&]() -> ::symgrad::V { return e; }
+#define SYMGRAD_LAZY1(e) [&]() -> ::symgrad::V { return ::symgrad::V(e); }
 #define SYMGRAD_LAZY2(e, ...) SYMGRAD_LAZY1(e), SYMGRAD_LAZY1(__VA_ARGS__)
 #define SYMGRAD_LAZY3(e, ...) SYMGRAD_LAZY1(e), SYMGRAD_LAZY2(__VA_ARGS__)
 #define SYMGRAD_LAZY4(e, ...) SYMGRAD_LAZY1(e), SYMGRAD_LAZY3(__VA_ARGS__)

@@ -115,7 +115,7 @@ absl::StatusOr<std::string> Differentiator::MakeGradient(const tf::NameAttrList&
                                                    " inputs, but wrt has ", wrt.size(),
                                                    " flags: give one for each input"));
   if (!GradientDef(f.name()).empty()) {
-    TF_ASSIGN_OR_RETURN(const std::string given, GivenGradient(this, f, *body, wrt));
+    TF_ASSIGN_OR_RETURN(std::string given, GivenGradient(this, f, *body, wrt));
     if (indices != nullptr) indices->assign(std::count(wrt.begin(), wrt.end(), true), -1);
     return given;
   }

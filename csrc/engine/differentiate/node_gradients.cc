@@ -66,7 +66,7 @@ absl::StatusOr<SplitVjp> SplitCall(Splitter* splitter, const Body& body, const V
 
 absl::StatusOr<SplitVjp> SplitCallInPlace(Splitter* splitter, const Body& body, const VjpQuery& query,
                                           InPlace* in_place) {
-  TF_ASSIGN_OR_RETURN(const SplitVjp split, SplitCall(splitter, body, query));
+  TF_ASSIGN_OR_RETURN(SplitVjp split, SplitCall(splitter, body, query));
   in_place->def = *body.node(query.node).def;
   in_place->outputs.assign(split.forward.results.begin() + static_cast<int>(split.num_results),
                            split.forward.results.end());
