@@ -105,8 +105,10 @@ class Planner {
     const int n = static_cast<int>(nodes_.size());
     double total = 0;
     for (const int64_t w : weight_) total += static_cast<double>(w);
-    for (double segments = 2; segments <= std::max(2.0, 0.5 * n) && segments <= 1024; segments *= std::sqrt(2.0))
+    const double most = std::clamp(0.5 * n, 2.0, 1024.0);
+    for (int k = 2; std::exp2(0.5 * k) <= most; ++k)
       for (int eighth = parts ? 1 : 8; eighth <= 8; ++eighth) {
+        const double segments = std::exp2(0.5 * k);
         const int end = static_cast<int>(int64_t{n} * eighth / 8);
         plans.push_back(Measured(Segments(total / segments, end, All())));
         if (cheap != All()) plans.push_back(Measured(Segments(total / segments, end, cheap)));
