@@ -99,7 +99,7 @@ V GatherNdGrad(const Op& o, const V& params_shape, const V& indices) {
 Grads TensorScatterUpdateGrad(const Op& o) {
   const V x = IN(tensor), indices = IN(indices), wide = Widen(indices), dy = o.dy();
   auto dupdates = [&] {
-    const V g = o.like("GatherNd", dy, wide);
+    V g = o.like("GatherNd", dy, wide);
     if (distinct(indices)) return g;
     const V rows = head(shape(indices, DType::kInt64), rank(indices) - 1);
     const V numbers = reshape(range(0, prod(rows)), rows);

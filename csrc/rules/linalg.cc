@@ -113,13 +113,14 @@ Grads EinsumGrad(const Op& o) {
   if (arrow == std::string::npos) return o.unsupported("its equation has no '->'; write the output's subscripts");
   std::string xs = equation.substr(0, std::min(arrow, comma)), zs = equation.substr(arrow + 2);
   const Values operands = INS(inputs);
-  const V x = operands[0], dy = o.dy();
+  const V& x = operands[0];
+  const V dy = o.dy();
   if (o.num_in() == 1) return {EinsumOperand({dy}, zs, x, Has(zs, kDots) ? xs : Replace(xs, kDots, ""))};
   if (o.num_in() != 2 || comma == std::string::npos)
     return o.unsupported("only one or two operands are differentiable");
 
   std::string ys = equation.substr(comma + 1, arrow - comma - 1);
-  const V y = operands[1];
+  const V& y = operands[1];
   if (!Has(zs, kDots)) {  // Then the ellipses stand for no dimension.
     xs = Replace(xs, kDots, "");
     ys = Replace(ys, kDots, "");

@@ -4,6 +4,7 @@
 // A library of its own: it needs libtensorflow_cc, and the main library must load where there is none.
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -88,11 +89,13 @@ tensorflow::DataType ValueDtype(const XlaExpression& input) {
 }
 
 // A small integer that XLA knows: a size or a bound, as a rule.
-bool IsKnownInteger(const XlaExpression& input) {
+std::optional<tensorflow::Tensor> KnownInteger(const XlaExpression& input) {
   constexpr int64_t kMaxElements = 64;
-  return input.kind() == XlaExpression::Kind::kConstant &&
-         (input.dtype() == tensorflow::DT_INT32 || input.dtype() == tensorflow::DT_INT64) &&
-         input.constant_value()->NumElements() <= kMaxElements;
+  const bool integer = input.dtype() == tensorflow::DT_INT32 || input.dtype() == tensorflow::DT_INT64;
+  if (input.kind() != XlaExpression::Kind::kConstant || !integer) return std::nullopt;
+  std::optional<tensorflow::Tensor> value = input.constant_value();
+  if (value && value->NumElements() > kMaxElements) value.reset();
+  return value;
 }
 
 // f with what XLA knows of its inputs: all shapes are static as a rule, so that the gradient function computes none.
@@ -107,7 +110,7 @@ absl::StatusOr<NameAttrList> WithFacts(XlaOpKernelContext* ctx, const Call& call
     TF_ASSIGN_OR_RETURN(*attrs[kInputShapes].mutable_list()->add_shape(), StaticShape(ctx, i));
     attrs[kInputDtypes].mutable_list()->add_type(ValueDtype(ctx->InputExpression(i)));
     tensorflow::TensorProto* value = attrs[kInputValues].mutable_list()->add_tensor();
-    if (IsKnownInteger(ctx->InputExpression(i))) ctx->InputExpression(i).constant_value()->AsProtoField(value);
+    if (const auto known = KnownInteger(ctx->InputExpression(i))) known->AsProtoField(value);
   }
   return WithVariableDtypes(std::move(f), call.tin, call.tout, call.wrt);
 }
@@ -180,7 +183,7 @@ absl::Status CheckStatic(XlaOpKernelContext* ctx, const Graph& graph, XlaCompile
     args[i].type = ctx->input_type(i);
     if (input.kind() == XlaExpression::Kind::kConstant) {
       args[i].kind = XlaCompiler::Argument::kConstant;
-      args[i].constant_value = *input.constant_value();
+      args[i].constant_value = input.constant_value().value_or(tensorflow::Tensor());
     } else {
       args[i].kind = XlaCompiler::Argument::kParameter;
       TF_ASSIGN_OR_RETURN(args[i].shape, ctx->InputXlaShape(i));
@@ -204,7 +207,7 @@ absl::Status CheckStatic(XlaOpKernelContext* ctx, const Graph& graph, XlaCompile
 absl::Status CheckInputs(XlaOpKernelContext* ctx, const Graph& graph, XlaCompiler* compiler, const NameAttrList& f) {
   TF_ASSIGN_OR_RETURN(const std::vector<int> unknown, UnknownInputs(ctx, graph, compiler));
   if (unknown.empty()) return absl::OkStatus();
-  const absl::Status status = CheckStatic(ctx, graph, compiler);
+  absl::Status status = CheckStatic(ctx, graph, compiler);
   if (status.ok()) return status;
   return absl::InvalidArgumentError(
       absl::StrCat("XLA can't compile the gradient of function '", f.name(),
