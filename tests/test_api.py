@@ -243,6 +243,22 @@ def test_autograph_converts_f(run: Any) -> None:
     np.testing.assert_allclose(dx, 6 * DY)
 
 
+@pytest.mark.parametrize("run", [in_eager_mode, in_function], ids=lambda f: f.__name__)
+def test_floats_of_eight_bits_are_no_numbers_to_tensorflow(run: Any) -> None:
+    """Their gradient is zero, as that of integers, and what they are cast to has one."""
+
+    def g(x: Any) -> Any:
+        narrow = tf.cast(x, tf.dtypes.experimental.float8_e4m3fn)
+        f = concrete(lambda p, x: tf.cast(p, x.dtype) * x, tf.TensorSpec([3], narrow.dtype), SPEC)
+        dp, dx = symbolic_gradient([narrow, x, tf.ones_like(x)], f=f)
+        assert dp.dtype == narrow.dtype
+        return tf.cast(dp, tf.float32), dx
+
+    dp, dx = run(g, X)
+    np.testing.assert_allclose(dp, np.zeros(3))
+    np.testing.assert_allclose(dx, X)
+
+
 # ---- Captures and variables. ----
 
 

@@ -76,6 +76,8 @@ def case(f: Callable[[Any], Any]) -> Callable[[Any], Any]:
 CASES["a tape"] = watching(lambda x: tf.reduce_sum(tf.tanh(x @ W) ** 2) * tf.reduce_mean(x), [W])
 CASES["tf.gradients"] = lambda x: tf.gradients(tf.exp(x @ W) * tf.reduce_sum(x), [x, W, TABLE])
 CASES["tf.gradients of a variable"] = lambda x: tf.gradients([W, W * x[0, 0]], [W, x])
+FLOAT8 = tf.dtypes.experimental.float8_e4m3fn
+CASES["eight bits"] = lambda x: tf.gradients(tf.cast(tf.cast(x, FLOAT8), tf.float32) * x, x)
 CASES["floor"] = watching(lambda x: tf.floor(x @ W) + tf.stop_gradient(x), [W])
 CASES["rows"] = watching(lambda x: x + tf.gather(TABLE, [1, 2, 1]) * tf.gather(TABLE, [[0, 3]] * 3)[:, 0], [TABLE])
 CASES["rows and all"] = watching(lambda x: tf.gather(TABLE, [1, 2, 1]) @ W + tf.reduce_sum(TABLE), [TABLE])

@@ -24,7 +24,7 @@ from tensorflow.python.eager import backprop_util
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import script_ops
 
-from tf_symgrad import _library, _lift, _loader, _nodes, _rule
+from tf_symgrad import _library, _lift, _loader, _nodes, _rule, _specs
 from tf_symgrad._function import Function
 
 GRADIENT, INPUTS, OUTPUTS = "_symgrad_gradient", "_symgrad_gradient_inputs", "_symgrad_gradient_outputs"
@@ -325,14 +325,14 @@ def _py_function_gradient(op: Any, *dys: Any) -> Any:
 
     def vjp(*args: Any) -> list[Any]:
         x, dy = list(args[: len(op.inputs)]), list(args[len(op.inputs) :])
-        watched = [a for a in x if a.dtype.is_floating or a.dtype.is_complex]
+        watched = [a for a in x if a.dtype in _specs.CONTINUOUS]
         with tf.GradientTape() as tape:
             tape.watch(watched)
             y = function._func(*x)
             y = [] if y is None else list(y) if isinstance(y, (list, tuple)) else [y]
             y = [tf.convert_to_tensor(a, dtype) for a, dtype in zip(y, function._out_dtypes, strict=True)]
         dx = iter(tape.gradient(y, watched, dy, unconnected_gradients=tf.UnconnectedGradients.ZERO))
-        return [next(dx) if a.dtype.is_floating or a.dtype.is_complex else tf.zeros_like(a) for a in x]
+        return [next(dx) if a.dtype in _specs.CONTINUOUS else tf.zeros_like(a) for a in x]
 
     seeds = [tf.zeros_like(y) if dy is None else dy for y, dy in zip(op.outputs, dys, strict=True)]
     return tf.py_function(vjp, [*op.inputs, *seeds], [x.dtype for x in op.inputs])

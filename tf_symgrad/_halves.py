@@ -10,6 +10,7 @@ import tensorflow as tf
 from tf_symgrad import _calls, _compiled, _custom, _function, _inputs
 from tf_symgrad._calls import Call
 from tf_symgrad._differentiate import call, differentiate, told
+from tf_symgrad._specs import CONTINUOUS
 
 
 class Halves:
@@ -25,10 +26,10 @@ class Halves:
         variables = [v for i in range(len(xs)) for v in self._call.variables(i)]
         place_of = _calls.places_of(operands)
         self._places = {id(v): place for v in variables if (place := place_of(v)) is not None}
-        wanted = [i < len(self._call.tensors) and x.dtype in _CONTINUOUS for i, x in enumerate(operands)]
+        wanted = [i < len(self._call.tensors) and x.dtype in CONTINUOUS for i, x in enumerate(operands)]
         for v in variables:
             if id(v) in self._places:
-                wanted[self._places[id(v)]] = v.dtype in _CONTINUOUS
+                wanted[self._places[id(v)]] = v.dtype in CONTINUOUS
         function = _custom.differentiable(function, wanted, lambda f: told(f, f.with_captures(operands, count)))
         operands = function.with_captures(operands, count)
         self._outputs = function.outputs
@@ -69,7 +70,7 @@ class Halves:
                 seeds[k] = seeds[k] + t if k in seeds else t  # a variable may be given twice
         zeros = [tf.zeros_like(y) for y in self.tensors]
         count = len(self._taken)
-        wanted = [i >= count and x.dtype in _CONTINUOUS for i, x in enumerate([*self._taken, *zeros])]
+        wanted = [i >= count and x.dtype in CONTINUOUS for i, x in enumerate([*self._taken, *zeros])]
         if not seeds:  # f depends on no argument
             none = [z if w else None for z, w in zip(zeros, wanted[count:], strict=True)]
             return self._call.output(none, self.tensors)
@@ -103,7 +104,7 @@ def _flatten_like(given: Any, like: Any, what: str) -> list[Any]:
         if len(parts) != len(leaves):
             raise ValueError(f"A {what} must have the structure of what it belongs to: {g!r} is given for {x!r}.")
         for part, leaf in zip(parts, leaves, strict=True):
-            if part is None or tf.as_dtype(leaf.dtype) not in _CONTINUOUS:
+            if part is None or tf.as_dtype(leaf.dtype) not in CONTINUOUS:
                 found.append(tf.zeros_like(leaf))
                 continue
             dtype = tf.as_dtype(leaf.dtype)
@@ -118,6 +119,3 @@ def _flatten_like(given: Any, like: Any, what: str) -> list[Any]:
                     f"A {what} must have the shape of what it belongs to, {leaf.shape}, not {found[-1].shape}."
                 )
     return found
-
-
-_CONTINUOUS = {tf.float16, tf.bfloat16, tf.float32, tf.float64, tf.complex64, tf.complex128}

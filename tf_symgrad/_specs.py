@@ -30,10 +30,14 @@ def variable_spec(handle: Any) -> tf.TensorSpec | None:
     return tf.TensorSpec(tf.TensorShape(known.shape), tf.as_dtype(known.dtype))
 
 
+# The dtypes of what can have a gradient. Floats of eight bits and less are a format to keep others in.
+CONTINUOUS = frozenset([tf.float16, tf.bfloat16, tf.float32, tf.float64, tf.complex64, tf.complex128])
+
+
 def is_continuous(x: Any) -> bool:
     """Whether a tensor, or the variable that it refers to, can have a gradient."""
     known = variable_spec(x) if x.dtype == tf.resource else x
-    return known is not None and bool(known.dtype.is_floating or known.dtype.is_complex)
+    return known is not None and known.dtype in CONTINUOUS
 
 
 _MAX_TENSORS = 1 << 16  # of one argument: what is beyond is no function, but an attempt to allocate

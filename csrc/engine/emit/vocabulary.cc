@@ -223,7 +223,9 @@ V single(const V& x) {
 V zeros_like(const V& x) {
   // A static shape needs no value, so what computes x need not run for it.
   const bool is_arg = x.is_tensor() && body()->node(x.node()).is_arg();
-  const bool number = tf::DataTypeIsFloating(ToTf(x.dtype())) || tf::DataTypeIsComplex(ToTf(x.dtype()));
+  const tf::DataType dtype = ToTf(x.dtype());
+  const bool real = tf::DataTypeIsFloating(dtype), number = real || tf::DataTypeIsComplex(dtype);
+  if (real && tf::DataTypeSize(dtype) == 1) return cast(zeros_like(cast(x, DType::kFloat)), x.dtype());  // no kernel
   if (!is_arg && number && body()->FullyDefined(ToPort(x))) return zeros(shape(x), x.dtype());
   return op("ZerosLike", x);
 }

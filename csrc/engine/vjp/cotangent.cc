@@ -9,8 +9,9 @@ namespace symgrad {
 
 bool IsDifferentiable(tf::DataType dtype) {
   dtype = tf::BaseType(dtype);
-  return tf::DataTypeIsFloating(dtype) || tf::DataTypeIsComplex(dtype) || dtype == tf::DT_RESOURCE ||
-         dtype == tf::DT_VARIANT;
+  // Floats of eight bits and less are a format to keep others in, as they are to TensorFlow's tapes.
+  const bool real = tf::DataTypeIsFloating(dtype) && tf::DataTypeSize(dtype) > 1;
+  return real || tf::DataTypeIsComplex(dtype) || dtype == tf::DT_RESOURCE || dtype == tf::DT_VARIANT;
 }
 
 bool HasNoGradient(const Node& node) {
