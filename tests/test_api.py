@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2, function_pb2, types_pb2
-from tensorflow.python.eager import context
+from tensorflow.python.eager import backprop_util, context
 from tensorflow.python.framework import function as defun
 
 import tf_symgrad
-from tf_symgrad import symbolic_gradient
+from tf_symgrad import _specs, symbolic_gradient
 
 X = np.array([0.5, -1.0, 2.0], np.float32)
 DY = np.array([1.0, 10.0, -2.0], np.float32)
@@ -257,6 +257,14 @@ def test_floats_of_eight_bits_are_no_numbers_to_tensorflow(run: Any) -> None:
     dp, dx = run(g, X)
     np.testing.assert_allclose(dp, np.zeros(3))
     np.testing.assert_allclose(dx, X)
+
+
+def test_what_can_have_a_gradient() -> None:
+    """What TensorFlow trains, references among it."""
+    types = map(tf.as_dtype, types_pb2.DataType.values()[1:])
+    values = [dtype for dtype in types if dtype.base_dtype not in (tf.resource, tf.variant)]
+    assert [dtype for dtype in values if _specs.continuous(dtype)] == [*filter(backprop_util.IsTrainable, values)]
+    assert tf.float32._as_ref in values
 
 
 # ---- Captures and variables. ----

@@ -325,14 +325,14 @@ def _py_function_gradient(op: Any, *dys: Any) -> Any:
 
     def vjp(*args: Any) -> list[Any]:
         x, dy = list(args[: len(op.inputs)]), list(args[len(op.inputs) :])
-        watched = [a for a in x if a.dtype in _specs.CONTINUOUS]
+        watched = [a for a in x if _specs.continuous(a.dtype)]
         with tf.GradientTape() as tape:
             tape.watch(watched)
             y = function._func(*x)
             y = [] if y is None else list(y) if isinstance(y, (list, tuple)) else [y]
             y = [tf.convert_to_tensor(a, dtype) for a, dtype in zip(y, function._out_dtypes, strict=True)]
         dx = iter(tape.gradient(y, watched, dy, unconnected_gradients=tf.UnconnectedGradients.ZERO))
-        return [next(dx) if a.dtype in _specs.CONTINUOUS else tf.zeros_like(a) for a in x]
+        return [next(dx) if _specs.continuous(a.dtype) else tf.zeros_like(a) for a in x]
 
     seeds = [tf.zeros_like(y) if dy is None else dy for y, dy in zip(op.outputs, dys, strict=True)]
     return tf.py_function(vjp, [*op.inputs, *seeds], [x.dtype for x in op.inputs])

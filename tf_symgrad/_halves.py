@@ -10,7 +10,7 @@ import tensorflow as tf
 from tf_symgrad import _calls, _compiled, _custom, _function, _inputs
 from tf_symgrad._calls import Call
 from tf_symgrad._differentiate import call, differentiate, told
-from tf_symgrad._specs import CONTINUOUS
+from tf_symgrad._specs import continuous
 
 
 class Halves:
@@ -26,10 +26,10 @@ class Halves:
         variables = [v for i in range(len(xs)) for v in self._call.variables(i)]
         place_of = _calls.places_of(operands)
         self._places = {id(v): place for v in variables if (place := place_of(v)) is not None}
-        wanted = [i < len(self._call.tensors) and x.dtype in CONTINUOUS for i, x in enumerate(operands)]
+        wanted = [i < len(self._call.tensors) and continuous(x.dtype) for i, x in enumerate(operands)]
         for v in variables:
             if id(v) in self._places:
-                wanted[self._places[id(v)]] = v.dtype in CONTINUOUS
+                wanted[self._places[id(v)]] = continuous(v.dtype)
         function = _custom.differentiable(function, wanted, lambda f: told(f, f.with_captures(operands, count)))
         operands = function.with_captures(operands, count)
         self._outputs = function.outputs
@@ -70,7 +70,7 @@ class Halves:
                 seeds[k] = seeds[k] + t if k in seeds else t  # a variable may be given twice
         zeros = [tf.zeros_like(y) for y in self.tensors]
         count = len(self._taken)
-        wanted = [i >= count and x.dtype in CONTINUOUS for i, x in enumerate([*self._taken, *zeros])]
+        wanted = [i >= count and continuous(x.dtype) for i, x in enumerate([*self._taken, *zeros])]
         if not seeds:  # f depends on no argument
             none = [z if w else None for z, w in zip(zeros, wanted[count:], strict=True)]
             return self._call.output(none, self.tensors)
@@ -104,7 +104,7 @@ def _flatten_like(given: Any, like: Any, what: str) -> list[Any]:
         if len(parts) != len(leaves):
             raise ValueError(f"A {what} must have the structure of what it belongs to: {g!r} is given for {x!r}.")
         for part, leaf in zip(parts, leaves, strict=True):
-            if part is None or tf.as_dtype(leaf.dtype) not in CONTINUOUS:
+            if part is None or not continuous(leaf.dtype):
                 found.append(tf.zeros_like(leaf))
                 continue
             dtype = tf.as_dtype(leaf.dtype)

@@ -146,7 +146,7 @@ def _gradient(
     rest = [(None, None)] * (len(inputs) - len(wrt))
     dtypes = [_gradient_dtype(x, dtype) for x, (dtype, _) in zip(inputs, [*result_of, *rest], strict=True)]
     lists = [x.dtype == tf.variant for x in inputs]  # perhaps: the residuals of a loop, say
-    wanted = [dtype in _specs.CONTINUOUS or is_list for dtype, is_list in zip(dtypes, lists, strict=True)]
+    wanted = [_specs.continuous(dtype) or is_list for dtype, is_list in zip(dtypes, lists, strict=True)]
     values = any(cotangent is not None for cotangent in of_values)
     if not (values or any(given)) or not any(wanted):
         return [None] * len(inputs)

@@ -11,7 +11,7 @@ from tensorflow.core.framework import graph_pb2
 from tensorflow.python.client import pywrap_tf_session
 from tensorflow.python.framework import c_api_util
 
-from tf_symgrad._specs import CONTINUOUS
+from tf_symgrad._specs import continuous
 
 _MAX_DEPTH = 16  # kMaxDepth of csrc/graph/forward_pass.cc
 
@@ -19,7 +19,7 @@ _MAX_DEPTH = 16  # kMaxDepth of csrc/graph/forward_pass.cc
 @functools.cache
 def carries(dtype: tf.DType) -> bool:
     """Whether a gradient may flow through tensors of a dtype: handles and lists are such, too."""
-    return bool(dtype.base_dtype in CONTINUOUS or not dtype.is_numpy_compatible)
+    return continuous(dtype) or not dtype.is_numpy_compatible
 
 
 def between(ys: Sequence[Any], xs: Sequence[Any], blocked: Collection[Any]) -> set[Any]:

@@ -64,7 +64,7 @@ class Paths:
             variable = _specs.variable_spec(value) if spec.dtype == tf.resource else None
             name = next((v.name for v in function.variables if getattr(v, "handle", None) is value), spec.name)
             smooth, _, cuts = self._reach(function.name, frozenset([i]))
-            if (variable or spec).dtype not in _specs.CONTINUOUS:
+            if not _specs.continuous((variable or spec).dtype):
                 smooth, cuts = set(), []  # its dtype says it all
             # That a shape has no derivative is news only where nothing else is asked of the input.
             told = [cut for cut in dict.fromkeys(cuts) if not smooth or cut.op not in SHAPES]
@@ -109,7 +109,7 @@ class Paths:
     def _through(self, function: str, node: node_def_pb2.NodeDef, passed: frozenset[int]) -> tuple[set[int], list[Cut]]:
         """The outputs of a node that vary smoothly with the inputs `passed`, and the cuts that it makes."""
         dtypes = _nodes.output_dtypes(node)
-        every = {i for i, t in enumerate(dtypes) if t in _specs.CONTINUOUS or t in (tf.variant, tf.resource)}
+        every = {i for i, t in enumerate(dtypes) if _specs.continuous(t) or t in (tf.variant, tf.resource)}
 
         def cut(why: str) -> list[Cut]:
             name = function.partition(_custom.SUFFIX)[0]

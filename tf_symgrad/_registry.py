@@ -155,7 +155,7 @@ def _op_gradient(op: Any, *dys: Any) -> list[Any]:
     function = _as_function(op) if isinstance(op, ops.Operation) else _of_eager_op(op)
     inputs = [*op.inputs, *[tf.zeros_like(y) if dy is None else dy for y, dy in zip(op.outputs, dys, strict=True)]]
     dxs = _op.run(inputs, [x.dtype for x in op.inputs], function.specialized(inputs))
-    return [dx if dx.dtype in _specs.CONTINUOUS else None for dx in dxs]
+    return [dx if _specs.continuous(dx.dtype) else None for dx in dxs]
 
 
 def _of_eager_op(op: Any) -> _function.Function:

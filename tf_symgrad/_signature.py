@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow.python.eager.polymorphic_function import concrete_function
 
 from tf_symgrad import _concrete
-from tf_symgrad._specs import CONTINUOUS, invalid
+from tf_symgrad._specs import continuous, invalid
 
 _LOST = (
     "A model keeps gradients that were defined in Python if it is saved with tf.saved_model.SaveOptions("
@@ -47,7 +47,7 @@ class Target:
         self.output = self._output(output)
         known = variables_of(self.signature)
         specs = self.signature.structured_input_signature[1]
-        smooth = [name for name in self.inputs if specs[name].dtype in CONTINUOUS]
+        smooth = [name for name in self.inputs if continuous(specs[name].dtype)]
         trainable = [name for name, v in known.items() if v.trainable and v.dtype.is_floating]
         self.wrt: list[str] = []
         self.variables: dict[str, Any] = {}
@@ -58,7 +58,7 @@ class Target:
 
     def _output(self, output: str | None) -> str:
         outputs = self.signature.structured_outputs
-        smooth = [name for name, y in outputs.items() if y.dtype in CONTINUOUS]
+        smooth = [name for name, y in outputs.items() if continuous(y.dtype)]
         if output is None:
             if len(smooth) != 1:
                 raise invalid(

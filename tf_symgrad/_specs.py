@@ -30,14 +30,18 @@ def variable_spec(handle: Any) -> tf.TensorSpec | None:
     return tf.TensorSpec(tf.TensorShape(known.shape), tf.as_dtype(known.dtype))
 
 
-# The dtypes of what can have a gradient. Floats of eight bits and less are a format to keep others in.
-CONTINUOUS = frozenset([tf.float16, tf.bfloat16, tf.float32, tf.float64, tf.complex64, tf.complex128])
+_CONTINUOUS = frozenset([tf.float16, tf.bfloat16, tf.float32, tf.float64, tf.complex64, tf.complex128])
+
+
+def continuous(dtype: Any) -> bool:
+    """Whether what is of a dtype can have a gradient. Floats of eight bits and less are a format to keep others in."""
+    return tf.as_dtype(dtype).base_dtype in _CONTINUOUS
 
 
 def is_continuous(x: Any) -> bool:
     """Whether a tensor, or the variable that it refers to, can have a gradient."""
     known = variable_spec(x) if x.dtype == tf.resource else x
-    return known is not None and known.dtype in CONTINUOUS
+    return known is not None and continuous(known.dtype)
 
 
 _MAX_TENSORS = 1 << 16  # of one argument: what is beyond is no function, but an attempt to allocate
