@@ -1,8 +1,11 @@
-"""A few random programs against the tape; `make fuzz` runs many."""
+"""A few random programs against the tape, and ops by themselves; `make fuzz` runs many."""
+
+import argparse
+import time
 
 import pytest
 
-from tests.fuzz import effects
+from tests.fuzz import effects, every_op
 from tests.fuzz.differential import compare
 
 
@@ -28,3 +31,10 @@ def test_branches_whose_residuals_are_of_unknown_and_unequal_shapes(monkeypatch:
 def test_programs_with_effects(way: str) -> None:
     asked = [(seed, kind) for seed in (1, 2) for kind in ("eager", "graph")] + [(seed, "graph") for seed in (6, 8, 12)]
     assert {(seed, kind): effects.compare(seed, way, kind) for seed, kind in asked} == dict.fromkeys(asked, "")
+
+
+def test_every_op_by_itself() -> None:
+    """Twice each: the process lives, and both gradients and errors come."""
+    count = 2 * len(every_op.ops())
+    outcomes = every_op.of_batch(range(count), time.time() + 600, argparse.Namespace())
+    assert min(outcomes["gradients"], outcomes["errors"]) > count / 10

@@ -602,6 +602,44 @@ def test_known_values_of_a_rank_that_a_shape_function_does_not_expect() -> None:
         differentiate(text_format.Merge(INDEX, f))
 
 
+def a_list(dtype: str) -> str:
+    return f"value {{ list {{ type: DT_{dtype} }} }}"
+
+
+HANDLE_OF_A_FLOAT = """attr { key: "_output_shapes" value { list { shape { %s } } } }
+  attr { key: "_handle_dtypes" value { list { type: DT_FLOAT } } }
+  attr { key: "_handle_shapes" value { list { shape { } } } }"""
+OF_A_HANDLE = {
+    # the node, whose input i is an int32 of a rank that its shape function does not expect; its output, and the error
+    "QueueDequeueManyV2": (
+        f'input: "h" input: "i:output:0" attr {{ key: "component_types" {a_list("FLOAT")} }}',
+        *("", "components", "input n must have 0 dimensions, but has 1"),
+    ),
+    "TensorArrayGradWithShape": (
+        'input: "h" input: "x" input: "i:output:0" attr { key: "source" value { s: "g" } }',
+        *("dim { size: 2 }", "flow_out", "input shape_to_prepend must have 1 dimensions, but has 0"),
+    ),
+    "BoostedTreesPredict": (
+        """input: "h" input: "i:output:0" attr { key: "num_bucketized_features" value { i: 1 } }
+      attr { key: "logits_dimension" value { i: 1 } }""",
+        *("", "logits", "has inputs that are resources but no variables"),
+    ),
+}
+
+
+@pytest.mark.parametrize("op", OF_A_HANDLE)
+def test_integers_of_a_rank_that_a_shape_function_of_a_handle_does_not_expect(op: str) -> None:
+    """TensorFlow's own ends the process."""
+    node, shape, output, error = OF_A_HANDLE[op]
+    f = one_node("f", f'op: "{op}" {node}', output)
+    f.signature.input_arg.add(name="h", type=types_pb2.DT_RESOURCE)
+    f.arg_attr[0].attr["_output_shapes"].list.shape.add()
+    text_format.Parse(HANDLE_OF_A_FLOAT % shape, f.arg_attr[1])
+    ones = INDEX.replace("{ }", "{ dim { size: 1 } }") if "0 dimensions" in error else INDEX
+    with pytest.raises(native.StatusError, match=error):
+        differentiate(text_format.Merge(ones, f))
+
+
 def test_known_values_of_a_dtype_that_a_shape_function_does_not_expect() -> None:
     """TensorFlow's own ends the process."""
     f = one_node("f", """op: "SplitV" input: "x" input: "s:output:0" input: "i:output:0"

@@ -123,8 +123,10 @@ ENGINE = {
             *(
                 "CollectiveGather",
                 "FakeQuantWithMinMaxVarsPerChannelGradient",
+                "QueueDequeueManyV2",
                 "SoftmaxCrossEntropyWithLogits",
                 "SplitV",
+                "TensorArrayGradWithShape",
             ),
         },
     ),

@@ -277,7 +277,7 @@ Grads BatchNormWithGlobalNormalizationGrad(const Op& o) {
   const bool scaled = o.flag("scale_after_normalization");
   const V shifted = variance + o.number("variance_epsilon"), r = rsqrt(shifted), scale = scaled ? gamma * r : r;
   const V dbeta = sum(dy, batch), dxhat = sum(dy * (IN(t) - mean), batch);
-  return {dy * scale, -dbeta * scale, -0.5 * dxhat * scale / shifted, dbeta, scaled ? dxhat * r : none};
+  return {dy * scale, -dbeta * scale, -0.5 * dxhat * scale / shifted, dbeta, scaled ? dxhat * r : zeros_like(gamma)};
 }
 
 // ---- Losses ----

@@ -1,8 +1,9 @@
 """Fuzzing: python -m tests.fuzz [--seconds N] [--first SEED].
 
 By coverage, with libFuzzer, the engine's front doors (engine.cc), where there is a clang: fast first, then what that
-has kept, and more, under the sanitizer of addresses. Then random programs against the tape, and such with effects;
-damaged SavedModels for the command line; and odd arguments for the package. Each takes a quarter of the time.
+has kept, and more, under the sanitizer of addresses. Then random programs against the tape, such with effects, and each
+op by itself; damaged SavedModels for the command line; and odd arguments for the package. Each takes about a quarter of
+the time.
 """
 
 from __future__ import annotations
@@ -98,6 +99,7 @@ def main() -> int:
         by_coverage(quarter),
         by_program("differential", first, f"--seconds={quarter * 3 // 4}"),
         by_program("effects", first, f"--seconds={quarter // 4}"),
+        by_program("every_op", first, f"--seconds={quarter // 4}"),
         by_program("saved_models", first, f"--count={int(quarter * MODELS_A_SECOND)}"),
         by_program("arguments", first, f"--seconds={quarter}"),
     ]

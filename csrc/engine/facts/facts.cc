@@ -8,6 +8,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "csrc/engine/body/node_check.h"
 #include "csrc/engine/facts/plain_shapes.h"
@@ -98,7 +99,18 @@ struct ReadAs {
   absl::string_view op;
   int input, least, most;  // rank
 };
-constexpr ReadAs kReadAs[] = {{"SplitV", 1, 1, 1}, {"FakeQuantWithMinMaxVarsPerChannelGradient", 1, 1, 4}};
+constexpr ReadAs kReadAs[] = {{"SplitV", 1, 1, 1},
+                              {"FakeQuantWithMinMaxVarsPerChannelGradient", 1, 1, 4},
+                              {"TensorArrayGradWithShape", 2, 1, 1},
+                              {"QueueDequeueManyV2", 1, 0, 0}};
+
+// Ops whose shape functions read dimensions of scalars in many places, and that no gradient passes through.
+constexpr absl::string_view kUnread[] = {"BoostedTrees", "TPUPartitioned"};
+
+bool IsUnread(const Node& n) {
+  const auto is_of = [&](absl::string_view family) { return absl::StartsWith(n.type(), family); };
+  return std::any_of(std::begin(kUnread), std::end(kUnread), is_of);
+}
 
 // Inputs that are a number for each dimension of a tensor, as they are called. A shape function makes a shape of so
 // many.
@@ -306,7 +318,7 @@ Port Unveiled(const Body& body, Port p) {
 
 absl::Status InferFacts(Body* body, int node) {
   const Node& n = body->node(node);
-  if (n.is_arg() || n.op->shape_inference_fn == nullptr) return absl::OkStatus();
+  if (n.is_arg() || n.op->shape_inference_fn == nullptr || IsUnread(n)) return absl::OkStatus();
   if (const Port p = Unveiled(*body, {node, 0}); p.node != node) {
     body->output({node, 0}) = body->output(p);
     return absl::OkStatus();
