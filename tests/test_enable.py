@@ -19,7 +19,7 @@ from tensorflow.python.ops import gradients_util
 import tf_symgrad
 from tests.spec import Point, possible_dtypes
 
-_enable, _part = (importlib.import_module(f"tf_symgrad.{name}") for name in ("_enable", "_part"))
+_enable, _log, _part = (importlib.import_module(f"tf_symgrad.{name}") for name in ("_enable", "_log", "_part"))
 RANDOM = np.random.default_rng(0)
 X = tf.constant(RANDOM.normal(size=(3, 4)), tf.float32)
 
@@ -603,7 +603,7 @@ def test_optimizers_of_tensorflow_1(optimizer: str, said: list[str]) -> None:
 
 def test_what_the_engine_can_not_do_is_said_once(caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(_enable, "_said", set())
+    monkeypatch.setattr(_log, "_said", set())
     with caplog.at_level(logging.WARNING, "tf_symgrad"), tf_symgrad.native():
         for _ in range(2):
             tf.function(CASES["a target that is a source"], autograph=False)(X)

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import logging
-import re
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,16 +20,13 @@ from tensorflow.python.eager import tape as tape_lib
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import gradients_util, resource_variable_ops
 
-from tf_symgrad import _inputs, _loader, _part, _pullback, _recorded, _registry, _structure
+from tf_symgrad import _inputs, _loader, _log, _part, _pullback, _recorded, _registry, _structure
 from tf_symgrad._backward import Backward, NotNativeError, pullbacks_with_copy_of, tensor_name
-
-logger = logging.getLogger("tf_symgrad")
 
 _lock = threading.RLock()
 # Who is to optimise: by enable(), None if it is off; and by each native() that lasts, None if that does not say.
 _enabled: str | None = None
 _contexts: list[list[str | None]] = []
-_said: set[str] = set()
 _installed: dict[tuple[Any, str], tuple[Any, Any]] = {}  # what stood there, and what stands there now
 
 
@@ -169,12 +164,7 @@ def _wrapped(stock: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..
 
 
 def _say(reason: str) -> None:
-    kind = re.sub("'[^']*'", "''", reason)  # whatever it is about
-    with _lock:
-        new = kind not in _said
-        _said.add(kind)
-    if new:
-        logger.warning("gradients are built by TensorFlow's Python: %s", reason)
+    _log.once("gradients are built by TensorFlow's Python: %s", reason)
 
 
 def _planned(*args: Any, **kwargs: Any) -> Backward:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
-logger = logging.getLogger("tf_symgrad")
+from tf_symgrad import _log
 
 
 def over(f: Callable[[Any], list[Any]], elements: Any) -> list[Any]:
@@ -28,5 +27,5 @@ def over(f: Callable[[Any], list[Any]], elements: Any) -> list[Any]:
     slices = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape[1:], x.dtype), elements)
     of_one = tf.function(f, autograph=False).get_concrete_function(slices)
     signature = tf.nest.map_structure(lambda y: tf.TensorSpec(y.shape, y.dtype), of_one.structured_outputs)
-    logger.warning("TensorFlow can't vectorise what is to be computed for all slices: it is in a loop (%s)", reason)
+    _log.once("TensorFlow can't vectorise what is to be computed for all slices: it is in a loop (%s)", reason)
     return list(tf.map_fn(of_one, elements, fn_output_signature=list(signature)))

@@ -30,6 +30,7 @@ from tf_symgrad._loader import native
 
 BATCH = 4000
 ORDER = 2
+POLICIES = ("", "", "everything", "auto", "cheap", "0")
 SLOW = 5.0  # seconds
 MOST_TENSORS = 40
 NUMBERS = (-2, -1, 0, 0, 1, 1, 2, 3, 4, 7, 2**31 - 1)
@@ -165,8 +166,28 @@ def functions(seeds: range) -> Iterator[tuple[int, function_pb2.FunctionDef]]:
         yield seed, Node(every[seed % len(every)], random.Random(seed)).f
 
 
-def of_batch(seeds: range, end: float, arguments: argparse.Namespace) -> batches.Outcomes:
+def differentiate(fdef: function_pb2.FunctionDef, rng: random.Random) -> None:
+    """Twice, or in halves, by some of its arguments."""
     engine = native()
+    library, name = function_pb2.FunctionDefLibrary(function=[fdef]).SerializeToString(), "f"
+    f = attr_value_pb2.NameAttrList(name=name).SerializeToString()
+    x = fdef.signature.input_arg
+    wrt = [arg.type not in HANDLES and rng.random() < 0.8 for arg in x] if rng.random() < 0.7 else None
+    policy = rng.choice(POLICIES)
+    match rng.choice(("gradient", "gradient", "vjp", "inputs")):
+        case "gradient":
+            for _ in range(ORDER):
+                f = attr_value_pb2.NameAttrList(name=name).SerializeToString()
+                name, made = engine.build_gradient(library, f, wrt, rng.random() < 0.5, False, policy)
+                library += made  # protos in a row are one
+                wrt = None
+        case "vjp":
+            engine.build_vjp(library, f, wrt or [True] * len(x), policy)
+        case "inputs":
+            engine.input_gradients(library, f)
+
+
+def of_batch(seeds: range, end: float, arguments: argparse.Namespace) -> batches.Outcomes:
     outcomes = batches.Outcomes()
     for seed, fdef in functions(seeds):
         start = time.time()
@@ -174,14 +195,10 @@ def of_batch(seeds: range, end: float, arguments: argparse.Namespace) -> batches
             break
         op = next(node.op for node in fdef.node_def if node.name == "n")
         print(f"seed {seed}, {op}", file=sys.stderr)  # of which the last is shown, if it dies there
-        library, name = function_pb2.FunctionDefLibrary(function=[fdef]).SerializeToString(), "f"
         try:
-            for _ in range(ORDER):
-                f = attr_value_pb2.NameAttrList(name=name).SerializeToString()
-                name, made = engine.build_gradient(library, f)
-                library += made  # protos in a row are one
-                outcomes["gradients"] += 1
-        except engine.StatusError:
+            differentiate(fdef, random.Random(-seed))
+            outcomes["gradients"] += 1
+        except native().StatusError:
             outcomes["errors"] += 1
         if time.time() - start > SLOW:
             outcomes["slow"] += 1
