@@ -180,7 +180,10 @@ Grads PowGrad(const Op& o) {
   auto da = [&] {
     const bool root = o.diverges() && !IsComplex(a.dtype()) && Flat(IN(x));
     const V g = root ? select(logical_and(equal(a, 0), b < 1), 0, dy) : dy;
-    return mul_no_nan(mul_no_nan(pow(a, b - 1), b), g);
+    const auto bounds = Op(V(IN(y)).node()).bounds();
+    const bool number = bounds && bounds->first == bounds->second;
+    const V slope = number && bounds->first == 2 ? a : pow(a, number ? V(bounds->first - 1) : b - 1);
+    return NonZero(IN(y)) ? times(g * b, slope) : times(g, mul_no_nan(slope, b));
   };
   return BROADCAST(da(), times(dy, y * log(select(HasLogarithm(a), a, 1))));
 }

@@ -9,7 +9,7 @@ namespace symgrad {
 namespace {
 
 constexpr int kNone = -1, kMaxSteps = 32;
-constexpr int64_t kUnknown = -1, kFew = 1024;
+constexpr int64_t kUnknown = -1, kFew = 0;
 
 // -1 where that is not known.
 int64_t NumElements(const Body& body, Port p) { return StaticShape(body.output(p).shape).num_elements(); }

@@ -225,13 +225,8 @@ bool IsWhole(const V& exponent) {
   return bounds && bounds->first == bounds->second && bounds->first >= 1 && std::floor(bounds->first) == bounds->first;
 }
 
-bool IsNotZero(const V& x) {
-  const auto bounds = x.is_tensor() ? Op(x.node()).bounds() : std::nullopt;
-  return bounds ? bounds->first > 0 || bounds->second < 0 : Positive(x);
-}
-
 bool NotPositive(const Op& o) { return !Positive(o.in(0)); }
-bool MayDivideByZero(const Op& o) { return !IsNotZero(o.in(1)); }
+bool MayDivideByZero(const Op& o) { return !NonZero(o.in(1)); }
 
 constexpr Trait kTraits[] = {
     // Where they overflow, or end, or at poles beyond zero.
@@ -307,6 +302,10 @@ SYMGRAD_REGISTER_TRAITS(kTraits)
 
 bool Positive(const V& x) { return IsPositive(x, kDepth); }
 bool NonNegative(const V& x) { return IsNonNegative(x, kDepth); }
+bool NonZero(const V& x) {
+  const auto bounds = x.is_tensor() ? Op(x.node()).bounds() : std::nullopt;
+  return bounds ? bounds->first > 0 || bounds->second < 0 : Positive(x);
+}
 bool Flat(const V& x) { return IsFlat(x, kDepth); }
 
 }  // namespace symgrad

@@ -9,9 +9,10 @@
 
 namespace symgrad {
 
-// Sure to be > 0, and >= 0, if it is not NaN.
+// Sure to be > 0, >= 0, or no zero, if it is not NaN.
 bool Positive(const V& x);
 bool NonNegative(const V& x);
+bool NonZero(const V& x);
 
 // Whether the derivative of x is zero where x is, as that of a square: zero is a minimum there. A function with a
 // vertical tangent at zero, such as the square root, then takes zero for its partial: the norm's subgradient.
