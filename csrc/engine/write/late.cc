@@ -9,7 +9,7 @@ namespace symgrad {
 namespace {
 
 constexpr int kNone = -1, kMaxSteps = 32;
-constexpr int64_t kUnknown = -1, kFew = 0;
+constexpr int64_t kUnknown = -1;
 
 // -1 where that is not known.
 int64_t NumElements(const Body& body, Port p) { return StaticShape(body.output(p).shape).num_elements(); }
@@ -77,14 +77,14 @@ class WaitFinder {
     return last;
   }
 
-  // Whether a node makes a large tensor of such.
+  // Whether a node makes a tensor of those that are no larger. Small ones wait, too: what is computed early, beside the
+  // way forward, takes turns with it between threads.
   bool IsWorthIt(int id) const {
     const Node& n = body_.node(id);
     if (!n.controls.empty() || n.num_outputs != 1 || n.op->op_def.is_stateful() || IsCall(*n.def, *n.op)) return false;
     const tf::DataType dtype = body_.output({id, 0}).dtype;
     if (!tf::DataTypeIsFloating(dtype) && !tf::DataTypeIsComplex(dtype)) return false;
     const int64_t made = NumElements(body_, {id, 0});
-    if (made != kUnknown && made < kFew) return false;
     bool computed = false;
     for (const Port& p : n.inputs) {
       const int64_t read = NumElements(body_, p);
