@@ -11,7 +11,7 @@ DOCS_REQUIRE := $(shell sed -n 's/^docs = \[\(.*\)\]$$/\1/p' pyproject.toml | se
 MODELS_REQUIRE := $(shell sed -n 's/^models = \[\(.*\)\]$$/\1/p' pyproject.toml | sed 's/", "/" "/g')
 CXX_FILES = $(shell find csrc tests/fuzz tests/sanitize examples -name '*.cc' -o -name '*.h' -o -name '*.c')
 
-.PHONY: help build demo test test-gpu wheel test-wheel test-models test-all mutation fuzz sanitize soak leaks bench bench-steps bench-compare performance bench-fit bench-remat coverage docs lint format bazel clean
+.PHONY: help build demo test test-gpu wheel test-wheel test-models test-all mutation fuzz sanitize soak leaks bench bench-steps bench-single bench-compare performance bench-fit bench-remat coverage docs lint format bazel clean
 .DEFAULT_GOAL := build
 
 help:
@@ -85,6 +85,10 @@ bench: build $(VENV)/.installed ## build time, nodes, steps and memory beside th
 
 bench-steps: build $(VENV)/.installed ## steps of all methods by turns, so that their ratios mean something (20)
 	$(BIN)/python -m benchmarks.steps
+
+# OPTIONS='--dtype bfloat16 --order 2', say.
+bench-single: build $(VENV)/.installed ## steps of the gradients of single ops, by turns with the tape's (10)
+	$(BIN)/python -m benchmarks.single $(OPTIONS)
 
 # A commit against another: make bench, mv build/bench.jsonl build/before.jsonl, make bench, make bench-compare.
 bench-compare: $(VENV)/.installed ## what is slower than in build/before.jsonl (1)

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import tf_symgrad
 from benchmarks import __main__ as benchmarks_main
-from benchmarks import cell, compare, first, limit, native, nodes, performance, report, steps, threads
+from benchmarks import cell, compare, first, limit, native, nodes, performance, report, single, steps, threads
 from benchmarks.methods import METHODS
 from benchmarks.workloads import Workload, workloads
 
@@ -177,3 +177,16 @@ def test_limit_and_threads(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(float(x) >= 0 for x in numbers)
     assert threads.main(["--quick", "--seconds", "0.05"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 7
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_single_ops(order: int, capsys: pytest.CaptureFixture[str]):
+    asked = ["--only", "x[*][*]2,matvec,einsum bij bij->b", "--rounds", "1", "--worse", "1000", "--order", str(order)]
+    assert single.main(asked) == 0
+    printed = capsys.readouterr().out
+    assert "| x**2 |" in printed
+    assert "3 ops" in printed
+    for family in (single.elementwise, single.reductions, single.products, single.arrays, single.linear_algebra):
+        names = [name for name, _ in family()]
+        assert len(names) == len(set(names))
+        assert not any("," in name for name in names)

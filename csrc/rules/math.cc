@@ -450,9 +450,10 @@ constexpr Rule kRules[] = {
     NO_GRAD(Round) NO_GRAD(TruncateDiv)
     NO_GRAD(All) NO_GRAD(Any) NO_GRAD(Bucketize) NO_GRAD(IsFinite) NO_GRAD(IsInf) NO_GRAD(IsNan)
 
-    // Powers, exponentials and logarithms.
+    // Powers, exponentials and logarithms. Constants multiply cotangents, which may be a number for all elements, and
+    // meet other constants there.
     UNARY(Neg, -dy)
-    UNARY(Square, times(dy, 2 * conj(x)))
+    UNARY(Square, times(2 * dy, conj(x)))
     UNARY(Sqrt, SqrtBack(o))
     FUSED(Rsqrt, op("RsqrtGrad", y, dy), times(dy, conj(-0.5 * y / x)))
     FUSED(Inv, op("ReciprocalGrad", y, dy), times(dy, -conj(square(y))))
@@ -487,10 +488,10 @@ constexpr Rule kRules[] = {
     RULE(InvGrad, V g = IN(dy); return {-2 * conj(dy) * g * conj(x), op("ReciprocalGrad", conj(x), dy)};)
 
     // Special functions.
-    PARTIAL(Erf, 2 / kRootPi * exp(-square(x)))
-    PARTIAL(Erfc, -2 / kRootPi * exp(-square(x)))
-    PARTIAL(Erfinv, kRootPi / 2 * exp(square(y)))
-    PARTIAL(Ndtri, kRootTwo * kRootPi * exp(0.5 * square(y)))
+    UNARY(Erf, times(2 / kRootPi * dy, exp(-square(x))))
+    UNARY(Erfc, times(-2 / kRootPi * dy, exp(-square(x))))
+    UNARY(Erfinv, times(kRootPi / 2 * dy, exp(square(y))))
+    UNARY(Ndtri, times(kRootTwo * kRootPi * dy, exp(0.5 * square(y))))
     PARTIAL(Lgamma, digamma(x))
     PARTIAL(Digamma, Polygamma(1, x))
     BINARY(Polygamma, missing("the order of a derivative is a whole number"), times(dy, Polygamma(a + 1, b)))
