@@ -66,6 +66,11 @@ V GatherGrad(const V& params_shape, const V& indices, const V& axis, const V& ba
   const V s = cast(params_shape, DType::kInt64), n = gather(s, axis);
   const V b = prod(head(s, batch_dims)), o = prod(part(s, batch_dims, axis));
   const V i = prod(tail(s, axis + 1)), j = prod(tail(shape(indices, DType::kInt64), batch_dims));
+  if (known(i) == std::vector<int64_t>{1} && known(batch_dims) == std::vector<int64_t>{0}) {
+    // Rows of one element take longer to add up than those of the transpose, which are of o, and both transposes.
+    const V columns = segment_sum(swap_last_two(reshape(dy, pack({o, j}))), flatten(indices), n);
+    return reshape(swap_last_two(columns), params_shape);
+  }
   const V ids = reshape(range(0, b * o) * n, pack({b, o, 1})) + reshape(cast(indices, DType::kInt64), pack({b, 1, j}));
   return reshape(segment_sum(reshape(dy, pack({b, o, j, i})), ids, b * o * n), params_shape);
 }
