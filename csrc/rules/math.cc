@@ -357,13 +357,15 @@ Grads MatMulGrad(const Op& o) {
                      });
 }
 
-// The result is float whatever the operands are; dy is taken to be dense.
+// The result is float whatever the operands are; dy is taken to be dense, and multiplied as such with what is.
 Grads SparseMatMulGrad(const Op& o) {
   Grads grads =
       ProductGrad(o, o.flag("transpose_a"), o.flag("transpose_b"), IN(a), IN(b),
                   [&o](const V& a, const V& b, bool transpose_a, bool transpose_b, int wrt) {
                     const bool sparse = o.flag(wrt == 0 ? "b_is_sparse" : "a_is_sparse");
                     const bool first = wrt == 0 ? o.flag("transpose_a") : !o.flag("transpose_b");
+                    if (!sparse && a.dtype() == DType::kFloat && b.dtype() == DType::kFloat)
+                      return op("MatMul", a, b, Attr("transpose_a", transpose_a), Attr("transpose_b", transpose_b));
                     return op("SparseMatMul", a, b, Attr("transpose_a", transpose_a), Attr("transpose_b", transpose_b),
                               Attr("a_is_sparse", sparse && first), Attr("b_is_sparse", sparse && !first));
                   });
