@@ -666,6 +666,17 @@ def test_a_scalar_whose_last_dimension_a_shape_function_reads() -> None:
         differentiate(text_format.Merge(scalar, f))
 
 
+def test_scales_of_a_batch_norm_that_its_gradient_op_does_not_take() -> None:
+    """No device has a kernel for them, but the op says that there may be."""
+    f = one_node("f", 'op: "FusedBatchNormV3" input: "x" input: "x" input: "x" input: "x" input: "x"', "y")
+    for arg in (f.signature.input_arg[0], f.signature.output_arg[0]):
+        arg.type = types_pb2.DT_BFLOAT16
+    for name in "TU":
+        f.node_def[0].attr[name].type = types_pb2.DT_BFLOAT16
+    with pytest.raises(native.StatusError, match="FusedBatchNormV3.*cast them to float32"):
+        differentiate(f)
+
+
 @pytest.mark.parametrize("op", ["Transpose", "ConjugateTranspose"])
 def test_a_permutation_of_more_dimensions_than_a_tensor_has(op: str) -> None:
     """TensorFlow's shape function takes memory for each."""

@@ -207,8 +207,13 @@ V FusedGrad(const Op& o, const char* type, const V& dy, const V& x, const V& sca
                  : o.like(type, dy, x, scale, mean, variance, data_format);
 }
 
+// The gradient ops take scales in float32, whatever dtype the forward op has a name for.
+bool HasOtherScales(const Op& o) { return o.has_attr("U") && o.type("U") != DType::kFloat; }
+constexpr char kOtherScales[] = "scales and statistics other than float32 have no gradient op: cast them to float32";
+
 // y = (x - mean) rsqrt(variance + epsilon) scale + offset, with the batch's statistics or with given ones.
 Grads BatchNorm(const Op& o, const char* grad) {
+  if (HasOtherScales(o)) return o.unsupported(kOtherScales);
   const BatchAxes batch(o);
   const V x = IN(x), scale = IN(scale), dy = o.dy(), reserve = o.num_out() == 6 ? OUT(reserve_space_3) : none;
   const V mean_dy = MaybeDy(o, 1), variance_dy = MaybeDy(o, 2);
@@ -240,6 +245,7 @@ Grads BatchNorm(const Op& o, const char* grad) {
 //   of x:     r b P(dy) - scale r^2 / n (S z + dscale P(a) + sum(a z) P(dy))
 // The statistics in the reserve spaces are functions of x, and their part is in the cotangent of x.
 Grads BatchNormGrad(const Op& o, const char* grad) {
+  if (HasOtherScales(o)) return o.unsupported(kOtherScales);
   const BatchAxes batch(o);
   const V dscale = OUT(scale_backprop), doffset = OUT(offset_backprop), scale = IN(scale);
   const V dy = cast(IN(y_backprop), DType::kFloat), x = cast(IN(x), DType::kFloat), a = cast(o.dy(), DType::kFloat);
