@@ -55,11 +55,8 @@ OutputInts Const(const Folding& c) {
 OutputInts ShapeOp(const Folding& c) {
   OutputInts all;
   for (const Port& p : c.inputs) {
-    if (c.body->rank(p) < 0) {
-      all.push_back(nullptr);
-    } else {
-      all.push_back(Vector(ShapeElements(c.body->output(p).shape))[0]);
-    }
+    const OutputInts ints = c.body->rank(p) < 0 ? OutputInts{} : Vector(ShapeElements(c.body->output(p).shape));
+    all.push_back(ints.empty() ? nullptr : ints[0]);  // a shape function may make more dimensions than a tensor has
   }
   return all;
 }
