@@ -163,9 +163,8 @@ def problem(op: Op, dtype: tf.DType, order: int, xp: Any) -> Problem:
 
     def loss(*xs: Any) -> Any:
         y = f(*xs)
-        return tf.reduce_sum(
-            y * (tf.stop_gradient(y) if order == 1 else y)
-        )  # linear ops, too, have derivatives of both
+        weights = tf.stop_gradient(y) if order == 1 else y  # so that a linear op has a second derivative
+        return tf.reduce_sum(y * weights)
 
     def of_derivative(x: Any, *others: Any) -> Any:
         return tf.reduce_sum(tf.sin(xp.derivative(lambda x: loss(x, *others))(x)))

@@ -77,6 +77,17 @@ def test_only_what_the_wanted_gradient_needs_is_built() -> None:
     assert [arg.name for arg in first.signature.output_arg] == ["out_0"]
 
 
+def test_powers_of_constant_exponents() -> None:
+    """Their exponents are lowered when building, and what can't be infinite is multiplied plainly."""
+
+    def ops(exponent: float) -> Counter[str]:
+        return ops_of(gradient(lambda x: tf.reduce_sum(x**exponent), tf.TensorSpec([3])))
+
+    assert not {"Pow", "Sub", "MulNoNan"} & set(ops(2.0))
+    assert (ops(3.0)["Pow"], ops(3.0)["Sub"], ops(3.0)["MulNoNan"]) == (1, 0, 0)
+    assert (ops(0.5)["Pow"], ops(0.5)["Sub"], ops(0.5)["MulNoNan"]) == (1, 0, 1)  # zero to the -0.5
+
+
 def test_factors_wait_for_the_way_back() -> None:
     """The cosine needs the forward part alone, and would be computed, and kept, in the midst of it, by a thread of its
     own."""

@@ -602,17 +602,13 @@ def test_known_values_of_a_rank_that_a_shape_function_does_not_expect() -> None:
         differentiate(text_format.Merge(INDEX, f))
 
 
-def a_list(dtype: str) -> str:
-    return f"value {{ list {{ type: DT_{dtype} }} }}"
-
-
 HANDLE_OF_A_FLOAT = """attr { key: "_output_shapes" value { list { shape { %s } } } }
   attr { key: "_handle_dtypes" value { list { type: DT_FLOAT } } }
   attr { key: "_handle_shapes" value { list { shape { } } } }"""
 OF_A_HANDLE = {
     # the node, whose input i is an int32 of a rank that its shape function does not expect; its output, and the error
     "QueueDequeueManyV2": (
-        f'input: "h" input: "i:output:0" attr {{ key: "component_types" {a_list("FLOAT")} }}',
+        'input: "h" input: "i:output:0" attr { key: "component_types" value { list { type: DT_FLOAT } } }',
         *("", "components", "input n must have 0 dimensions, but has 1"),
     ),
     "TensorArrayGradWithShape": (

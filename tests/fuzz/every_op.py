@@ -169,18 +169,17 @@ def functions(seeds: range) -> Iterator[tuple[int, function_pb2.FunctionDef]]:
 def differentiate(fdef: function_pb2.FunctionDef, rng: random.Random) -> None:
     """Twice, or in halves, by some of its arguments."""
     engine = native()
-    library, name = function_pb2.FunctionDefLibrary(function=[fdef]).SerializeToString(), "f"
-    f = attr_value_pb2.NameAttrList(name=name).SerializeToString()
+    library = function_pb2.FunctionDefLibrary(function=[fdef]).SerializeToString()
+    f = attr_value_pb2.NameAttrList(name=fdef.signature.name).SerializeToString()
     x = fdef.signature.input_arg
     wrt = [arg.type not in HANDLES and rng.random() < 0.8 for arg in x] if rng.random() < 0.7 else None
     policy = rng.choice(POLICIES)
     match rng.choice(("gradient", "gradient", "vjp", "inputs")):
         case "gradient":
             for _ in range(ORDER):
-                f = attr_value_pb2.NameAttrList(name=name).SerializeToString()
                 name, made = engine.build_gradient(library, f, wrt, rng.random() < 0.5, False, policy)
                 library += made  # protos in a row are one
-                wrt = None
+                f, wrt = attr_value_pb2.NameAttrList(name=name).SerializeToString(), None
         case "vjp":
             engine.build_vjp(library, f, wrt or [True] * len(x), policy)
         case "inputs":
