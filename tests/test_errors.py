@@ -511,6 +511,18 @@ def test_an_argument_that_is_a_reference() -> None:
             assert function_def_to_graph.function_def_to_graph(g).outputs[0].dtype == tf.float32
 
 
+def test_an_argument_of_which_an_op_wants_the_reference() -> None:
+    """What is made has its value only, of which nothing can be assigned, and no such function called."""
+    square = one_node("square", 'op: "Square" input: "x" ' + NODE_T, "y")
+    square.signature.input_arg[0].type = types_pb2.DT_FLOAT_REF
+    assign = f'op: "Assign" input: "x" input: "x" {NODE_T}'
+    for f in (one_node("f", assign, "output_ref"), one_node("f", 'op: "square" input: "x"', "y")):
+        f.signature.input_arg[0].type = types_pb2.DT_FLOAT_REF
+        library = function_pb2.FunctionDefLibrary(function=[f, square]).SerializeToString()
+        with pytest.raises(native.StatusError, match="node 'n' .* input 0 must be a reference.*: use a resource variable"):
+            native.build_gradient(library, attr_value_pb2.NameAttrList(name="f").SerializeToString(), None)
+
+
 def test_a_result_that_is_a_reference() -> None:
     """What is made returns values, and no op of a function takes that of a reference."""
     f = one_node("f", 'op: "Variable" attr { key: "dtype" value { type: DT_FLOAT } }', "ref")
