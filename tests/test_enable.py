@@ -63,8 +63,6 @@ CASES: dict[str, Callable[[Any], Any]] = {}
 LEFT = {
     "forward over reverse": "ForwardAccumulator",
     "a target that is a source": "target is a source",
-    "across graphs": "from one graph to another",
-    "hessian": "from one graph to another",
 }
 
 

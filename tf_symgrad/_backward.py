@@ -269,11 +269,11 @@ class Backward:
                     raise NotNativeError(error.args[1].replace("\n", " ")) from None
                 if self._recorded(pullback):
                     raise NotNativeError("of a node that gets outputs another tape has recorded those that it has")
-                dys = [tf.convert_to_tensor(_sum(cotangents.pop(name))) for name in native]
+                dys = [tf.convert_to_tensor(summed(cotangents.pop(name))) for name in native]
                 self._call(pullback, dys, cotangents)
             for name in opaque:
                 self._add_opaque(self._ops[name], cotangents, scope)
-        return {name: _sum(cotangents[name]) for name in self._xs if name in cotangents}
+        return {name: summed(cotangents[name]) for name in self._xs if name in cotangents}
 
     def _call(self, pullback: Any, dys: list[Any], cotangents: dict[str, list[Any]]) -> None:
         name, stateful, functions, taken, gradients, extended, copied = pullback
@@ -309,7 +309,7 @@ class Backward:
         dys: list[Any] = []
         for y in op.outputs:
             parts = cotangents.get(tensor_name(y), [])
-            dys.append(_sum(parts) if parts else None)
+            dys.append(summed(parts) if parts else None)
             if tensor_name(y) not in self._xs:
                 cotangents.pop(tensor_name(y), None)
         if all(dy is None for dy in dys):
@@ -318,9 +318,10 @@ class Backward:
             if dy is None and backprop_util.IsTrainable(y) and default_gradient.supports_default_grad(y):
                 dys[i] = control_flow_state.ZerosLike(op, i)
         _structure.restore()
-        inputs, gradient = self._inputs(op), _python_gradient(op)
+        inputs, gradient, known = self._inputs(op), _python_gradient(op), len(op.outputs)
         with tf.name_scope(op.name + "_grad"), self._graph._original_op(op):
             dxs = gradients_util._AsList(gradients_util._MaybeCompile(scope, op, None, lambda: gradient(op, *dys)))
+        _structure.note_missed(op, known)
         gradients_util._VerifyGeneratedGradients(dxs, op)
         for x, dx in zip(inputs, dxs, strict=False):
             if x is None or dx is None:
@@ -347,7 +348,8 @@ def _is_watched_constant(t: Any) -> bool:
     return bool(t.op.type == "Const" and _part.carries(t.dtype) and pywrap_tfe.TFE_Py_TapeSetShouldRecordBackprop([t]))
 
 
-def _sum(parts: list[Any]) -> Any:
+def summed(parts: list[Any]) -> Any:
+    """The sum of some gradients of one tensor."""
     if len(parts) == 1:
         return parts[0]
     if parts[0].dtype != tf.variant:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -20,8 +20,8 @@ from tensorflow.python.eager import tape as tape_lib
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import gradients_util, resource_variable_ops
 
-from tf_symgrad import _inputs, _loader, _log, _part, _pullback, _recorded, _registry, _structure
-from tf_symgrad._backward import Backward, NotNativeError, pullbacks_with_copy_of, tensor_name
+from tf_symgrad import _inputs, _levels, _loader, _log, _part, _pullback, _recorded, _registry, _structure
+from tf_symgrad._backward import Backward, NotNativeError
 
 _lock = threading.RLock()
 # Who is to optimise: by enable(), None if it is off; and by each native() that lasts, None if that does not say.
@@ -206,7 +206,7 @@ def _gradients(stock: Callable[[], Any], **given: Any) -> list[Any]:
     """In place of `_GradientsHelper`."""
     if context.executing_eagerly():
         return list(stock())  # an error
-    zero = _wants_zeros(given)
+    zero = _wants_zeros(given["unconnected_gradients"])
     _check_surroundings()
     if given["optimize_identity_n"]:
         raise NotNativeError("gradients of IdentityN are to be told apart, output by output")
@@ -216,44 +216,27 @@ def _gradients(stock: Callable[[], Any], **given: Any) -> list[Any]:
         _check_growth(graph)
     with graph.as_default():
         values = [tf.convert_to_tensor(y) if _is_variable(y) else y for y in _listed(given["ys"])]
-    ys, xs, stops = (_tensors(ts, graph) for ts in (values, given["xs"], given["stop_gradients"]))
+    around = [graph] if graph is not default else [*_part.inside_out(graph)]
+    ys, xs, stops = (_tensors(ts, around) for ts in (values, given["xs"], given["stop_gradients"]))
     if any(t is None for t in [*ys, *stops]) or (zero and any(x is None for x in xs)):
         raise NotNativeError("tf.gradients is given tensors that the graph has nothing to do with")
     dys = given["grad_ys"]
     dys = [None] * len(ys) if dys is None else list(dys) if isinstance(dys, (list, tuple)) else [dys]
     if len(dys) != len(ys) or any(isinstance(dy, tf.IndexedSlices) for dy in dys):
         raise NotNativeError("the cotangents are no tensors, one for each y")
-    known, blocked = [x for x in xs if x is not None], {t.op for t in stops}
-    _check_constants(ys, known, blocked)
-    backward = _planned(graph, ys, known, _part.between(ys, known, blocked), blocked)
+    known = [x for x in xs if x is not None]
     with tf.name_scope(given["name"] or "gradients") as scope:
         uid = default.unique_name("uid")
         dys = gradients_util._DefaultGradYs(dys, ys, False, uid)
-        gradients = backward.add(list(zip(ys, dys, strict=True)), scope)
-        results = [None if x is None else gradients.get(tensor_name(x)) for x in xs]
+        levels = (_levels.GraphLevel(g, _planned, known, stops, scope) for g in around)
+        results = _levels.gradients(list(zip(ys, dys, strict=True)), xs, levels)
         return [gradients_util._ZerosLike(x) if dx is None and zero else dx for x, dx in zip(xs, results, strict=True)]
 
 
-def _check_constants(ys: list[Any], xs: list[Any], blocked: set[Any]) -> None:
-    """Refuses what would look as if nothing flowed there.
-
-    Raises:
-      ValueError: something is to be differentiated by a constant of which it has a copy, as it is a gradient.
-    """
-    for x in xs:
-        copies = [dx for call in pullbacks_with_copy_of(x) for dx in call.outputs]
-        if copies and _part.between(ys, copies, blocked):
-            raise ValueError(
-                f"tf_symgrad.enable: '{x.name}' is a constant, and taken for a number by gradients that were made "
-                "before, which are to be differentiated by it now. Let tf.identity of it take its place, or ask for "
-                "these by it, too."
-            )
-
-
-def _tensors(given: Any, graph: tf.Graph) -> list[Any]:
-    """What `tf.gradients` is given, as tensors of the graph."""
-    inner = _captured(graph)
-    return [_tensor(t.handle if _is_variable(t) else t, graph, inner) for t in _listed(given)]
+def _tensors(given: Any, around: Sequence[Any]) -> list[Any]:
+    """What `tf.gradients` is given, as tensors of the first of some graphs, or of those around that."""
+    inner = {id(t): placeholder for t, placeholder in getattr(around[0], "captures", ())}
+    return [_tensor(t.handle if _is_variable(t) else t, around, inner) for t in _listed(given)]
 
 
 def _listed(given: Any) -> list[Any]:
@@ -264,21 +247,14 @@ def _is_variable(x: Any) -> bool:
     return bool(resource_variable_ops.is_resource_variable(x))
 
 
-def _captured(graph: tf.Graph) -> dict[int, Any]:
-    """What the graph has for tensors from outside, by their identities."""
-    return {id(outer): inner for outer, inner in getattr(graph, "captures", ())}
-
-
-def _tensor(t: Any, graph: tf.Graph, inner: dict[int, Any]) -> Any:
-    """A tensor as one of the graph; None if the graph has nothing to do with it."""
+def _tensor(t: Any, around: Sequence[Any], inner: dict[int, Any]) -> Any:
+    """A tensor as one of those graphs; None if the first has nothing to do with it."""
     if not isinstance(t, tf.Tensor):
         raise NotNativeError(f"a {type(t).__name__} is no tensor")
     if isinstance(t, ops.EagerTensor):
         return inner.get(id(t))
-    if t.graph is not graph:
-        raise NotNativeError("gradients cross from one graph to another")
-    if t.dtype._is_ref_dtype:
-        raise NotNativeError("a variable of TensorFlow 1 is no resource")
+    if all(t.graph is not graph for graph in around):
+        raise NotNativeError("a tensor is of a graph that is not around this one")
     return t
 
 
@@ -289,55 +265,46 @@ def _tape_gradients(stock: Callable[[], Any], **given: Any) -> list[Any]:
     """In place of `imperative_grad`."""
     if context.executing_eagerly():
         return stock()  # type: ignore[no-any-return]
-    zero = _wants_zeros(given)
+    try:
+        return _native_tape_gradients(**given)
+    except NotNativeError:
+        _levels.check_missed(given["tape"])
+        raise
+
+
+def _native_tape_gradients(
+    tape: Any, target: Any, sources: Any, output_gradients: Any, sources_raw: Any, unconnected_gradients: Any
+) -> list[Any]:
+    zero = _wants_zeros(unconnected_gradients)
     _check_surroundings()
-    graph, tape = ops.get_default_graph(), given["tape"]
     if not isinstance(tape, _recorded.NotedTape):
         raise NotNativeError("a tape was begun before enable(): call it earlier")
-    targets, sources = given["target"], given["sources"]
-    inner = _captured(graph)
-    known = [_tensor(x, graph, inner) for x in sources]
-    # What eager mode, or an outer graph, made on the tape leads out of this graph.
-    is_source = {id(x) for x in sources}
-    captured = [t for t, _ in getattr(graph, "captures", ()) if t.dtype != tf.resource and id(t) not in is_source]
-    outer = [t for t in captured if backprop_util.IsTrainable(t)]
-    on = _recorded.recorded(tape, [*targets, *sources, *outer])
-    if any(on[len(targets) + len(sources) :]):
-        raise NotNativeError("gradients cross from one graph to another")
-    ys = [y for y, recorded in zip(targets, on, strict=False) if recorded]
-    if any(not isinstance(y, tf.Tensor) or isinstance(y, ops.EagerTensor) or y.graph is not graph for y in targets):
+    if any(not isinstance(y, tf.Tensor) or isinstance(y, ops.EagerTensor) for y in target):
         raise NotNativeError("a tape's target is no tensor of the graph")
-    if any(y is x for y in targets for x in known):
+    if any(y is x for y in target for x in sources):
         raise NotNativeError("a tape's target is a source")
-    if pywrap_tfe.TFE_Py_PackJVPs(list(targets))[1]:
+    if pywrap_tfe.TFE_Py_PackJVPs(list(target))[1]:
         raise NotNativeError("a ForwardAccumulator watches")
-    xs = [x for x, recorded in zip(known, on[len(targets) :], strict=False) if recorded and x is not None]
-
-    try:
-        on_tape = _recorded.leading_to(tape, ys, [*xs, *inner.values()], _pullback.handles_of(graph))
-    except _recorded.UnclearError as error:
-        raise NotNativeError(str(error)) from None
-    is_x = {id(x) for x in xs}
-    off = [t for t in on_tape.off if id(t) not in is_x]
-    backward = _planned(graph, ys, xs, on_tape.ops, on_tape.blocked, off, tape=True)
-    dys = given["output_gradients"] or [None] * len(targets)
+    on = _recorded.recorded(tape, [*target, *sources])
+    known = [x if recorded else None for x, recorded in zip(sources, on[len(target) :], strict=True)]
+    dys = output_gradients or [None] * len(target)
     with tf.name_scope("gradient_tape"):
         seeds = [
             (y, tf.ones_like(y) if dy is None else dy)
-            for y, dy, recorded in zip(targets, dys, on, strict=False)
+            for y, dy, recorded in zip(target, dys, on, strict=False)
             if recorded
         ]
-        gradients = backward.add(seeds)
-        results = [None if x is None else gradients.get(tensor_name(x)) for x in known]
+        levels = (_levels.TapeLevel(g, _planned, tape, sources) for g in _part.inside_out(ops.get_default_graph()))
+        results = _levels.gradients(seeds, known, levels)
         if zero:
-            raw = given["sources_raw"] or sources
+            raw = sources_raw or sources
             results = [tf.zeros_like(x) if dx is None else dx for x, dx in zip(raw, results, strict=True)]
     return results
 
 
-def _wants_zeros(given: dict[str, Any]) -> bool:
+def _wants_zeros(unconnected: Any) -> bool:
     try:
-        return bool(tf.UnconnectedGradients(given["unconnected_gradients"]) == tf.UnconnectedGradients.ZERO)
+        return bool(tf.UnconnectedGradients(unconnected) == tf.UnconnectedGradients.ZERO)
     except ValueError:
         raise NotNativeError("unconnected_gradients says neither none nor zero") from None
 

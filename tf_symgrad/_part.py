@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -38,6 +38,13 @@ def between(ys: Sequence[Any], xs: Sequence[Any], blocked: Collection[Any]) -> s
         passed |= found
         todo += found
     return passed
+
+
+def inside_out(graph: Any) -> Iterator[Any]:
+    """A graph, and those around it."""
+    while graph is not None:
+        yield graph
+        graph = getattr(graph, "outer_graph", None)
 
 
 def serialized(graph: tf.Graph, passed: Iterable[Any], tensors: Iterable[Any]) -> tuple[bytes, set[str] | None]:

@@ -19,7 +19,7 @@ from tensorflow.python.eager.polymorphic_function import concrete_function
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import control_flow_util_v2, handle_data_util
 
-from tf_symgrad import _custom, _library, _likeness, _lists, _pullback
+from tf_symgrad import _custom, _library, _likeness, _lists, _part, _pullback
 
 _CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
 _LOOPS = {"While", "StatelessWhile"}
@@ -79,7 +79,21 @@ def is_recorded(op: Any) -> bool:
 
     A function whose backward function is built it knows as a whole.
     """
-    return op.graph is ops.get_default_graph() and bool(pywrap_tfe.TFE_Py_TapeSetShouldRecordBackprop(list(op.outputs)))
+    here = any(op.graph is graph for graph in _part.inside_out(ops.get_default_graph()))
+    return here and bool(pywrap_tfe.TFE_Py_TapeSetShouldRecordBackprop(list(op.outputs)))
+
+
+def note_missed(op: Any, known: int) -> None:
+    """Notes that Python's gradient has added outputs to a node, which had `known`, if another tape had recorded it."""
+    if len(op.outputs) > known and is_recorded(op):
+        missed(op.graph).setdefault(op, known)
+
+
+def missed(graph: Any) -> dict[Any, int]:
+    """The nodes of a graph that have outputs of which tapes know nothing, and how many outputs those know."""
+    if not hasattr(graph, "_symgrad_missed"):
+        graph._symgrad_missed = {}
+    return graph._symgrad_missed  # type: ignore[no-any-return]
 
 
 def _is_start(op: Any) -> bool:

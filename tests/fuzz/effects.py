@@ -7,6 +7,7 @@ Values, derivatives and what is left in the variables are those of the program r
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import sys
 import time
@@ -41,6 +42,39 @@ def by_tapes(f: Any, x: Any) -> Found:
             outer.watch(x)
             y, dx = by_tape(f, x)
         return y, dx, outer.gradient(dx, x, unconnected_gradients="zero")
+
+
+def by_tapes_in_branches(f: Any, x: Any) -> Found:
+    """Each is asked in a graph within that of what it has recorded."""
+    with tf_symgrad.native():
+        with tf.GradientTape(persistent=True) as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y = f(x)
+            dx = tf.cond(x > 0, lambda: inner.gradient(y, x, unconnected_gradients="zero"), lambda: x)
+        return y, dx, tf.cond(x > 0, lambda: outer.gradient(dx, x, unconnected_gradients="zero"), lambda: x)
+
+
+def by_tapes_after_tensorflow(f: Any, x: Any) -> Found:
+    """Of a function that TensorFlow has differentiated before."""
+
+    def second(x: Any) -> Any:
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y = f(x)
+            dx = inner.gradient(y, x, unconnected_gradients="zero")
+        return outer.gradient(dx, x, unconnected_gradients="zero")
+
+    with contextlib.suppress(Exception):  # which it may fail at
+        tf.function(second, autograph=False).get_concrete_function(x)
+    with tf_symgrad.native():
+        with tf.GradientTape(persistent=True) as outer:
+            outer.watch(x)
+            y, dx = by_tape(f, x)
+        return y, dx, tf.cond(x > 0, lambda: outer.gradient(dx, x, unconnected_gradients="zero"), lambda: x)
 
 
 def by_halves(f: Any, x: Any, policy: Any) -> Found:
@@ -85,11 +119,13 @@ def native(f: Any, x: Any, policy: Any) -> Found:
 
 
 # Tapes that may ask again keep what XLA has no kernels for; TensorFlow's own do, too.
-NOT_COMPILED = ("persistent tape", "tapes")
+NOT_COMPILED = ("persistent tape", "tapes", "tapes in branches", "tapes after TensorFlow")
 WAYS: dict[str, Callable[[Any, Any, Any], Found]] = {
     "tape": lambda f, x, _: by_tape(f, x),
     "persistent tape": lambda f, x, _: by_tape(f, x, persistent=True),
     "tapes": lambda f, x, _: by_tapes(f, x),
+    "tapes in branches": lambda f, x, _: by_tapes_in_branches(f, x),
+    "tapes after TensorFlow": lambda f, x, _: by_tapes_after_tensorflow(f, x),
     "halves": by_halves,
     "value_and_grad": by_value_and_grad,
     "value_and_grad twice": twice,
