@@ -564,6 +564,21 @@ def test_an_attr_that_its_constant_cannot_hold() -> None:
         differentiate(gather("i", "j", 2**62))
 
 
+def test_a_stack_of_elements_of_which_an_int32_does_not_tell_the_shape() -> None:
+    """There is none, and the loop that was to keep it asked for its shape."""
+
+    @tf.function(input_signature=[tf.TensorSpec([2**40]), tf.TensorSpec([], tf.int32)])
+    def f(x: Any, n: Any) -> Any:
+        return tf.while_loop(lambda i, _: i < n, lambda i, y: (i + 1, tf.sin(y)), (0, x))[1]
+
+    f = f.get_concrete_function()
+    library = f.graph.as_graph_def().library
+    library.function.append(f.function_def)
+    name_attrs = attr_value_pb2.NameAttrList(name=f.name)
+    with pytest.raises(native.StatusError, match=r"node 'while' .op StatelessWhile.*a literal can't be DT_INT32"):
+        native.build_gradient(library.SerializeToString(), name_attrs.SerializeToString(), None)
+
+
 def test_values_of_another_shape_than_attrs_say() -> None:
     """An index of four numbers, of rows of three as the argument's shape has it: nobody reads beyond them."""
     scatter = one_node("f", 'op: "TensorScatterUpdate" input: "x" input: "i" input: "updates"')

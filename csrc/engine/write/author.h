@@ -40,8 +40,10 @@ class FunctionAuthor {
     for (size_t i = 0; i < results.size(); ++i) SetShape(results[i], f.results[i].shape);
     return results;
   }
-  // What is known of the shape of a value.
-  tf::PartialTensorShape StaticShapeOf(const V& v) const { return StaticShape(body_.output(ToPort(v)).shape); }
+  // What is known of the shape of a value; nothing of none, which is what there is where an op failed.
+  tf::PartialTensorShape StaticShapeOf(const V& v) const {
+    return v ? StaticShape(body_.output(ToPort(v)).shape) : tf::PartialTensorShape();
+  }
   Builder* operator->() { return &builder_; }
 
   // Adds the function, under a name made of `stem` and a hash of its content.
