@@ -321,7 +321,7 @@ class Backward:
         inputs, gradient, known = self._inputs(op), _python_gradient(op), len(op.outputs)
         with tf.name_scope(op.name + "_grad"), self._graph._original_op(op):
             dxs = gradients_util._AsList(gradients_util._MaybeCompile(scope, op, None, lambda: gradient(op, *dys)))
-        _structure.note_missed(op, known)
+        _structure.tell_tapes(op, known, gradient)
         gradients_util._VerifyGeneratedGradients(dxs, op)
         for x, dx in zip(inputs, dxs, strict=False):
             if x is None or dx is None:

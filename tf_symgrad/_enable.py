@@ -265,18 +265,9 @@ def _tape_gradients(stock: Callable[[], Any], **given: Any) -> list[Any]:
     """In place of `imperative_grad`."""
     if context.executing_eagerly():
         return stock()  # type: ignore[no-any-return]
-    try:
-        return _native_tape_gradients(**given)
-    except NotNativeError:
-        _levels.check_missed(given["tape"])
-        raise
-
-
-def _native_tape_gradients(
-    tape: Any, target: Any, sources: Any, output_gradients: Any, sources_raw: Any, unconnected_gradients: Any
-) -> list[Any]:
-    zero = _wants_zeros(unconnected_gradients)
+    zero = _wants_zeros(given["unconnected_gradients"])
     _check_surroundings()
+    tape, target, sources = given["tape"], given["target"], given["sources"]
     if not isinstance(tape, _recorded.NotedTape):
         raise NotNativeError("a tape was begun before enable(): call it earlier")
     if any(not isinstance(y, tf.Tensor) or isinstance(y, ops.EagerTensor) for y in target):
@@ -287,7 +278,7 @@ def _native_tape_gradients(
         raise NotNativeError("a ForwardAccumulator watches")
     on = _recorded.recorded(tape, [*target, *sources])
     known = [x if recorded else None for x, recorded in zip(sources, on[len(target) :], strict=True)]
-    dys = output_gradients or [None] * len(target)
+    dys = given["output_gradients"] or [None] * len(target)
     with tf.name_scope("gradient_tape"):
         seeds = [
             (y, tf.ones_like(y) if dy is None else dy)
@@ -297,7 +288,7 @@ def _native_tape_gradients(
         levels = (_levels.TapeLevel(g, _planned, tape, sources) for g in _part.inside_out(ops.get_default_graph()))
         results = _levels.gradients(seeds, known, levels)
         if zero:
-            raw = sources_raw or sources
+            raw = given["sources_raw"] or sources
             results = [tf.zeros_like(x) if dx is None else dx for x, dx in zip(raw, results, strict=True)]
     return results
 

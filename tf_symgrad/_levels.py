@@ -7,14 +7,14 @@ has from outside are cotangents in the next one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.eager import backprop_util
 from tensorflow.python.framework import ops
 
-from tf_symgrad import _part, _pullback, _recorded, _structure
+from tf_symgrad import _part, _pullback, _recorded
 from tf_symgrad._backward import Backward, NotNativeError, pullbacks_with_copy_of, summed, tensor_name
 
 Seeds = list[tuple[Any, Any]]  # tensors of a graph, and their cotangents
@@ -142,21 +142,3 @@ def gradients(seeds: Seeds, sources: Sequence[Any], levels: Iterable[Level]) -> 
             if tensor_name(inner) in results:
                 pending.setdefault(outer.graph, []).append((outer, results[tensor_name(inner)]))
     return [summed(parts) if parts else None for parts in found]
-
-
-def check_missed(tape: Any) -> None:
-    """Refuses what TensorFlow's Python would compute without parts of it.
-
-    Raises:
-      RuntimeError: calls that a tape has recorded have got outputs since, which it knows nothing of.
-    """
-    for graph in _part.inside_out(ops.get_default_graph()):
-        missed: Mapping[Any, int] = _structure.missed(graph)
-        for op, known in missed.items():
-            if any(_recorded.recorded(tape, op.outputs[:known])):
-                raise RuntimeError(
-                    f"tf_symgrad.enable: '{op.name}' (op {op.type}) was called while a tape recorded it, has got "
-                    "outputs for another gradient since, and these gradients are TensorFlow's own (the log says why): "
-                    "they would miss what flows through these outputs. Ask for the gradients after "
-                    "tf_symgrad.disable(), with functions that were not differentiated before."
-                )

@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.core.framework import function_pb2, node_def_pb2
 from tensorflow.python import pywrap_tfe
-from tensorflow.python.eager import record
+from tensorflow.python.eager import backprop_util, record
 from tensorflow.python.eager.polymorphic_function import concrete_function
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import control_flow_util_v2, handle_data_util
@@ -83,17 +83,22 @@ def is_recorded(op: Any) -> bool:
     return here and bool(pywrap_tfe.TFE_Py_TapeSetShouldRecordBackprop(list(op.outputs)))
 
 
-def note_missed(op: Any, known: int) -> None:
-    """Notes that Python's gradient has added outputs to a node, which had `known`, if another tape had recorded it."""
-    if len(op.outputs) > known and is_recorded(op):
-        missed(op.graph).setdefault(op, known)
+def tell_tapes(op: Any, known: int, gradient: Callable[..., Any]) -> None:
+    """Lets the tapes that have recorded a node know of the outputs that its gradient in Python has given it.
 
+    What flows through these adds to what flows through those that it had: `known` of them.
+    """
+    if len(op.outputs) == known or not is_recorded(op):
+        return
 
-def missed(graph: Any) -> dict[Any, int]:
-    """The nodes of a graph that have outputs of which tapes know nothing, and how many outputs those know."""
-    if not hasattr(graph, "_symgrad_missed"):
-        graph._symgrad_missed = {}
-    return graph._symgrad_missed  # type: ignore[no-any-return]
+    def backward(*dys: Any) -> Any:
+        before = len(op.outputs)
+        others = (tf.zeros_like(y) if backprop_util.IsTrainable(y) else None for y in op.outputs[:known])
+        dxs = gradient(op, *others, *dys)
+        tell_tapes(op, before, gradient)
+        return dxs
+
+    record.record_operation(op.type, op.outputs[known:], list(op.inputs), backward)
 
 
 def _is_start(op: Any) -> bool:
