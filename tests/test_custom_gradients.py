@@ -496,6 +496,32 @@ def test_an_error_of_the_gradient_is_the_callers() -> None:
         tf_symgrad.symbolic_gradient([1.0], f=broken)
 
 
+def test_a_gradient_of_another_shape_than_the_input() -> None:
+    """That of `tf.nn.silu` by betas that are no scalar: a tape returns it, and what it is added to broadcasts."""
+    x, betas = tf.constant([0.3, 0.4]), tf.constant([0.3, 0.5])
+
+    def f(x: Any, betas: Any) -> Any:
+        return tf.reduce_sum(tf.nn.silu(x, betas) * betas)
+
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = f(x, betas)
+    np.testing.assert_allclose(tf_symgrad.grad(f)(x, betas), tape.gradient(y, x), rtol=1e-6)
+    with pytest.raises(tf.errors.UnimplementedError, match=r"input\[2\].*its custom gradient gives has another shape"):
+        tf_symgrad.grad(f, wrt=1)(x, betas)
+
+    def by_tape(x: Any, betas: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch([x, betas])
+            y = tf.nn.silu(x, betas)
+        return tape.gradient(y, [x, betas])
+
+    expected = tf.function(by_tape)(x, betas)
+    with tf_symgrad.native():  # is as before
+        for e, g in zip(expected, tf.function(by_tape)(x, betas), strict=True):
+            np.testing.assert_allclose(g, e, rtol=1e-6)
+
+
 def test_in_a_version_1_graph() -> None:
     if os.environ.get("TF_SYMGRAD_DISABLE_PASS") == "1":
         pytest.skip("a session's Grappler has taken the custom gradients out of f before the kernel sees f")

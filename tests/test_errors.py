@@ -523,6 +523,20 @@ def test_an_argument_of_which_an_op_wants_the_reference() -> None:
             native.build_gradient(library, attr_value_pb2.NameAttrList(name="f").SerializeToString(), None)
 
 
+def test_a_reference_that_the_way_back_wants() -> None:
+    """Of a variable of TensorFlow 1 the pullback has the value."""
+    ref = f"""node_def {{ name: "v" op: "Variable" attr {{ key: "dtype" value {{ type: DT_FLOAT }} }}
+        attr {{ key: "shape" value {{ shape {{ }} }} }} }}
+      node_def {{ name: "add" op: "AssignAdd" input: "v:ref:0" input: "x" {NODE_T} }}"""
+    f = text_format.Merge(ref, one_node("f", f'op: "Mul" input: "x" input: "add:output_ref:0" {NODE_T}', "z"))
+    library = function_pb2.FunctionDefLibrary(function=[f]).SerializeToString()
+    for policy in ("", "everything"):
+        name_attrs = attr_value_pb2.NameAttrList(name="f").SerializeToString()
+        made = function_pb2.FunctionDefLibrary.FromString(native.build_vjp(library, name_attrs, [True], policy)[4])
+        for g in made.function:
+            assert function_def_to_graph.function_def_to_graph(g)
+
+
 def test_a_result_that_is_a_reference() -> None:
     """What is made returns values, and no op of a function takes that of a reference."""
     f = one_node("f", 'op: "Variable" attr { key: "dtype" value { type: DT_FLOAT } }', "ref")

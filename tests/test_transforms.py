@@ -520,3 +520,12 @@ def test_an_error_of_an_example_is_that_of_f() -> None:
 
     with pytest.raises(ValueError, match="must be rank"):
         tf_symgrad.per_example_grad(f)(tf.constant(X), tf.constant([X, X]))
+
+
+def test_no_gradient_is_missing_that_nobody_asks_for() -> None:
+    """A polygamma function has none by its order, whether that is an argument or made of one."""
+    order, x = tf.constant(1.0), tf.constant(1.5)
+    for f in (tf.math.polygamma, lambda n, x: tf.math.polygamma(n * 1.0, x)):
+        np.testing.assert_allclose(tf_symgrad.grad(f, wrt=1)(order, x), tf.math.polygamma(2.0, x), rtol=1e-5)
+        with pytest.raises(tf.errors.UnimplementedError, match="the order of a derivative is a whole number"):
+            tf_symgrad.grad(f)(order, x)

@@ -163,7 +163,7 @@ class Backward:
         if gradient is None or not (_custom._twin(op, gradient) or _custom.only_refuses(op, gradient)):
             return False
         traced = _custom._trace(op, self._graph)
-        if traced is None:
+        if traced is None or _custom.misshapen(op, traced):
             return False
         function, tensors, outputs = traced
         if any(isinstance(t, ops.EagerTensor) or t.graph is not self._graph for t in tensors):
@@ -327,6 +327,8 @@ class Backward:
             if x is None or dx is None:
                 continue
             if isinstance(dx, tf.Tensor) and x.dtype != tf.resource:
+                if not dx.shape.is_compatible_with(x.shape):
+                    raise NotNativeError(f"a gradient of '{op.name}' has shape {dx.shape}, where it must be {x.shape}")
                 dx.set_shape(x.shape)
             cotangents.setdefault(tensor_name(x), []).append(dx)
 

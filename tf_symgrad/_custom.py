@@ -28,6 +28,7 @@ from tf_symgrad import _library, _lift, _loader, _nodes, _rule, _specs
 from tf_symgrad._function import Function
 
 GRADIENT, INPUTS, OUTPUTS = "_symgrad_gradient", "_symgrad_gradient_inputs", "_symgrad_gradient_outputs"
+_MISSHAPEN = -2  # of the last
 SUFFIX = "__custom_"  # in the name of a function in which gradients are handed over
 # Ops of TensorFlow whose gradient is Python's to give.
 _PYTHONS = {"EagerPyFunc"}
@@ -111,8 +112,9 @@ def _named(
         for node in list(_candidates(definition)):
             if (rule := _rule.find(node)) is not None:
                 gradient, references, outputs = rule.traced(node, graph)
-            elif graph is not None and (found := _trace(_op_of(node.name, definition, graph), graph)) is not None:
+            elif graph is not None and (found := _trace(op := _op_of(node.name, definition, graph), graph)) is not None:
                 gradient, tensors, outputs = found
+                outputs = [_MISSHAPEN if i in misshapen(op, found) else output for i, output in enumerate(outputs)]
                 references = [lift.reference(name, definition, tensor) for tensor in tensors]
             else:
                 continue
@@ -143,7 +145,10 @@ def handed_over(
     if any(node.op in _PYTHONS for f in functions.values() for node in _candidates(f.cached_definition)):
         return None
     edited, gradients = _named(functions, lift)
-    left = any(True for name in needy for _ in _candidates(edited.get(name) or functions[name].cached_definition))
+    definitions = [edited.get(name) or functions[name].cached_definition for name in needy]
+    left = any(True for definition in definitions for _ in _candidates(definition))
+    nodes = (node for definition in edited.values() for node in definition.node_def if OUTPUTS in node.attr)
+    left = left or any(_MISSHAPEN in node.attr[OUTPUTS].list.i for node in nodes)
     if left or lift.is_needed or any(gradient._cached_graph.symgrad_has_rows for gradient in gradients):
         return None
     called: dict[str, Any] = {}
@@ -191,6 +196,17 @@ def _trace(op: Any, graph: Any) -> Traced | None:
         known[op.name] = _trace_or_share(op, known)
     traced: Traced | None = known[op.name]
     return traced
+
+
+def misshapen(op: Any, traced: Traced) -> list[int]:
+    """The inputs of an op by which its gradients have another shape than they. Sums of those would broadcast."""
+    gradient, _, outputs = traced
+    shapes = [None if i < 0 else gradient._cached_graph.outputs[i].shape for i in outputs]
+    return [
+        i
+        for i, (x, shape) in enumerate(zip(op.inputs, shapes, strict=False))
+        if shape is not None and x.dtype != tf.resource and not shape.is_compatible_with(x.shape)
+    ]
 
 
 def _trace_or_share(op: Any, known: dict[Any, Any]) -> Traced | None:
@@ -368,7 +384,7 @@ def _renamed(function: Function, library: dict[str, Any], edited: dict[str, func
     renamed = copy.copy(function)
     renamed.name_attrs = attr_value_pb2.NameAttrList(name=root, attr=function.name_attrs.attr)
     renamed.library = {root: result.pop(root), **result}
-    renamed._built, renamed._gradients, renamed._input_gradients, renamed.resolved = {}, {}, None, []
+    renamed._built, renamed._gradients, renamed._input_gradients, renamed.resolved = {}, {}, {}, []
     renamed._halves, renamed._specialized = {}, {}
     return renamed
 

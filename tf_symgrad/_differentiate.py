@@ -55,7 +55,7 @@ def differentiate(
     function = _custom.differentiable(function, asked, known, values)
     dtypes = list(dtypes)
     if none or asked != list(wanted):
-        for i, (dtype, connected) in enumerate(known(function).input_gradients()[:count]):
+        for i, (dtype, connected) in enumerate(known(function).input_gradients(wanted)[:count]):
             if dtypes[i] is None and dtype != tf.resource:
                 dtypes[i], asked[i] = dtype, wanted[i]
             elif dtypes[i] is None and connected and wanted[i]:

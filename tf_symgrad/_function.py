@@ -62,7 +62,7 @@ class Function:
         self._built: dict[tuple[Any, ...], tuple[str, bytes]] = {}
         self._gradients: dict[tuple[Any, ...], Function] = {}
         self._sparse_gradients: dict[tuple[Any, ...], tuple[Function, list[int]]] = {}
-        self._input_gradients: list[tuple[tf.DType, bool]] | None = None
+        self._input_gradients: dict[tuple[bool, ...], list[tuple[tf.DType, bool]]] = {}
         self._halves: dict[tuple[Any, ...], Any] = {}
         self._specialized: dict[bytes, Function] = {}  # in eager mode, where each call asks again: by attrs
         # This function with gradients of Python's handed over, once it has turned out to need them.
@@ -159,7 +159,7 @@ class Function:
         function = copy.copy(self)
         function._built, function._gradients, function._sparse_gradients = {}, {}, {}
         function._halves, function._specialized = {}, {}
-        function._input_gradients, function.resolved = None, []
+        function._input_gradients, function.resolved = {}, []
         function.name_attrs = attr_value_pb2.NameAttrList()
         function.name_attrs.CopyFrom(self.name_attrs)
         return function
@@ -193,12 +193,16 @@ class Function:
             self._built[key] = self._native(_loader.native().build_gradient, mask, values, False, self.checkpoint)
         return self._built[key]
 
-    def input_gradients(self) -> list[tuple[tf.DType, bool]]:
-        """For each input the dtype of its gradient (resource: it is no variable), and whether any flows there."""
-        if self._input_gradients is None:
-            found = self._native(_loader.native().input_gradients)
-            self._input_gradients = [(tf.as_dtype(dtype), connected) for dtype, connected in found]
-        return self._input_gradients
+    def input_gradients(self, wrt: Sequence[bool] = ()) -> list[tuple[tf.DType, bool]]:
+        """For each input the dtype of its gradient (resource: it is no variable), and whether any flows there.
+
+        None flows to others than those for which `wrt` is true, if it is given.
+        """
+        key = tuple(wrt)
+        if key not in self._input_gradients:
+            found = self._native(_loader.native().input_gradients, list(key))
+            self._input_gradients[key] = [(tf.as_dtype(dtype), connected) for dtype, connected in found]
+        return self._input_gradients[key]
 
     def gradient(self, wrt: Sequence[bool], values: bool = False) -> Function:
         """The function that `build_gradient` builds.

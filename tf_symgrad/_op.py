@@ -175,7 +175,7 @@ def _gradient(
     tensors = [w and not is_list for w, is_list in zip(wanted, lists, strict=True)]
     g = _custom.differentiable(g, tensors, told)
     if any(lists):  # of any other variant there is no gradient
-        flows = zip(wanted, lists, g.input_gradients(), strict=False)
+        flows = zip(wanted, lists, g.input_gradients(wanted), strict=False)
         wanted = [w and (not is_list or connected) for w, is_list, (_, connected) in flows]
         if not any(wanted):
             return [None] * len(inputs)

@@ -117,7 +117,7 @@ class Paths:
 
         if _custom.GRADIENT in node.attr:
             outputs = node.attr[_custom.OUTPUTS].list.i
-            if any(outputs[i] >= 0 for i in passed if i < len(outputs)) or not passed:
+            if any(outputs[i] != -1 for i in passed if i < len(outputs)) or not passed:
                 return every, []
             return set(), cut("its custom gradient is None here")
         if "_gradient_op_type" in node.attr:

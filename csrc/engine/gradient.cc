@@ -98,10 +98,10 @@ absl::StatusOr<VjpFunctions> BuildVjp(const tf::FunctionLibraryDefinition& libra
 }
 
 absl::StatusOr<std::vector<InputGradient>> InputGradients(const tf::FunctionLibraryDefinition& library,
-                                                          const tf::NameAttrList& f) {
+                                                          const tf::NameAttrList& f, const std::vector<bool>& wrt) {
   const NoFork no_fork;
   TF_RETURN_IF_ERROR(CheckRegistry());
-  return Made(library, [&](Differentiator* differentiator) { return differentiator->Inputs(f); });
+  return Made(library, [&](Differentiator* differentiator) { return differentiator->Inputs(f, wrt); });
 }
 
 }  // namespace symgrad

@@ -53,8 +53,9 @@ absl::StatusOr<VjpFunctions> BuildVjp(const tensorflow::FunctionLibraryDefinitio
                                       const tensorflow::NameAttrList& f, const std::vector<bool>& wrt,
                                       const std::string& checkpoint = "");
 
-// The gradients of all inputs of f. Errors as above.
+// The gradients of the inputs of f that `wrt` names, as above; no gradient flows to the others. Errors as above.
 absl::StatusOr<std::vector<InputGradient>> InputGradients(const tensorflow::FunctionLibraryDefinition& library,
-                                                          const tensorflow::NameAttrList& f);
+                                                          const tensorflow::NameAttrList& f,
+                                                          const std::vector<bool>& wrt = {});
 
 }  // namespace symgrad

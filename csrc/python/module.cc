@@ -44,10 +44,10 @@ py::tuple SerializedVjp(const VjpFunctions& vjp) {
   return py::make_tuple(vjp.forward, vjp.pullback, vjp.args, vjp.gradients, py::bytes(bytes));
 }
 
-std::vector<std::pair<int, bool>> Inputs(std::string_view library, std::string_view f) {
+std::vector<std::pair<int, bool>> Inputs(std::string_view library, std::string_view f, const std::vector<bool>& wrt) {
   const tensorflow::FunctionLibraryDefinition functions = ParseLibrary(library);
   const absl::StatusOr<std::vector<InputGradient>> inputs =
-      InputGradients(functions, Parse<tensorflow::NameAttrList>(f, "the function's name and attrs"));
+      InputGradients(functions, Parse<tensorflow::NameAttrList>(f, "the function's name and attrs"), wrt);
   ThrowIfError(inputs.status());
   std::vector<std::pair<int, bool>> result;
   for (const InputGradient& input : *inputs) result.emplace_back(input.dtype, input.connected);
@@ -140,12 +140,13 @@ PYBIND11_MODULE(_native, m) {
 
   m.def(
       "input_gradients",
-      [](const py::bytes& library, const py::bytes& f) {
+      [](const py::bytes& library, const py::bytes& f, const std::vector<bool>& wrt) {
         const std::string_view library_view = library, f_view = f;
-        return WithoutGil([&] { return Inputs(library_view, f_view); });
+        return WithoutGil([&] { return Inputs(library_view, f_view, wrt); });
       },
-      py::arg("library"), py::arg("f"),
-      "For each input of f the dtype of its gradient, as a number, and whether any gradient flows there.\n\n"
+      py::arg("library"), py::arg("f"), py::arg("wrt") = std::vector<bool>(),
+      "For each input of f the dtype of its gradient, as a number, and whether any gradient flows there: to none but\n"
+      "those that wrt names, where that is not empty.\n\n"
       "The dtype is a variable's where the input is one, DT_RESOURCE where it is a resource but no variable.");
 
   m.def(

@@ -32,10 +32,11 @@ inline constexpr char kSameAs[] = "_symgrad_same_as";
 // Attrs of a node whose gradient is a function that the caller hands over (tf.custom_gradient, a gradient registered
 // in Python): the function, the tensors of the body that it takes before the cotangents of the node's outputs,
 // written as inputs of a node are, and for each input of the node which of the function's outputs is its cotangent,
-// -1 for none.
+// -1 for none, kMisshapen where it has another shape than the input: sums of such would broadcast.
 inline constexpr char kCustomGradient[] = "_symgrad_gradient";
 inline constexpr char kCustomInputs[] = "_symgrad_gradient_inputs";
 inline constexpr char kCustomOutputs[] = "_symgrad_gradient_outputs";
+inline constexpr int kMisshapen = -2;
 // Whether a node's gradient is not its op's: handed over, or one that Python has and is still to hand over.
 inline bool HasOwnGradient(const tf::NodeDef& node) {
   return node.attr().contains(kCustomGradient) || node.attr().contains("_gradient_op_type");

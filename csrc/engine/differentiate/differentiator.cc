@@ -171,7 +171,8 @@ absl::StatusOr<Signature> Differentiator::Differentiate(Body* body, const std::v
   return signature;
 }
 
-absl::StatusOr<std::vector<InputGradient>> Differentiator::Inputs(const tf::NameAttrList& f) {
+absl::StatusOr<std::vector<InputGradient>> Differentiator::Inputs(const tf::NameAttrList& f,
+                                                                  const std::vector<bool>& asked) {
   LookForArrays(f);
   TF_ASSIGN_OR_RETURN(std::unique_ptr<Body> body, ImportFunction(this, f));
   std::vector<InputGradient> inputs;
@@ -181,7 +182,7 @@ absl::StatusOr<std::vector<InputGradient>> Differentiator::Inputs(const tf::Name
     const Port p{body->args[i], 0};
     tf::DataType dtype = tf::BaseType(body->output(p).dtype);
     const bool other = dtype == tf::DT_RESOURCE && !uses.AsOther(f.name(), static_cast<int>(i)).empty();
-    wrt.push_back(IsDifferentiable(dtype) && !other);
+    wrt.push_back(IsDifferentiable(dtype) && !other && (asked.empty() || (i < asked.size() && asked[i])));
     const auto handle = body->handles.find(body->output_index(p));
     if (dtype == tf::DT_RESOURCE && !other && handle != body->handles.end() && !handle->second.empty())
       dtype = handle->second[0].dtype;

@@ -37,7 +37,7 @@ class Differentiator : public Splitter, public NodeGradients {
   // wanted input which result, after all others, has their indices, or -1 where the gradient is dense.
   absl::StatusOr<std::string> Gradient(const tf::NameAttrList& f, std::vector<bool> wrt, bool values,
                                        std::vector<int>* indices);
-  absl::StatusOr<std::vector<InputGradient>> Inputs(const tf::NameAttrList& f);
+  absl::StatusOr<std::vector<InputGradient>> Inputs(const tf::NameAttrList& f, const std::vector<bool>& asked);
 
   absl::StatusOr<const SplitVjp*> Split(const tf::NameAttrList& f, const std::vector<bool>& wrt,
                                         const std::vector<bool>& seeds, const LoopArguments* loop, bool dense) override;

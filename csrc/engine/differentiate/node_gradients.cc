@@ -291,7 +291,8 @@ absl::StatusOr<Grads> CustomGradient(const Functions& functions, Builder* builde
     if (outputs != attrs.end())
       output =
           static_cast<int>(i) < outputs->second.list().i_size() ? outputs->second.list().i(static_cast<int>(i)) : -1;
-    if (output >= 0 && output < static_cast<int64_t>(gradient.results.size()))
+    if (output == kMisshapen) grads[i] = V::Missing("the one that its custom gradient gives has another shape");
+    else if (output >= 0 && output < static_cast<int64_t>(gradient.results.size()))
       grads[i] = call.out(static_cast<int>(output));
   }
   return grads;

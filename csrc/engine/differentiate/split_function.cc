@@ -5,6 +5,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
+#include "csrc/engine/body/errors.h"
 #include "csrc/engine/differentiate/node_gradients.h"
 #include "csrc/engine/facts/facts.h"
 #include "csrc/engine/facts/known_inputs.h"
@@ -12,6 +13,7 @@
 #include "csrc/engine/remat/rematerialise.h"
 #include "csrc/engine/vjp/row_sum.h"
 #include "csrc/engine/write/export.h"
+#include "tensorflow/core/framework/node_def_util.h"
 
 namespace symgrad {
 namespace {
@@ -29,6 +31,7 @@ class FunctionSplit {
     TF_ASSIGN_OR_RETURN(const Policy policy, PolicyOf(f_));
     TF_RETURN_IF_ERROR(Rematerialise(*splitter_, body_, policy, &pullback_.results));
     const Cut cut = CutBody(*splitter_, *body_, pullback_.results, loop_);
+    TF_RETURN_IF_ERROR(CheckReferences(cut));
     Separate(cut.pullback);
     Cross(cut, dense);
     TF_RETURN_IF_ERROR(WriteForward());
@@ -109,6 +112,25 @@ class FunctionSplit {
     finish_.args = sums.operands;
     finish_.any_rows = true;
     pullback_.results.insert(pullback_.results.end(), sums.operands.begin(), sums.operands.end());
+  }
+
+  // What crosses is a value, also of a variable, table or queue of TensorFlow 1: no op can write it, or take from it.
+  absl::Status CheckReferences(const Cut& cut) const {
+    const auto is_reference = [&](const Port& p) { return tf::IsRefType(body_->output(p).dtype); };
+    if (std::none_of(cut.residuals.begin(), cut.residuals.end(), is_reference)) return absl::OkStatus();
+    Errors errors;
+    for (int id = 0; id < body_->num_nodes(); ++id) {
+      const Node& n = body_->node(id);
+      tf::DataTypeVector in, out;
+      if (!cut.pullback[id] || n.is_arg() || !tf::InOutTypesForNode(*n.def, n.op->op_def, &in, &out).ok()) continue;
+      for (size_t i = 0; i < n.inputs.size() && i < in.size(); ++i)
+        if (tf::IsRefType(in[i]) && !cut.pullback[n.inputs[i].node])
+          errors.Add(absl::StrCat("node '", body_->name(id), "' (op ", n.type(),
+                                  ") is wanted on the way back, and takes '", body_->name(n.inputs[i].node),
+                                  "' by reference: use resource variables, tables, queues"));
+    }
+    if (errors.empty()) return absl::OkStatus();
+    return errors.ToStatus(absl::StatusCode::kUnimplemented, absl::StrCat("function '", name_, "' can't be split"));
   }
 
   // Takes out the control edges between the halves, which would bring parts of the one into the other: the pullback is

@@ -255,8 +255,9 @@ class FunctionReader {
         NodeError(*item.def, absl::StrCat("input ", i, " must be ", tf::DataTypeString(item.in[i]), ", but is ",
                                           tf::DataTypeString(got)));
       else if (tf::IsRefType(item.in[i]) && (items_[item.inputs[i].node].def == nullptr || !tf::IsRefType(got)))
-        NodeError(*item.def, absl::StrCat("input ", i, " must be a reference, but is a value, as arguments of gradients ",
-                                          "are: use a resource variable"));
+        NodeError(*item.def,
+                  absl::StrCat("input ", i, " must be a reference, but is a value, as arguments of gradients ",
+                               "are: use a resource variable"));
     }
   }
 

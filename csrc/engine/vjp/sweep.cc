@@ -8,6 +8,7 @@
 #include "csrc/engine/body/calls.h"
 #include "csrc/engine/body/errors.h"
 #include "csrc/engine/body/node_check.h"
+#include "csrc/engine/facts/facts.h"
 #include "csrc/engine/tensorflow1/flows.h"
 #include "csrc/engine/vjp/cotangent.h"
 #include "csrc/engine/vjp/registry.h"
@@ -187,8 +188,25 @@ class Sweep {
             id, absl::StatusCode::kInternal,
             absl::StrCat("its rule gives input ", i, " a gradient of dtype ",
                          tf::DataTypeString(ToTf(grads[i].dtype())), ", not ", tf::DataTypeString(expected)));
+      if (dtype != tf::DT_RESOURCE && grads[i].is_tensor() && Differ(ToPort(grads[i]), p)) {
+        NodeError(id, absl::StatusCode::kInvalidArgument,
+                  absl::StrCat("its gradient by input '", InputName(*n.def, n.op->op_def, i), "' has shape ",
+                               StaticShape(body_->output(ToPort(grads[i])).shape).DebugString(), ", and the input has ",
+                               StaticShape(body_->output(p).shape).DebugString(), ": they must be equal"));
+        continue;
+      }
       cotangents_[body_->output_index(p)].push_back(grads[i]);
     }
+  }
+
+  // Whether two tensors can't have one shape. It would be wrong to add them up: they may broadcast.
+  bool Differ(Port a, Port b) const {
+    const int rank = body_->rank(a);
+    if (rank < 0 || body_->rank(b) < 0) return false;
+    if (rank != body_->rank(b)) return true;
+    for (int k = 0; k < rank; ++k)
+      if (body_->dim(a, k) >= 0 && body_->dim(b, k) >= 0 && body_->dim(a, k) != body_->dim(b, k)) return true;
+    return false;
   }
 
   void NodeError(int id, absl::StatusCode code, absl::string_view what) {
