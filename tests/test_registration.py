@@ -65,6 +65,7 @@ MISTAKES = RULES.replace(
   if (n == 3) return {o.dy() / none};
   if (n == 4) return {o.dy() * cast(IN(x), DType::kFloat)};
   if (n == 5) return {o.dy() * IN(y)};
+  if (n == 6) return {reshape(o.dy(), ints({1}))};
   return {""",
 )
 MISNOMER = RULES.replace("IN(x)", "IN(features)")
@@ -180,10 +181,10 @@ import tensorflow as tf
 import tf_symgrad
 
 power = tf.load_op_library(sys.argv[1]).symgrad_test_power
-for exponent in (2, 3, 4, 5):
+for exponent in (2, 3, 4, 5, 6):
     try:
         tf_symgrad.symbolic_gradient([tf.constant(2.0, tf.float64)], f=lambda x: power(x, exponent=exponent))
-    except tf.errors.InternalError as e:
+    except (tf.errors.InternalError, tf.errors.InvalidArgumentError) as e:
         print(e.message.splitlines()[-1])
 """
 
@@ -266,13 +267,14 @@ def test_a_second_trait_of_a_kind_is_an_error(ops: str, tmp_path: Path) -> None:
 
 
 def test_a_mistake_of_a_rule_is_named(ops: str, tmp_path: Path) -> None:
-    """The symbolic zero where a word is not linear, and inputs of different dtypes."""
+    """The symbolic zero where a word is not linear, inputs of different dtypes, a gradient of another shape."""
     done = use(link(ops, tmp_path, MISTAKES), "last", MISTAKEN)
-    zero, divisor, dtypes, name = done.stdout.splitlines()
+    zero, divisor, dtypes, name, shape = done.stdout.splitlines()
     assert "a rule emitted op Exp: input 0 is `none`" in zero
     assert "a rule emitted op RealDiv: input 1 is `none`" in divisor
     assert "a rule emitted op Mul: its inputs are double and float, and must be of one dtype" in dtypes
     assert "the rule reads 'y', and the op's signature has: x" in name
+    assert "its gradient by input 'x' has shape [1], and the input has []: they must be equal" in shape
 
 
 def test_a_name_that_no_op_has_is_an_error_of_the_table(ops: str, tmp_path: Path) -> None:
