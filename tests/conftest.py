@@ -1,5 +1,6 @@
 """Settings that must be made before TensorFlow is imported, and which tests are run."""
 
+import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -39,3 +40,16 @@ def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
     if not tf.config.list_physical_devices("GPU"):
         config.hook.pytest_deselected(items=marked)
         items[:] = [item for item in items if item not in marked]
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What `tf_symgrad.enable()` left to Python; it is undone afterwards."""
+    import tf_symgrad
+
+    enable = importlib.import_module("tf_symgrad._enable")
+    reasons: list[str] = []
+    monkeypatch.setattr(enable, "_say", reasons.append)
+    yield reasons
+    tf_symgrad.disable()
+    assert not enable._installed

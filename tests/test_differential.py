@@ -14,7 +14,7 @@ from tests.fuzz.differential import compare
     [
         *((seed, "function", 1 + seed % 2) for seed in range(8)),
         *((seed, "eager", 1) for seed in range(8, 12)),
-        *((seed, "enable", 1 + seed % 2) for seed in range(12, 17)),
+        *((seed, "enable", 1 + seed % 2) for seed in range(12, 18)),
     ],
 )
 def test_agrees_with_the_tape(seed: int, mode: str, order: int) -> None:
@@ -30,7 +30,7 @@ def test_branches_whose_residuals_are_of_unknown_and_unequal_shapes(monkeypatch:
 @pytest.mark.parametrize("way", effects.WAYS)
 def test_programs_with_effects(way: str) -> None:
     asked = [(seed, kind) for seed in (1, 2) for kind in ("eager", "graph")] + [(seed, "graph") for seed in (6, 8, 12)]
-    if way in effects.TAPES_OF_TAPES:  # which take ten times as long
+    if way in ("tapes in branches", "tapes after TensorFlow"):  # which take ten times as long
         asked = [(1, "eager"), (1, "graph"), (8, "graph")]
     assert {(seed, kind): effects.compare(seed, way, kind) for seed, kind in asked} == dict.fromkeys(asked, "")
 

@@ -6,7 +6,7 @@ import logging
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ import tf_symgrad
 from tests.spec import Point, possible_dtypes
 
 _enable, _log, _part = (importlib.import_module(f"tf_symgrad.{name}") for name in ("_enable", "_log", "_part"))
+pytestmark = pytest.mark.usefixtures("said")
 RANDOM = np.random.default_rng(0)
 X = tf.constant(RANDOM.normal(size=(3, 4)), tf.float32)
 
@@ -29,16 +30,6 @@ def variable(*shape: int, trainable: bool = True) -> tf.Variable:
 
 
 W, FROZEN, TABLE = variable(4, 4), variable(4, 4, trainable=False), variable(10, 4)
-
-
-@pytest.fixture(autouse=True)
-def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """What was left to Python."""
-    reasons: list[str] = []
-    monkeypatch.setattr(_enable, "_say", reasons.append)
-    yield reasons
-    tf_symgrad.disable()
-    assert not _enable._installed
 
 
 def watching(f: Callable[[Any], Any], of: Sequence[Any] = (), persistent: bool = False) -> Callable[[Any], Any]:

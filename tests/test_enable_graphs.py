@@ -1,7 +1,7 @@
 """Under tf_symgrad.enable(): gradients are asked for in a branch, a loop or a function, of what was made around it."""
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,19 +10,10 @@ import tensorflow as tf
 
 import tf_symgrad
 
-_enable = importlib.import_module("tf_symgrad._enable")
+pytestmark = pytest.mark.usefixtures("said")
 RANDOM = np.random.default_rng(0)
 X = tf.constant(RANDOM.uniform(0.1, 1.0, size=3))
 V = tf.Variable(RANDOM.uniform(0.1, 1.0, size=3))
-
-
-@pytest.fixture(autouse=True)
-def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """What was left to Python."""
-    reasons: list[str] = []
-    monkeypatch.setattr(_enable, "_say", reasons.append)
-    yield reasons
-    tf_symgrad.disable()
 
 
 def function(f: Callable[..., Any]) -> Any:
@@ -203,3 +194,23 @@ def test_of_a_function_that_was_differentiated_before(name: str, way: str) -> No
     expected = function(diagonal)(X)
     with tf_symgrad.native():
         same(expected, function(diagonal)(X))
+
+
+def test_all_is_planned_before_anything_is_added(monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
+    """What an inner graph had got would happen beside what TensorFlow makes in its place."""
+    level, backward = (importlib.import_module(f"tf_symgrad.{name}") for name in ("_levels", "_backward"))
+    plan = level.GraphLevel.way_back
+
+    def of_inner_graphs(self: Any, *args: Any) -> Any:
+        if self.leading_out:
+            return plan(self, *args)
+        raise backward.NotNativeError("that is far out")
+
+    monkeypatch.setattr(level.GraphLevel, "way_back", of_inner_graphs)
+    expected = function(CASES["by gradients"])(X)
+    with tf_symgrad.native():
+        concrete = function(CASES["by gradients"]).get_concrete_function(X)
+    assert set(said) == {"that is far out"}
+    names = [f.signature.name for f in concrete.graph.as_graph_def().library.function]
+    assert not [name for name in names if "__symgrad" in name]
+    same(expected, concrete(X))

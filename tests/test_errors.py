@@ -524,17 +524,20 @@ def test_an_argument_of_which_an_op_wants_the_reference() -> None:
 
 
 def test_a_reference_that_the_way_back_wants() -> None:
-    """Of a variable of TensorFlow 1 the pullback has the value."""
-    ref = f"""node_def {{ name: "v" op: "Variable" attr {{ key: "dtype" value {{ type: DT_FLOAT }} }}
-        attr {{ key: "shape" value {{ shape {{ }} }} }} }}
-      node_def {{ name: "add" op: "AssignAdd" input: "v:ref:0" input: "x" {NODE_T} }}"""
-    f = text_format.Merge(ref, one_node("f", f'op: "Mul" input: "x" input: "add:output_ref:0" {NODE_T}', "z"))
+    """What is taken from a queue crosses, but not the queue: to take from it again is refused."""
+    nodes = f"""
+      node_def {{ name: "v" op: "MutableHashTableOfTensors" attr {{ key: "key_dtype" value {{ type: DT_FLOAT }} }}
+        attr {{ key: "value_dtype" value {{ type: DT_FLOAT }} }} }}
+      node_def {{ name: "d" op: "QueueDequeueMany" input: "v:table_handle:0" input: "i:output:0"
+        attr {{ key: "component_types" value {{ list {{ type: DT_FLOAT }} }} }} }} {INDEX}"""
+    f = text_format.Merge(nodes, one_node("f", f'op: "Mul" input: "x" input: "d:components:0" {NODE_T}', "z"))
     library = function_pb2.FunctionDefLibrary(function=[f]).SerializeToString()
-    for policy in ("", "everything"):
-        name_attrs = attr_value_pb2.NameAttrList(name="f").SerializeToString()
-        made = function_pb2.FunctionDefLibrary.FromString(native.build_vjp(library, name_attrs, [True], policy)[4])
-        for g in made.function:
-            assert function_def_to_graph.function_def_to_graph(g)
+    name_attrs = attr_value_pb2.NameAttrList(name="f").SerializeToString()
+    assert native.build_vjp(library, name_attrs, [True])
+    with pytest.raises(
+        native.StatusError, match=r"node 'd' .op QueueDequeueMany.*takes 'v' by reference: use resource"
+    ):
+        native.build_vjp(library, name_attrs, [True], "recompute:QueueDequeueMany")
 
 
 def test_a_result_that_is_a_reference() -> None:

@@ -184,7 +184,7 @@ power = tf.load_op_library(sys.argv[1]).symgrad_test_power
 for exponent in (2, 3, 4, 5, 6):
     try:
         tf_symgrad.symbolic_gradient([tf.constant(2.0, tf.float64)], f=lambda x: power(x, exponent=exponent))
-    except (tf.errors.InternalError, tf.errors.InvalidArgumentError) as e:
+    except tf.errors.InternalError as e:
         print(e.message.splitlines()[-1])
 """
 
@@ -274,7 +274,7 @@ def test_a_mistake_of_a_rule_is_named(ops: str, tmp_path: Path) -> None:
     assert "a rule emitted op RealDiv: input 1 is `none`" in divisor
     assert "a rule emitted op Mul: its inputs are double and float, and must be of one dtype" in dtypes
     assert "the rule reads 'y', and the op's signature has: x" in name
-    assert "its gradient by input 'x' has shape [1], and the input has []: they must be equal" in shape
+    assert "its rule gives input 0 a gradient of shape [1], not []" in shape
 
 
 def test_a_name_that_no_op_has_is_an_error_of_the_table(ops: str, tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ class Backward:
 
     Attributes:
       left: why calls, branches and loops are left to Python that were to be the engine's.
+      reached: names of those x that gradients may flow to.
     """
 
     def __init__(
@@ -163,8 +164,10 @@ class Backward:
         if gradient is None or not (_custom._twin(op, gradient) or _custom.only_refuses(op, gradient)):
             return False
         traced = _custom._trace(op, self._graph)
-        if traced is None or _custom.misshapen(op, traced):
+        if traced is None:
             return False
+        if _custom.misshapen(op, traced):
+            raise NotNativeError(f"the custom gradient of a {op.type} has another shape than what it is a gradient by")
         function, tensors, outputs = traced
         if any(isinstance(t, ops.EagerTensor) or t.graph is not self._graph for t in tensors):
             return False
@@ -233,6 +236,7 @@ class Backward:
                 seeded.update(gradient[0] for gradient in self._build(stage, native)[4])
             for name in opaque:
                 seeded.update(tensor_name(t) for t in self._inputs(self._ops[name]) if t is not None)
+        self.reached = self._xs & seeded
 
     def _seeds_of(self, stage: int, seeded: Iterable[str]) -> list[str]:
         return sorted(name for name in seeded if self._pass.stage_of(name) == stage)
@@ -321,7 +325,7 @@ class Backward:
         inputs, gradient, known = self._inputs(op), _python_gradient(op), len(op.outputs)
         with tf.name_scope(op.name + "_grad"), self._graph._original_op(op):
             dxs = gradients_util._AsList(gradients_util._MaybeCompile(scope, op, None, lambda: gradient(op, *dys)))
-        _structure.tell_tapes(op, known, gradient)
+        _structure.tell_tapes(op, known)
         gradients_util._VerifyGeneratedGradients(dxs, op)
         for x, dx in zip(inputs, dxs, strict=False):
             if x is None or dx is None:

@@ -114,7 +114,8 @@ def _named(
                 gradient, references, outputs = rule.traced(node, graph)
             elif graph is not None and (found := _trace(op := _op_of(node.name, definition, graph), graph)) is not None:
                 gradient, tensors, outputs = found
-                outputs = [_MISSHAPEN if i in misshapen(op, found) else output for i, output in enumerate(outputs)]
+                wrong = misshapen(op, found)
+                outputs = [_MISSHAPEN if i in wrong else output for i, output in enumerate(outputs)]
                 references = [lift.reference(name, definition, tensor) for tensor in tensors]
             else:
                 continue

@@ -225,11 +225,11 @@ def _gradients(stock: Callable[[], Any], **given: Any) -> list[Any]:
     if len(dys) != len(ys) or any(isinstance(dy, tf.IndexedSlices) for dy in dys):
         raise NotNativeError("the cotangents are no tensors, one for each y")
     known = [x for x in xs if x is not None]
+    way = _levels.WayOut(ys, xs, around, lambda graph: _levels.GraphLevel(graph, _planned, known, stops))
     with tf.name_scope(given["name"] or "gradients") as scope:
         uid = default.unique_name("uid")
         dys = gradients_util._DefaultGradYs(dys, ys, False, uid)
-        levels = (_levels.GraphLevel(g, _planned, known, stops, scope) for g in around)
-        results = _levels.gradients(list(zip(ys, dys, strict=True)), xs, levels)
+        results = way.add(list(zip(ys, dys, strict=True)), scope)
         return [gradients_util._ZerosLike(x) if dx is None and zero else dx for x, dx in zip(xs, results, strict=True)]
 
 
@@ -278,15 +278,21 @@ def _tape_gradients(stock: Callable[[], Any], **given: Any) -> list[Any]:
         raise NotNativeError("a ForwardAccumulator watches")
     on = _recorded.recorded(tape, [*target, *sources])
     known = [x if recorded else None for x, recorded in zip(sources, on[len(target) :], strict=True)]
+    way = _levels.WayOut(
+        [y for y, recorded in zip(target, on, strict=False) if recorded],
+        known,
+        _part.inside_out(ops.get_default_graph()),
+        lambda graph: _levels.TapeLevel(graph, _planned, tape, sources),
+    )
     dys = given["output_gradients"] or [None] * len(target)
     with tf.name_scope("gradient_tape"):
-        seeds = [
-            (y, tf.ones_like(y) if dy is None else dy)
-            for y, dy, recorded in zip(target, dys, on, strict=False)
-            if recorded
-        ]
-        levels = (_levels.TapeLevel(g, _planned, tape, sources) for g in _part.inside_out(ops.get_default_graph()))
-        results = _levels.gradients(seeds, known, levels)
+        results = way.add(
+            [
+                (y, tf.ones_like(y) if dy is None else dy)
+                for y, dy, recorded in zip(target, dys, on, strict=False)
+                if recorded
+            ]
+        )
         if zero:
             raw = given["sources_raw"] or sources
             results = [tf.zeros_like(x) if dx is None else dx for x, dx in zip(raw, results, strict=True)]

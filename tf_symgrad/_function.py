@@ -193,10 +193,10 @@ class Function:
             self._built[key] = self._native(_loader.native().build_gradient, mask, values, False, self.checkpoint)
         return self._built[key]
 
-    def input_gradients(self, wrt: Sequence[bool] = ()) -> list[tuple[tf.DType, bool]]:
+    def input_gradients(self, wrt: Sequence[bool]) -> list[tuple[tf.DType, bool]]:
         """For each input the dtype of its gradient (resource: it is no variable), and whether any flows there.
 
-        None flows to others than those for which `wrt` is true, if it is given.
+        None flows to others than those for which `wrt` is true.
         """
         key = tuple(wrt)
         if key not in self._input_gradients:

@@ -46,8 +46,8 @@ class Level:
             return x
         return self._inner.get(id(x)) if isinstance(x, ops.EagerTensor) or x.dtype == tf.resource else None
 
-    def add(self, seeds: Seeds, xs: Sequence[Any]) -> dict[str, Any]:
-        """Adds the gradients by some tensors of this graph to the default graph."""
+    def way_back(self, ys: Sequence[Any], xs: Sequence[Any]) -> Backward:
+        """The way back from some tensors of this graph to others."""
         raise NotImplementedError
 
 
@@ -64,32 +64,30 @@ class TapeLevel(Level):
         if any(isinstance(t, ops.EagerTensor) and id(t) not in is_source for t, _ in led):
             raise NotNativeError("gradients lead out of the graph, to what was computed eagerly")
 
-    def add(self, seeds: Seeds, xs: Sequence[Any]) -> dict[str, Any]:
-        ys, handles = [y for y, _ in seeds], _pullback.handles_of(self.graph)
+    def way_back(self, ys: Sequence[Any], xs: Sequence[Any]) -> Backward:
+        handles = _pullback.handles_of(self.graph)
         try:
             on_tape = _recorded.leading_to(self._tape, ys, [*xs, *self._inner.values()], handles)
         except _recorded.UnclearError as error:
             raise NotNativeError(str(error)) from None
         is_x = {id(x) for x in xs}
         off = [t for t in on_tape.off if id(t) not in is_x]
-        return self._plan(self.graph, ys, xs, on_tape.ops, on_tape.blocked, off, tape=True).add(seeds)
+        return self._plan(self.graph, ys, xs, on_tape.ops, on_tape.blocked, off, tape=True)
 
 
 class GraphLevel(Level):
     """A graph as `tf.gradients` sees it."""
 
-    def __init__(self, graph: Any, plan: Plan, sources: Sequence[Any], stops: Collection[Any], scope: str) -> None:
+    def __init__(self, graph: Any, plan: Plan, sources: Sequence[Any], stops: Collection[Any]) -> None:
         super().__init__(graph, plan)
-        self._scope, self._blocked = scope, {t.op for t in stops if t.graph is graph}
+        self._blocked = {t.op for t in stops if t.graph is graph}
         around = {id(g) for g in _part.inside_out(getattr(graph, "outer_graph", None))}
         if any(id(x.graph) in around for x in sources):
             self.leading_out = [(t, i) for t, i in self._captured if not isinstance(t, ops.EagerTensor)]
 
-    def add(self, seeds: Seeds, xs: Sequence[Any]) -> dict[str, Any]:
-        ys = [y for y, _ in seeds]
+    def way_back(self, ys: Sequence[Any], xs: Sequence[Any]) -> Backward:
         self._check_constants(ys, xs)
-        passed = _part.between(ys, xs, self._blocked)
-        return self._plan(self.graph, ys, xs, passed, self._blocked).add(seeds, self._scope)
+        return self._plan(self.graph, ys, xs, _part.between(ys, xs, self._blocked), self._blocked)
 
     def _check_constants(self, ys: Sequence[Any], xs: Sequence[Any]) -> None:
         """Refuses what would look as if nothing flowed there.
@@ -107,38 +105,62 @@ class GraphLevel(Level):
                 )
 
 
-def gradients(seeds: Seeds, sources: Sequence[Any], levels: Iterable[Level]) -> list[Any]:
-    """Adds the gradients of some tensors to the default graph.
+class WayOut:
+    """The way back from some tensors, out of the graphs that they are in. Nothing is added to a graph before `add`."""
 
-    Args:
-      seeds: tensors of these graphs, and their cotangents.
-      sources: what is to be differentiated by: tensors of these graphs, eager ones, handles of variables; or None.
-      levels: the graphs, from the innermost outwards.
+    def __init__(
+        self, ys: Sequence[Any], sources: Sequence[Any], graphs: Iterable[Any], level_of: Callable[[Any], Level]
+    ) -> None:
+        """Plans it.
 
-    Returns:
-      The gradient of each source, or None.
+        Args:
+          ys: tensors of these graphs.
+          sources: what is to be differentiated by: tensors of these graphs, eager ones, handles of variables; or None.
+          graphs: the graphs, from the innermost outwards.
+          level_of: makes the level that a graph is.
 
-    Raises:
-      NotNativeError: Python is to do it.
-    """
-    found: list[list[Any]] = [[] for _ in sources]
-    way = iter(levels)
-    pending: dict[Any, Seeds] = {}
-    for y, dy in seeds:
-        pending.setdefault(y.graph, []).append((y, dy))
-    while pending:
-        level = next(way, None)
-        if level is None:
+        Raises:
+          NotNativeError: Python is to do it.
+        """
+        self._count = len(sources)
+        self._levels: list[tuple[Level, list[Any], Backward]] = []
+        pending: dict[Any, list[Any]] = {}
+        for y in ys:
+            pending.setdefault(y.graph, []).append(y)
+        for graph in graphs:
+            if graph not in pending:
+                continue
+            level = level_of(graph)
+            places = [None if x is None else level.place(x) for x in sources]
+            xs = [x for x in [*places, *(inner for _, inner in level.leading_out)] if x is not None]
+            backward = level.way_back(pending.pop(graph), list({id(x): x for x in xs}.values()))
+            self._levels.append((level, places, backward))
+            for outer, inner in level.leading_out:
+                if tensor_name(inner) in backward.reached:
+                    pending.setdefault(outer.graph, []).append(outer)
+        if pending:
             raise NotNativeError("gradients lead to a graph that is not around this one")
-        if level.graph not in pending:
-            continue
-        places = [None if x is None else level.place(x) for x in sources]
-        xs = [x for x in [*places, *(inner for _, inner in level.leading_out)] if x is not None]
-        results = level.add(pending.pop(level.graph), list({id(x): x for x in xs}.values()))
-        for parts, x in zip(found, places, strict=True):
-            if x is not None and tensor_name(x) in results:
-                parts.append(results[tensor_name(x)])
-        for outer, inner in level.leading_out:
-            if tensor_name(inner) in results:
-                pending.setdefault(outer.graph, []).append((outer, results[tensor_name(inner)]))
-    return [summed(parts) if parts else None for parts in found]
+
+    def add(self, seeds: Seeds, scope: str = "") -> list[Any]:
+        """Adds the gradients to the default graph.
+
+        Args:
+          seeds: the tensors, and their cotangents.
+          scope: the name scope.
+
+        Returns:
+          The gradient of each source, or None.
+        """
+        found: list[list[Any]] = [[] for _ in range(self._count)]
+        pending: dict[Any, Seeds] = {}
+        for y, dy in seeds:
+            pending.setdefault(y.graph, []).append((y, dy))
+        for level, places, backward in self._levels:
+            results = backward.add(pending.get(level.graph, []), scope)
+            for parts, x in zip(found, places, strict=True):
+                if x is not None and tensor_name(x) in results:
+                    parts.append(results[tensor_name(x)])
+            for outer, inner in level.leading_out:
+                if tensor_name(inner) in results:
+                    pending.setdefault(outer.graph, []).append((outer, results[tensor_name(inner)]))
+        return [summed(parts) if parts else None for parts in found]

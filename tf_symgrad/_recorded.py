@@ -44,7 +44,7 @@ os.register_at_fork(after_in_child=_thread.cache_clear)  # a child has none of i
 
 def recorded(tape: tape_lib.Tape, tensors: Sequence[Any]) -> list[bool]:
     """For each tensor whether gradients of that tape flow to it: it was watched, or made of what is."""
-    return _ask(tape, lambda is_on: [is_on(t) for t in tensors])
+    return _ask(tape, lambda is_on: [is_on(t) for t in tensors]) if tensors else []
 
 
 class NotedTape(tape_lib.Tape):  # type: ignore[misc]

@@ -83,7 +83,7 @@ def is_recorded(op: Any) -> bool:
     return here and bool(pywrap_tfe.TFE_Py_TapeSetShouldRecordBackprop(list(op.outputs)))
 
 
-def tell_tapes(op: Any, known: int, gradient: Callable[..., Any]) -> None:
+def tell_tapes(op: Any, known: int) -> None:
     """Lets the tapes that have recorded a node know of the outputs that its gradient in Python has given it.
 
     What flows through these adds to what flows through those that it had: `known` of them.
@@ -94,8 +94,9 @@ def tell_tapes(op: Any, known: int, gradient: Callable[..., Any]) -> None:
     def backward(*dys: Any) -> Any:
         before = len(op.outputs)
         others = (tf.zeros_like(y) if backprop_util.IsTrainable(y) else None for y in op.outputs[:known])
-        dxs = gradient(op, *others, *dys)
-        tell_tapes(op, before, gradient)
+        restore()
+        dxs = ops.get_gradient_function(op)(op, *others, *dys)  # that of the function which it calls by now
+        tell_tapes(op, before)
         return dxs
 
     record.record_operation(op.type, op.outputs[known:], list(op.inputs), backward)

@@ -130,7 +130,8 @@ class FunctionSplit {
                                   "' by reference: use resource variables, tables, queues"));
     }
     if (errors.empty()) return absl::OkStatus();
-    return errors.ToStatus(absl::StatusCode::kUnimplemented, absl::StrCat("function '", name_, "' can't be split"));
+    return errors.ToStatus(absl::StatusCode::kUnimplemented,
+                           absl::StrCat("function '", name_, "' can't be differentiated"));
   }
 
   // Takes out the control edges between the halves, which would bring parts of the one into the other: the pullback is

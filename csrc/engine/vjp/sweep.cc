@@ -188,16 +188,15 @@ class Sweep {
             id, absl::StatusCode::kInternal,
             absl::StrCat("its rule gives input ", i, " a gradient of dtype ",
                          tf::DataTypeString(ToTf(grads[i].dtype())), ", not ", tf::DataTypeString(expected)));
-      if (dtype != tf::DT_RESOURCE && grads[i].is_tensor() && Differ(ToPort(grads[i]), p)) {
-        NodeError(id, absl::StatusCode::kInvalidArgument,
-                  absl::StrCat("its gradient by input '", InputName(*n.def, n.op->op_def, i), "' has shape ",
-                               StaticShape(body_->output(ToPort(grads[i])).shape).DebugString(), ", and the input has ",
-                               StaticShape(body_->output(p).shape).DebugString(), ": they must be equal"));
-        continue;
-      }
+      if (dtype != tf::DT_RESOURCE && grads[i].is_tensor() && Differ(ToPort(grads[i]), p))
+        return NodeError(id, absl::StatusCode::kInternal,
+                         absl::StrCat("its rule gives input ", i, " a gradient of shape ", ShapeText(ToPort(grads[i])),
+                                      ", not ", ShapeText(p)));
       cotangents_[body_->output_index(p)].push_back(grads[i]);
     }
   }
+
+  std::string ShapeText(Port p) const { return StaticShape(body_->output(p).shape).DebugString(); }
 
   // Whether two tensors can't have one shape. It would be wrong to add them up: they may broadcast.
   bool Differ(Port a, Port b) const {
