@@ -251,20 +251,21 @@ def sessions(first: str, second: str, bare: str) -> None:
                 assert OP not in {node.op for node in nodes}
 
 
+def on(task: int, f: Any) -> Any:
+    def there(*x: Any) -> Any:
+        with tf.device(f"/job:worker/task:{task}"):
+            return f(*x)
+
+    return there
+
+
+def with_part_on(task: int) -> Any:
+    return tf.function(lambda x: on(task, cubed_gradient)(2 * x) + 1.0, autograph=False)
+
+
 def eager_cluster(*workers: str) -> None:
     """The op on a remote worker: alone, in a function that runs there, in one that has a part there."""
     tf.config.experimental_connect_to_cluster(tf.train.ClusterSpec({"worker": workers}))
-
-    def on(task: int, f: Any) -> Any:
-        def there(*x: Any) -> Any:
-            with tf.device(f"/job:worker/task:{task}"):
-                return f(*x)
-
-        return there
-
-    def with_part_on(task: int) -> Any:
-        return tf.function(lambda x: on(task, cubed_gradient)(2 * x) + 1.0, autograph=False)
-
     function = tf.function(cubed_gradient, autograph=False)
     for task in range(2):
         for f in cubed_gradient, function:
@@ -282,10 +283,19 @@ def eager_cluster(*workers: str) -> None:
     np.testing.assert_allclose(with_part_on(2)(X), 12 * X**2 + 1)
     gradient = tf_symgrad.function_gradient(tf.function(lambda x: x**3).get_concrete_function(SPEC))
     np.testing.assert_allclose(on(2, gradient)(tf.constant(X), tf.ones(3))[0], 3 * X**2)
-    for f in cubed_gradient, function:
+
+
+def eager_cluster_refuses(*workers: str) -> None:
+    """The op on a worker without the library, which runs what else it is asked.
+
+    Calls wait for their workers here (see test_servers): else TensorFlow tells of the first call that fails, or of a
+    later one that had been sent by then ("Primary device is not remote"), as threads have it.
+    """
+    tf.config.experimental_connect_to_cluster(tf.train.ClusterSpec({"worker": workers}))
+    for f in cubed_gradient, tf.function(cubed_gradient, autograph=False):
         with pytest.raises(tf.errors.NotFoundError, match=UNKNOWN_OP):
-            on(2, f)(tf.constant(X)).numpy()  # calls of remote workers return before they have run
-    np.testing.assert_allclose(on(2, tf.math.square)(tf.constant(X)), X**2)  # nothing has come to harm
+            on(2, f)(tf.constant(X)).numpy()
+        np.testing.assert_allclose(on(2, tf.math.square)(tf.constant(X)), X**2)  # nothing has come to harm
 
 
 def for_ever(x: Any) -> Any:
@@ -374,7 +384,11 @@ def under_a_coordinator(worker: str, ps: str, victim: str, kill: Callable[[], No
 
 
 SCENES: dict[str, Callable[..., None]] = {
-    f.__name__: f for f in (mirrored, collectives, multi_worker, parameter_server, sessions, eager_cluster, faults)
+    f.__name__: f
+    for f in (
+        *(mirrored, collectives, multi_worker, parameter_server, sessions),
+        *(eager_cluster, eager_cluster_refuses, faults),
+    )
 }
 
 
@@ -460,9 +474,10 @@ def test_multi_worker() -> None:
     finish(*(start("multi_worker", TF_CONFIG=json.dumps(task)) for task in tasks))
 
 
-@pytest.mark.parametrize("scene", ["parameter_server", "sessions", "eager_cluster"])
+@pytest.mark.parametrize("scene", ["parameter_server", "sessions", "eager_cluster", "eager_cluster_refuses"])
 def test_servers(scene: str, servers: list[str]) -> None:
-    finish(start(scene, *servers))
+    waits = {"TF_ENABLE_EAGER_CLIENT_STREAMING_ENQUEUE": "False"} if scene.endswith("refuses") else {}
+    finish(start(scene, *servers, **waits))
 
 
 def test_faults(servers: list[str]) -> None:
