@@ -23,8 +23,8 @@ from benchmarks.workloads import Workload, workloads
 _MIN_STEPS, _MAX_STEPS, _STEP_SECONDS, _SHORT = 3, 100, 2.0, 0.001
 
 
-def measure(workload: Workload, method: Method) -> Iterator[dict[str, Any]]:
-    """Measures, cheap things first. Seconds, bytes and counts."""
+def measure(workload: Workload, method: Method, step_seconds: float = _STEP_SECONDS) -> Iterator[dict[str, Any]]:
+    """Measures, cheap things first. Seconds, bytes and counts; steps for about `step_seconds`."""
     seed()
     problem = workload.make(method.operations())
     before = peak_memory()
@@ -39,7 +39,7 @@ def measure(workload: Workload, method: Method) -> Iterator[dict[str, Any]]:
     gradients = built.call()
     first = {"first_call": time.perf_counter() - start, "first_call_cpu": time.process_time() - cpu}
     yield {**first, "norm": _norm(map(built.to_numpy, gradients))}
-    wall, cpu = _median_step(built.call)
+    wall, cpu = _median_step(built.call, step_seconds)
     yield {"step": wall, "step_cpu": cpu, "memory": peak_memory() - before}
     yield {"accelerator_memory": built.accelerator_memory()}
     if built.optimized_ops is not None:
@@ -51,12 +51,12 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _median_step(call: Callable[[], Any]) -> tuple[float, float]:
+def _median_step(call: Callable[[], Any], seconds: float) -> tuple[float, float]:
     """In wall and in CPU time. A call too short for the clock is measured with others."""
     wall: list[float] = []
     cpu: list[float] = []
     calls = 1
-    while len(wall) < _MIN_STEPS or (len(wall) < _MAX_STEPS and sum(wall) * calls < _STEP_SECONDS):
+    while len(wall) < _MIN_STEPS or (len(wall) < _MAX_STEPS and sum(wall) * calls < seconds):
         start, start_cpu = time.perf_counter(), time.process_time()
         for _ in range(calls):
             call()
