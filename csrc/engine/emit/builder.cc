@@ -102,10 +102,10 @@ V Builder::Emit(const char* type, absl::Span<const Arg> args, const Node* like) 
   if (!status.ok()) return Fail(BadEmission(type, status.message())), none;
   std::optional<std::vector<Port>> inputs = emission.Inputs();
   if (!inputs) return none;
-  if (!Broadcasts(type)) return AddNode(op, def, *inputs, emission.TakeKey());
+  if (!Broadcasts(type)) return AddNode(op, def, *inputs, KeyHere(emission.TakeKey()));
   // What has the mean of a batch as cotangent is as small as that for as long as it can be.
   const std::optional<Broadcast> broadcast = TakeBroadcast(&*inputs);
-  V result = AddNode(op, def, *inputs, absl::StrCat(emission.TakeKey(), broadcast ? ":small" : ""));
+  V result = AddNode(op, def, *inputs, KeyHere(absl::StrCat(emission.TakeKey(), broadcast ? ":small" : "")));
   if (!result || !broadcast) return result;
   if (broadcast->to) return Emit("BroadcastTo", {result, broadcast->to});
   body_->output(ToPort(result)).shape = broadcast->shape;
@@ -142,6 +142,11 @@ int Builder::FindDiscrete(const tf::OpDef& op, const tf::NodeDef& def, const std
   return -1;
 }
 
+std::string Builder::KeyHere(std::string key) const {
+  absl::StrAppend(&key, "@", DeviceOf(origin_));
+  return key;
+}
+
 V Builder::AddNode(const tf::OpRegistrationData* op, tf::NodeDef* def, const std::vector<Port>& inputs,
                    std::string key) {
   const std::string& type = def->op();
@@ -160,7 +165,6 @@ V Builder::AddNode(const tf::OpRegistrationData* op, tf::NodeDef* def, const std
     const Node& origin = body_->node(origin_);
     if (!origin.is_arg()) CopyPlacement(*origin.def, def);
   }
-  absl::StrAppend(&key, "@", def->device());
   const bool shared = !op->op_def.is_stateful();
   if (shared) {
     const auto it = emitted_.find(key);
@@ -185,10 +189,11 @@ V Builder::Constant(const V& literal, tf::DataType dtype) {
 }
 
 V Builder::Constant(tf::TensorProto value) {
+  std::string key = KeyHere(absl::StrCat("Const:", value.SerializeAsString()));
+  if (const auto it = emitted_.find(key); it != emitted_.end()) return V::Tensor(it->second, 0);
   tf::NodeDef* def = body_->NewDef();
   def->set_op("Const");
   (*def->mutable_attr())["dtype"].set_type(value.dtype());
-  std::string key = absl::StrCat("Const:", value.SerializeAsString());
   *(*def->mutable_attr())["value"].mutable_tensor() = std::move(value);
   return AddNode(Lookup("Const"), def, {}, std::move(key));
 }
@@ -251,8 +256,9 @@ int Builder::OriginOf(const V& v) const {
   return body_->node(id).origin < 0 ? id : body_->node(id).origin;
 }
 
-std::string Builder::DeviceOf(int origin) const {
-  return origin < 0 || body_->node(origin).is_arg() ? "" : body_->node(origin).def->device();
+absl::string_view Builder::DeviceOf(int origin) const {
+  if (origin < 0 || body_->node(origin).is_arg()) return "";
+  return body_->node(origin).def->device();
 }
 
 V Builder::Sum(const std::vector<V>& values) {

@@ -88,9 +88,11 @@ class Builder {
   V Constant(tf::TensorProto value);
   V SumHere(const std::vector<V>& values);
   int OriginOf(const V& v) const;
-  std::string DeviceOf(int origin) const;
+  absl::string_view DeviceOf(int origin) const;
   // The node that came with the body and computes the same; -1 if there is none.
   int FindDiscrete(const tf::OpDef& op, const tf::NodeDef& def, const std::vector<Port>& inputs) const;
+  // What tells a node that is emitted here from others.
+  std::string KeyHere(std::string key) const;
   // The node that computes `def` of `inputs`, new or emitted before.
   V AddNode(const tf::OpRegistrationData* op, tf::NodeDef* def, const std::vector<Port>& inputs, std::string key);
 

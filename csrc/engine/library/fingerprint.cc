@@ -7,6 +7,7 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/container/inlined_vector.h"
+#include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "csrc/engine/library/references.h"
 #include "tensorflow/core/platform/hash.h"
@@ -16,12 +17,14 @@ namespace symgrad {
 namespace {
 
 // What is in a function, equal for equal functions: deterministic serialization takes three times as long. All parts
-// say how long they are.
+// say how long they are. Whoever asks gets it part by part, and the last one by Finish.
 class Text {
  public:
-  std::string Take() {
-    bytes_.resize(size_);
-    return std::move(bytes_);
+  using Take = absl::FunctionRef<void(absl::string_view part)>;
+  explicit Text(Take take) : take_(take) {}
+  void Finish() {
+    take_({bytes_, size_});
+    size_ = 0;
   }
 
   void Add(const tf::NameAttrList& f) {
@@ -41,8 +44,9 @@ class Text {
 
  private:
   void Append(const void* bytes, size_t count) {
-    if (size_ + count > bytes_.size()) bytes_.resize(2 * (size_ + count));
-    std::memcpy(&bytes_[size_], bytes, count);
+    if (size_ + count > sizeof(bytes_)) Finish();
+    if (count > sizeof(bytes_)) return take_({static_cast<const char*>(bytes), count});
+    std::memcpy(bytes_ + size_, bytes, count);
     size_ += count;
   }
   void Add(uint64_t number) { Append(&number, sizeof(number)); }
@@ -104,29 +108,56 @@ class Text {
     }
   }
 
-  std::string bytes_, part_;
+  const Take take_;
+  std::string part_;
   size_t size_ = 0;
+  char bytes_[4096];
 };
 
 template <typename Message>
-std::string TextOf(const Message& message) {
-  Text text;
+void Visit(const Message& message, Text::Take take) {
+  Text text(take);
   text.Add(message);
-  return text.Take();
+  text.Finish();
 }
+
+template <typename Message>
+std::string TextOf(const Message& message) {
+  std::string text;
+  Visit(message, [&](absl::string_view part) { absl::StrAppend(&text, part); });
+  return text;
+}
+
+// Two hashes of 64 bits, since the wheel lacks the header of TensorFlow's 128-bit one.
+class Hash {
+ public:
+  void Add(absl::string_view part) {
+    high_ = tf::Hash64(part.data(), part.size(), high_);
+    low_ = tf::Hash64(part.data(), part.size(), low_);
+  }
+  std::string Digits() const {
+    return absl::StrCat(absl::Hex(high_, absl::kZeroPad16), absl::Hex(low_, absl::kZeroPad16));
+  }
+
+ private:
+  uint64_t high_ = 0x73796d6772616401, low_ = 0xDECAFCAFFE;
+};
 
 }  // namespace
 
 std::string ContentHash(absl::string_view text) {
-  // Two hashes of 64 bits, since the wheel lacks the header of TensorFlow's 128-bit one.
-  const uint64_t high = tf::Hash64(text.data(), text.size(), 0x73796d6772616401),
-                 low = tf::Hash64(text.data(), text.size());
-  return absl::StrCat(absl::Hex(high, absl::kZeroPad16), absl::Hex(low, absl::kZeroPad16));
+  Hash hash;
+  hash.Add(text);
+  return hash.Digits();
 }
 
 std::string ContentText(const tf::NameAttrList& f) { return TextOf(f); }
 
-std::string ContentHash(const tf::FunctionDef& fdef) { return ContentHash(TextOf(fdef)); }
+std::string ContentHash(const tf::FunctionDef& fdef) {
+  Hash hash;
+  Visit(fdef, [&](absl::string_view part) { hash.Add(part); });
+  return hash.Digits();
+}
 
 bool SameContent(const tf::FunctionDef& a, const tf::FunctionDef& b) { return TextOf(a) == TextOf(b); }
 

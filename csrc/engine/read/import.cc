@@ -310,13 +310,14 @@ class FunctionReader {
 
   void Build(const std::vector<int>& order) {
     InferHandleDtypes(items_, body_.get());
+    std::vector<Port> inputs;
     for (const int i : order) {
       if (!exhausted_.ok()) return;
       Item& item = items_[i];
       if (item.def == nullptr) continue;  // arguments are there already
       item.id = constants_.Share(item, body_->num_nodes());
       if (item.id < body_->num_nodes()) continue;
-      std::vector<Port> inputs = item.inputs;
+      inputs.assign(item.inputs.begin(), item.inputs.end());
       for (Port& p : inputs) p = items_.BodyPort(p);
       if (AsksForGradient(item.def->op())) ResolveGradient(&item, inputs);
       for (int k = 0, n = FalselyClaimed(*body_, *item.def, inputs); k < n; ++k) Veil(item, k, &inputs[k]);

@@ -26,7 +26,7 @@ void Items::Reserve(int more) {
   by_name_.reserve(items_.size() + more);
 }
 
-bool Items::Add(const std::string& name, Item item) {
+bool Items::Add(absl::string_view name, Item item) {
   const bool added = by_name_.emplace(name, static_cast<int>(size())).second;
   items_.push_back(std::move(item));
   return added;

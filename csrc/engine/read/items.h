@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/inlined_vector.h"
 #include "absl/strings/string_view.h"
 #include "csrc/engine/body/body.h"
 
@@ -15,8 +16,8 @@ struct Item {
   const tf::NodeDef* def = nullptr;  // null: an argument
   const tf::OpRegistrationData* op = nullptr;
   tf::DataTypeVector in, out;
-  std::vector<Port> inputs;   // by item
-  std::vector<int> controls;  // items
+  absl::InlinedVector<Port, 4> inputs;  // by item
+  std::vector<int> controls;            // items
   std::vector<Port> custom_inputs;
   int id = -1;  // in the body
 };
@@ -42,8 +43,8 @@ class Constants {
 class Items {
  public:
   void Reserve(int more);
-  // Takes an item in any case; whether its name is new.
-  bool Add(const std::string& name, Item item);
+  // Takes an item in any case; whether its name, which must outlive this, is new.
+  bool Add(absl::string_view name, Item item);
   // The number of an item; -1 if there is none of that name.
   int Find(absl::string_view name) const;
   // Finds what "node:output:index", "node:output", "argument" or "argument:index" names. If it fails, `error` says why,
@@ -60,7 +61,7 @@ class Items {
 
  private:
   std::vector<Item> items_;
-  absl::flat_hash_map<std::string, int> by_name_;
+  absl::flat_hash_map<absl::string_view, int> by_name_;
 };
 
 // A variable's dtype is told by whoever reads it, where the caller has not told it.

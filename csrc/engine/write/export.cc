@@ -78,9 +78,13 @@ class FunctionWriter {
       (*fdef_.mutable_control_ret())[names_[id]] = names_[id];
     }
     tf::NodeDef* def = fdef_.add_node_def();
-    *def = *call.def;
     def->set_name(names_[id]);
-    def->clear_input();
+    def->set_op(call.def->op());
+    def->set_device(call.def->device());
+    *def->mutable_attr() = call.def->attr();
+    if (call.def->has_experimental_debug_info())
+      *def->mutable_experimental_debug_info() = call.def->experimental_debug_info();
+    if (call.def->has_experimental_type()) *def->mutable_experimental_type() = call.def->experimental_type();
     if (const auto it = body_.custom_inputs.find(id); it != body_.custom_inputs.end()) {
       auto* references = (*def->mutable_attr())[kCustomInputs].mutable_list();
       references->clear_s();
@@ -125,10 +129,11 @@ class FunctionWriter {
   // Forward nodes and arguments keep their names, which are unique; emitted nodes live in a scope of their own.
   void NameNodes() {
     names_.resize(body_.num_nodes() + part_.hubs.size());
-    absl::flat_hash_set<std::string> scopes;
+    absl::flat_hash_set<absl::string_view> scopes;
     for (int id = 0; id < body_.num_forward; ++id) {
       names_[id] = body_.name(id);
-      if (absl::StartsWith(names_[id], "gradients")) scopes.insert(names_[id].substr(0, names_[id].find('/')));
+      if (absl::StartsWith(names_[id], "gradients"))
+        scopes.insert(absl::string_view(names_[id]).substr(0, names_[id].find('/')));
     }
     const std::string scope = Unused(scopes, "gradients");
     for (size_t k = 0; k < part_.hubs.size(); ++k)
@@ -148,7 +153,7 @@ class FunctionWriter {
     }
   }
 
-  static std::string Unused(const absl::flat_hash_set<std::string>& used, const std::string& base) {
+  static std::string Unused(const absl::flat_hash_set<absl::string_view>& used, const std::string& base) {
     std::string name = base;
     for (int k = 1; used.contains(name); ++k) name = absl::StrCat(base, "_", k);
     return name;
@@ -156,7 +161,8 @@ class FunctionWriter {
 
   // Arguments of the function keep their names; a tensor that is made one is a residual.
   void NameArgs() {
-    absl::flat_hash_set<std::string> taken(names_.begin(), names_.end());
+    absl::flat_hash_set<absl::string_view> taken(names_.begin(), names_.end());
+    arg_names_.reserve(args_.size());  // where they are, they stay
     for (size_t i = 0; i < args_.size(); ++i) {
       const int node = args_[i].node;
       const bool own = node < body_.num_forward && body_.node(node).is_arg();
