@@ -728,6 +728,22 @@ def test_a_permutation_of_more_dimensions_than_a_tensor_has(op: str) -> None:
         differentiate(f)
 
 
+def test_a_shape_of_more_dimensions_than_a_tensor_has_in_a_tensor_of_few() -> None:
+    """TensorFlow's shape function makes a dimension of each number; the shape of that is no list that is folded."""
+    f = one_node("f", """op: "SparseReduceSum" input: "i" input: "x" input: "s:output:0" input: "a:output:0"
+      attr { key: "T" value { type: DT_FLOAT } } attr { key: "keep_dims" value { b: true } }""")  # fmt: skip
+    f.signature.input_arg.add(name="i", type=types_pb2.DT_INT64)
+    for name, value in {"s": tf.ones([4, 100, 4, 3], tf.int64), "a": tf.constant([0])}.items():
+        constant = f.node_def.add(name=name, op="Const")
+        constant.attr["dtype"].type = value.dtype.as_datatype_enum
+        constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
+    text_format.Merge(
+        """node_def { name: "shape" op: "Shape" input: "n:output:0" attr { key: "T" value { type: DT_FLOAT } } }""", f
+    )
+    with pytest.raises(native.StatusError, match="node 'n' .op SparseReduceSum.*input input_shape has 4800 elements"):
+        differentiate(f)
+
+
 @pytest.mark.parametrize("size", [2**31, 2**40, 0, -3])
 def test_more_devices_than_a_shape_function_can_count(size: int) -> None:
     f = one_node(
