@@ -258,6 +258,34 @@ def test_devices_and_colocation_are_kept() -> None:
     assert nodes["Mul"].attr["_class"].list.s or "CPU:0" in nodes["Mul"].device
 
 
+@pytest.mark.parametrize("place", [0, 150, 299])
+def test_large_functions_of_one_name_that_differ_in_a_node(place: int) -> None:
+    """They are read part by part: what is built of one is not handed out for the other."""
+    plain, other = chain(300, name="of_one_name"), chain(300, name="of_one_name")
+    other.node_def[place].op = "Sin"
+    [first], [second] = (build([f], "of_one_name").function for f in (plain, other))
+    assert ops_of(first)["Cos"] == 0
+    assert ops_of(second)["Cos"] == 1
+    assert first.signature.name != second.signature.name
+
+
+@pytest.mark.parametrize("place", [0, 1000, 2999])
+def test_large_constants_of_one_name_that_differ_in_a_number(place: int) -> None:
+    """Each is more than such a part."""
+
+    def name_of_gradient(number: float) -> str:
+        values = np.ones(3000, np.float32)
+        values[place] = number
+        f = concrete(lambda x: x * values, tf.TensorSpec([3000])).function_def
+        f.signature.name = "with_a_constant"
+        [made] = build([f], "with_a_constant").function
+        [constant] = [tf.make_ndarray(node.attr["value"].tensor) for node in made.node_def if node.op == "Const"]
+        np.testing.assert_array_equal(constant, values)
+        return made.signature.name
+
+    assert name_of_gradient(0.5) != name_of_gradient(0.25)
+
+
 def test_builds_are_byte_equal_across_processes() -> None:
     script = (
         "import hashlib, sys; sys.path.insert(0, sys.argv[1]); from tests.test_engine import build, chain;"

@@ -130,13 +130,14 @@ absl::Status CheckDimensions(const Body& body, const Node& n) {
     if (!IsIntegral(in.dtype) || InferenceContext::Rank(in.shape) < 1) continue;
     // Those of more dimensions than one are read as lists, too; of a pair of paddings for each there are rows.
     const int64_t rows = body.dim(n.inputs[i], 0);
-    const int64_t size = InferenceContext::Rank(in.shape) == 1 ? rows : StaticShape(in.shape).num_elements();
-    if (std::max(rows, size) <= tf::TensorShape::MaxDimensions()) continue;
+    const bool is_list = InferenceContext::Rank(in.shape) == 1;
+    const int64_t size = is_list ? rows : std::max(rows, StaticShape(in.shape).num_elements());
+    if (size <= tf::TensorShape::MaxDimensions()) continue;
     const std::string name = InputName(*n.def, n.op->op_def, static_cast<int64_t>(i));
     if (name == "paddings" && rows <= tf::TensorShape::MaxDimensions()) continue;
     if (std::find(std::begin(kByDimension), std::end(kByDimension), name) == std::end(kByDimension)) continue;
     return absl::InvalidArgumentError(
-        absl::StrCat("input ", name, " has ", std::max(rows, size), " elements, and no tensor has as many dimensions"));
+        absl::StrCat("input ", name, " has ", size, " elements, and no tensor has as many dimensions"));
   }
   return absl::OkStatus();
 }
