@@ -24,7 +24,7 @@ import tensorflow as tf
 
 import tf_symgrad
 from tests import c_graph
-from tests.memory import GRADIENT, X, builds, by_tape, fill_cache, gradients_of_functions, in_use, leak, loss
+from tests.memory import GRADIENT, SMALL_CACHE, X, builds, by_tape, gradients_of_functions, in_use, leak, loss
 from tf_symgrad import symbolic_gradient
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -225,7 +225,6 @@ WAYS = {
 
 def growth(make: Callable[[], Round], rounds: int, leaked: float = 0.0) -> float:
     """Of the process in the second half of so many rounds: kB a round. In the first one, TensorFlow's caches fill."""
-    fill_cache()
     one_round, start, held = make(), time.monotonic(), 0.0
     for k in range(rounds):
         found = one_round(k)
@@ -243,7 +242,8 @@ def growth(make: Callable[[], Round], rounds: int, leaked: float = 0.0) -> float
 
 def in_a_process(way: Way, rounds: int, *options: str) -> float | None:
     command = [sys.executable, "-m", "tests.leaks", f"--rounds={rounds}", "--here", way.name, *options]
-    environment = os.environ | {"TF_SYMGRAD_DISABLE_PASS": "1" if way.kernel else "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment = os.environ | SMALL_CACHE
+    environment |= {"TF_SYMGRAD_DISABLE_PASS": "1" if way.kernel else "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     said = done.stderr[-3000:] if done.returncode else done.stdout.strip()
     print(f"{way.name}{', its peer' if '--peer' in options else ''}: {said}", flush=True)

@@ -15,8 +15,11 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2, function_pb2
 
-import tf_symgrad
-from tf_symgrad import _loader
+from tf_symgrad import _loader, _op
+
+# For processes that look for leaks: what fills the engine's cache would be taken for what is lost. This one is full
+# after a hundred gradients.
+SMALL_CACHE = {"TF_SYMGRAD_CACHE_BYTES": str(2**20)}
 
 X = np.array([0.1, 0.2, 0.3], np.float32)
 GRADIENT = np.sin(2 * X)
@@ -45,9 +48,11 @@ class _MallocInfo(ctypes.Structure):
 
 
 def in_use() -> float:
-    """Of the heap and of Python's own, in MB, once all that can go is gone. What many threads have freed, but can't be
-    given back as it lies between what is used, is no part of it, as it is of what is resident."""
+    """Of the heap and of Python's own, in MB, once all that can go is gone: cycles, and the kernels of functions that
+    are no more, which else go many at a time. What many threads have freed, but can't be given back as it lies between
+    what is used, is no part of it, as it is of what is resident."""
     gc.collect()
+    _op.let_kernels_go()
     mallinfo = ctypes.CDLL(None).mallinfo2
     mallinfo.restype = _MallocInfo
     info, python_block = mallinfo(), 64  # bytes, about
@@ -87,10 +92,3 @@ def builds() -> Callable[[int], None]:
         assert native.build_vjp(library, f, [True])[4]
 
     return one_round
-
-
-def fill_cache() -> None:
-    """Builds until the engine's cache has what it may have, so that it grows no more."""
-    one_round, k = builds(), 10**6
-    while tf_symgrad.cache_info().evictions == 0:
-        one_round(k := k + 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import subprocess
 import sys
 import threading
@@ -20,13 +21,13 @@ import numpy as np
 import tensorflow as tf
 
 import tf_symgrad
-from tests.memory import GRADIENT, X, by_tape, fill_cache, in_use, leak, loss, resident
+from tests.memory import GRADIENT, SMALL_CACHE, X, by_tape, in_use, leak, loss, resident
 from tf_symgrad import symbolic_gradient
 
 KINDS = 50  # functions that differ; each thread makes each of them again and again
 PARTS = 10
 # What a round may leave behind beyond the control's, where one generated function in a library would be 10 kB; and what
-# memory moves by without that it grows: kernels of the op are let go a hundred at a time (_op.py).
+# memory moves by without that it grows.
 MOST, NOISE = 1.0, 24_000.0  # kB
 
 Gradient = Callable[[Any, Any], Any]  # of a function at a point
@@ -85,7 +86,6 @@ class Soak:
 
 def growth(gradient: Gradient, seconds: float, threads: int, leaked: float = 0.0) -> tuple[float, int]:
     """Of the process in the second half of the time: kB a round, and of how many rounds that is."""
-    fill_cache()
     soak, rounds, memory = Soak(gradient, threads, leaked), [], []
     for part in range(PARTS):
         soak.run(seconds / PARTS)
@@ -111,6 +111,7 @@ def main() -> None:
     parser.add_argument("--leak", type=float, default=0.0, help="kB to leave behind in each round, to see that found")
     parser.add_argument("--control", action="store_true", help="the same by a tape, and what that grows by")
     arguments = parser.parse_args()
+    os.environ.update(SMALL_CACHE)
     if arguments.control:
         each, count = growth(by_tape, arguments.seconds, arguments.threads)
         print(f"{each:.3f} kB a round in {count} rounds")

@@ -16,7 +16,7 @@ from tensorflow.python.eager import backprop_util, context
 from tensorflow.python.framework import function as defun
 
 import tf_symgrad
-from tf_symgrad import _specs, symbolic_gradient
+from tf_symgrad import _op, _specs, symbolic_gradient
 
 X = np.array([0.5, -1.0, 2.0], np.float32)
 DY = np.array([1.0, 10.0, -2.0], np.float32)
@@ -787,6 +787,17 @@ def test_callables_are_not_kept() -> None:
     kept = use()
     gc.collect()
     assert kept() is None
+
+
+def test_kernels_of_callables_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorFlow keeps one for each callable that there ever was. They go many at a time, without being asked."""
+    let_go, times = _op.let_kernels_go, list[int]()
+    monkeypatch.setattr(_op, "let_kernels_go", lambda: let_go() or times.append(1))
+    monkeypatch.setattr(_op, "_kernels", _op._Kernels())
+    for k in range(300):
+        (dx,) = symbolic_gradient([X, DY], f=lambda x, c=float(k): c * x)
+    np.testing.assert_allclose(dx, 299 * DY)
+    assert len(times) == 2
 
 
 @simply

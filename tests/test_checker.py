@@ -166,7 +166,6 @@ def test_errors_of_the_engine_are_reported() -> None:
 
 @pytest.mark.parametrize(("leaked", "verdict"), [(0.0, 0), (1.0, 1)])
 def test_a_leak_is_found(leaked: float, verdict: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leaks, "fill_cache", lambda: None)
     monkeypatch.setattr(
         leaks, "in_a_process", lambda way, rounds, *_: leaks.growth(way.one_round, rounds, leaked=leaked)
     )
@@ -175,7 +174,6 @@ def test_a_leak_is_found(leaked: float, verdict: int, monkeypatch: pytest.Monkey
 
 
 def test_a_leak_is_found_in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(soak, "fill_cache", lambda: None)
     monkeypatch.setattr(soak, "PARTS", 2)
     each, rounds = soak.growth(soak.by_op, seconds=4, threads=2, leaked=2000.0)
     assert soak.grows(each, 0.0, rounds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -501,6 +502,20 @@ def test_cache_is_bounded_by_bytes() -> None:
     assert after.evictions >= before.evictions + 2
     assert after.entries >= 1
     assert after.bytes <= after.max_bytes == 128 << 20
+
+
+@pytest.mark.parametrize(("bound", "max_bytes", "entries"), [("1", 1, 1), ("lots", 128 << 20, 3)])
+def test_bound_of_the_cache(bound: str, max_bytes: int, entries: int) -> None:
+    """By the environment. What is no bound is said, and left aside."""
+    script = (
+        "import tensorflow as tf, tf_symgrad as ts\n"
+        "for k in range(3): ts.symbolic_gradient([tf.constant(1.0)], f=lambda x: tf.sin(float(k) * x))\n"
+        "print(ts.cache_info().max_bytes, ts.cache_info().entries)\n"
+    )
+    environment = os.environ | {"TF_SYMGRAD_CACHE_BYTES": bound, "TF_CPP_MIN_LOG_LEVEL": "0"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(max_bytes), str(entries)]
+    assert (f"TF_SYMGRAD_CACHE_BYTES='{bound}' is no positive integer" in done.stderr) == (bound == "lots")
 
 
 @pytest.mark.skipif(keeps_memory(), reason="a sanitizer keeps memory")

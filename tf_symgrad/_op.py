@@ -110,13 +110,15 @@ class _Kernels:
                 self._running -= 1
                 if self._due and not self._running and not context.is_async():
                     self._due = False
-                    self._let_go()
+                    let_kernels_go()
 
-    def _let_go(self) -> None:
-        """TensorFlow runs an eager op in a function that it makes; with that go its kernels."""
-        for name in context.context().list_function_names():
-            if tf.compat.as_str(name).startswith(f"__wrapped__{OP}"):
-                context.context().remove_function(name)
+
+def let_kernels_go() -> None:
+    """Those of all eager calls of the op, none of which may run. TensorFlow runs an eager op in a function that it
+    makes; with that go its kernels."""
+    for name in context.context().list_function_names():
+        if tf.compat.as_str(name).startswith(f"__wrapped__{OP}"):
+            context.context().remove_function(name)
 
 
 _kernels = _Kernels()

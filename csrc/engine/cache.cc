@@ -1,5 +1,6 @@
 #include "csrc/engine/cache.h"
 
+#include "csrc/engine/body/limits.h"
 #include "csrc/engine/no_fork.h"
 #include "google/protobuf/arena.h"
 
@@ -16,6 +17,8 @@ int64_t Bytes(const tensorflow::FunctionDefLibrary& functions) {
 }
 
 }  // namespace
+
+GradientCache::GradientCache() { info_.max_bytes = Limit("TF_SYMGRAD_CACHE_BYTES", int64_t{128} << 20); }
 
 GradientCache& GradientCache::Global() {
   static auto* const cache = new GradientCache;
@@ -38,7 +41,7 @@ void GradientCache::Insert(const std::string& key, GradientFunction gradient) {
   entries_.push_front({key, std::move(gradient), bytes});
   by_key_[key] = entries_.begin();
   info_.bytes += bytes;
-  for (; info_.bytes > kMaxBytes && entries_.size() > 1; ++info_.evictions) {
+  for (; info_.bytes > info_.max_bytes && entries_.size() > 1; ++info_.evictions) {
     info_.bytes -= entries_.back().bytes;
     by_key_.erase(entries_.back().key);
     entries_.pop_back();
@@ -50,7 +53,6 @@ GradientCache::Info GradientCache::info() {
   const std::lock_guard lock(mutex_);
   Info info = info_;
   info.entries = static_cast<int64_t>(entries_.size());
-  info.max_bytes = kMaxBytes;
   return info;
 }
 

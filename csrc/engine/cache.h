@@ -29,7 +29,7 @@ class GradientCache {
   Info info();
 
  private:
-  static constexpr int64_t kMaxBytes = int64_t{128} << 20;
+  GradientCache();  // of TF_SYMGRAD_CACHE_BYTES at most, or 128 MB
   struct Entry {
     std::string key;
     GradientFunction gradient;
@@ -38,7 +38,7 @@ class GradientCache {
   std::mutex mutex_;
   std::list<Entry> entries_;  // latest first
   absl::flat_hash_map<std::string, std::list<Entry>::iterator> by_key_;
-  Info info_;
+  Info info_;  // entries: counted when asked
 };
 
 }  // namespace symgrad

@@ -1,13 +1,12 @@
 #include "csrc/engine/library/functions.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "csrc/engine/body/calls.h"
+#include "csrc/engine/body/limits.h"
 #include "csrc/engine/library/fingerprint.h"
 #include "csrc/engine/library/gradient_op.h"
 #include "csrc/engine/library/references.h"
@@ -21,13 +20,6 @@ bool CallsFunctions(const tf::OpDef& op) {
   return std::any_of(op.attr().begin(), op.attr().end(), [](const tf::OpDef::AttrDef& attr) {
     return attr.type() == "func" || attr.type() == "list(func)";
   });
-}
-
-int64_t MaxNodes() {
-  constexpr int64_t kDefault = 5'000'000;
-  int64_t most = 0;
-  const char* value = std::getenv("TF_SYMGRAD_MAX_NODES");
-  return value != nullptr && absl::SimpleAtoi(value, &most) && most > 0 ? most : kDefault;
 }
 
 }  // namespace
@@ -101,7 +93,7 @@ bool Functions::Reaches(const std::string& f, absl::FunctionRef<bool(const std::
 
 absl::Status Functions::Spend(int64_t made) {
   spent_ += made;
-  if (most_ == 0) most_ = MaxNodes();  // not for each node: the environment is searched
+  if (most_ == 0) most_ = Limit("TF_SYMGRAD_MAX_NODES", 5'000'000);
   if (spent_ <= most_) return absl::OkStatus();
   return absl::ResourceExhaustedError(
       absl::StrCat("the gradient would have more than ", most_,
