@@ -557,6 +557,21 @@ def test_cache_hits() -> None:
     assert after.misses == before.misses
 
 
+def test_a_mean_of_squares_has_one_product_of_its_size() -> None:
+    """What is one number for all elements stays one number."""
+    definition = gradient(lambda x: tf.reduce_mean(tf.square(x)), tf.TensorSpec([40, 50]))
+    assert ops_of(definition) == {"Const": 2, "Mul": 3}
+    assert sum("x" in node.input for node in definition.node_def) == 1
+
+
+def test_rows_are_gathered_without_transposes_but_along_the_last_axis() -> None:
+    """There, rows of single numbers would be summed one at a time."""
+    indices = tf.constant([[1, 0], [1, 2]])
+    for axis, transposes in ((0, 0), (1, 0), (2, 2)):
+        ops = ops_of(gradient(lambda x, axis=axis: tf.gather(x, indices, axis=axis), tf.TensorSpec([4, 5, 6])))
+        assert (ops["Transpose"], ops["UnsortedSegmentSum"]) == (transposes, 1), axis
+
+
 def test_reshapes_that_follow_each_other_are_one() -> None:
     def undone(x: Any) -> Any:
         return tf.sin(tf.reshape(tf.squeeze(tf.sin(x), [0]), [1, 3]))
