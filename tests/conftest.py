@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# The same kernels on each machine: by default TensorFlow takes these where the processor has AVX-512 alone, and its
+# others know no dilations on the way back.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 def pytest_configure(config: Any) -> None:
