@@ -172,7 +172,7 @@ def test_everywhere(run: Any, policy: Any) -> None:
         reference = run(tf_symgrad.value_and_grad(f), X)
         got = run(tf_symgrad.value_and_grad(f, checkpoint=policy), X)
         for a, b in zip(got, reference, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("policy", ["auto", "everything", "keep:MatMul", "recompute:Tanh"])
