@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.__main__ import missing, selected
 from benchmarks.cell import seed
-from benchmarks.methods import METHODS
+from benchmarks.methods import METHODS, load_first
 from benchmarks.report import OURS
 from benchmarks.workloads import Workload, workloads
 
@@ -77,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="small workloads: to see that it works")
     options = parser.parse_args(arguments)
     methods = selected(METHODS, options.methods, "method")
+    load_first(methods)
     known = {workload.name: workload for workload in workloads(options.quick)}
     reasons = []
     print(f"| | {' | '.join(methods)} |\n|---|{'---:|' * len(methods)}")
