@@ -119,6 +119,17 @@ def selected(names: Iterable[str], patterns: str, what: str) -> list[str]:
     return [name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted)]
 
 
+def methods_here(patterns: str) -> list[str]:
+    """Those that are to run in this process, TensorFlow's among them.
+
+    PyTorch's compiler is loaded before TensorFlow is: both hold an LLVM, and the process ends the other way round.
+    """
+    names = selected(METHODS, patterns, "method")
+    if any(METHODS[name].module == "torch" for name in names) and importlib.util.find_spec("triton"):
+        importlib.import_module("triton")
+    return names
+
+
 def _process(cell: Cell, options: argparse.Namespace, deadline: float) -> tuple[dict[str, Any], str]:
     timeout = min(options.timeout, deadline - time.monotonic())
     if timeout <= 0:

@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 
-from benchmarks.__main__ import missing, selected
+from benchmarks.__main__ import methods_here, missing, selected
 from benchmarks.cell import seed
 from benchmarks.methods import METHODS, Built, forward
 from benchmarks.workloads import Problem, Workload, workloads
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="whose median counts")
     parser.add_argument("--quick", action="store_true", help="small workloads: to see that it works")
     options = parser.parse_args(arguments)
-    methods = selected(METHODS, options.methods, "method")
+    methods = methods_here(options.methods)
     known = {workload.name: workload for workload in workloads(options.quick)}
     columns = [LOSS, *methods]
     print(f"| | {' | '.join(columns)} |\n|---|{'---:|' * len(columns)}")

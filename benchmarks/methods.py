@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.util
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -398,9 +397,3 @@ METHODS = {
         ),
     )
 }
-
-
-def load_first(methods: Iterable[str]) -> None:
-    """Loads what these can't load once TensorFlow is there: both hold an LLVM, and PyTorch's ends the process then."""
-    if any(METHODS[name].module == "torch" for name in methods) and importlib.util.find_spec("triton"):
-        importlib.import_module("triton")

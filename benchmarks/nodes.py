@@ -6,7 +6,7 @@ import argparse
 from collections import Counter
 from collections.abc import Sequence
 
-from benchmarks.__main__ import missing, selected
+from benchmarks.__main__ import methods_here, missing, selected
 from benchmarks.cell import seed
 from benchmarks.methods import METHODS
 from benchmarks.report import OURS
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="small workloads: to see that it works")
     options = parser.parse_args(arguments)
     known = {workload.name: workload for workload in workloads(options.quick)}
-    methods = selected(METHODS, options.methods, "method")
+    methods = methods_here(options.methods)
     for name in selected(known, options.only, "workload"):
         chosen = [m for m in methods if not known[name].excluded.get(m) and not missing(known[name], METHODS[m])]
         if chosen:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
-from benchmarks.__main__ import missing, selected
+from benchmarks.__main__ import methods_here, missing, selected
 from benchmarks.cell import seed
-from benchmarks.methods import METHODS, load_first
+from benchmarks.methods import METHODS
 from benchmarks.report import OURS
 from benchmarks.workloads import Workload, workloads
 
@@ -76,8 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=12, help="whose median counts")
     parser.add_argument("--quick", action="store_true", help="small workloads: to see that it works")
     options = parser.parse_args(arguments)
-    methods = selected(METHODS, options.methods, "method")
-    load_first(methods)
+    methods = methods_here(options.methods)
     known = {workload.name: workload for workload in workloads(options.quick)}
     reasons = []
     print(f"| | {' | '.join(methods)} |\n|---|{'---:|' * len(methods)}")

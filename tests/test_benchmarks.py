@@ -29,24 +29,26 @@ CELLS = [
 
 
 def measured(workload, method):
+    measure = by_process if METHODS[method].module == "torch" else cell.measure
     values = {}
-    parts = cell.measure(workload, METHODS[method], step_seconds=0.01)
-    for part in by_process(workload, method) if METHODS[method].module == "torch" else parts:
+    for part in measure(workload, METHODS[method], step_seconds=0.01):
         values |= part
     return values
 
 
-def by_process(workload, method):
+def by_process(workload, method, **_):
     """PyTorch's compiler can't be loaded where TensorFlow is."""
-    printed = run("benchmarks.cell", "--quick", workload.name, method).stdout
-    return map(json.loads, printed.splitlines())
+    return map(json.loads, run("benchmarks.cell", "--quick", workload.name, method.name).splitlines())
 
 
-def run(module: str, *args: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
-    paths = [str(path)] if path else []
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, str(ROOT), os.environ.get("PYTHONPATH", "")])}
+def run(module: str, *args: str, **environment: str) -> str:
+    """What `python -m` prints, in a process of its own."""
     command = [sys.executable, "-m", module, *args]
-    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    result = subprocess.run(
+        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 @functools.cache
@@ -97,12 +99,8 @@ def test_table_shows_ratios_and_reasons():
 def test_command(tmp_path):
     """Each cell in a process of its own, one of which fails."""
     file = tmp_path / "cells.json"
-    command = [sys.executable, "-m", "benchmarks", "--quick", "--only", "mlp", "--methods", "tf_symgrad,jax"]
-    result = subprocess.run(
-        [*command, "--json", str(file)], cwd=ROOT, env={**os.environ}, capture_output=True, text=True, timeout=120
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("workload")
+    options = ["--quick", "--only", "mlp", "--methods", "tf_symgrad,jax", "--json", str(file)]
+    assert run("benchmarks", *options).startswith("workload")
     about, (ours, jax) = report.read(file)
     assert about["cores"] > 0
     assert str(tmp_path) not in file.read_text()
@@ -155,10 +153,12 @@ def test_steps(capsys):
     assert " ms |" in out
 
 
-def test_the_compiler_of_pytorch_is_loaded_before_tensorflow(tmp_path):
-    (tmp_path / "triton.py").write_text("import sys; print('TensorFlow was first:', 'tensorflow' in sys.modules)")
-    printed = run("benchmarks.steps", "--quick", "--only", "order-3", "--methods", "torch", path=tmp_path).stdout
-    assert printed.startswith("TensorFlow was first: False\n")
+@pytest.mark.parametrize("command", ["steps", "first", "nodes"])
+def test_the_compiler_of_pytorch_is_loaded_before_tensorflow(command: str, tmp_path: Path):
+    stub = "import sys; print('loaded'); sys.exit('tensorflow' in sys.modules)"  # and no further
+    (tmp_path / "triton.py").write_text(stub)
+    paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    assert run(f"benchmarks.{command}", "--methods", "GradientTape,torch", PYTHONPATH=paths) == "loaded\n"
 
 
 def test_nodes_are_compared_op_by_op(capsys: pytest.CaptureFixture[str]) -> None:
